@@ -1,0 +1,83 @@
+"""Loopway: recursive (looped) language models with MeSH state highways, as native Hugging Face models.
+
+Importing this module imports neither torch nor transformers; names load what they need when they are first used.
+The recursive families are known to transformers' Auto classes whichever of the two is imported first.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import wrapt
+
+from loopway._version import __version__
+
+if TYPE_CHECKING:
+    from loopway.errors import LoopwayError
+    from loopway.layout import Layout, Segment, Stage
+    from loopway.modeling.accounting import ParameterReport, parameter_report
+    from loopway.modeling.configuration import recursive_config
+    from loopway.modeling.families import Family, register_family
+    from loopway.modeling.presets import pythia_config
+    from loopway.modeling.stack import StageRecord, trace_stages
+    from loopway.recurrence import Recurrence, RecurrenceOptions, mix_states, register_recurrence
+
+_HOMES = {
+    "Family": "loopway.modeling.families",
+    "Layout": "loopway.layout",
+    "LoopwayError": "loopway.errors",
+    "ParameterReport": "loopway.modeling.accounting",
+    "Recurrence": "loopway.recurrence",
+    "RecurrenceOptions": "loopway.recurrence",
+    "Segment": "loopway.layout",
+    "Stage": "loopway.layout",
+    "StageRecord": "loopway.modeling.stack",
+    "mix_states": "loopway.recurrence",
+    "parameter_report": "loopway.modeling.accounting",
+    "pythia_config": "loopway.modeling.presets",
+    "recursive_config": "loopway.modeling.configuration",
+    "register_family": "loopway.modeling.families",
+    "register_recurrence": "loopway.recurrence",
+    "trace_stages": "loopway.modeling.stack",
+}
+
+__all__ = [  # noqa: RUF022
+    "__version__",
+    "Family",
+    "Layout",
+    "LoopwayError",
+    "ParameterReport",
+    "Recurrence",
+    "RecurrenceOptions",
+    "Segment",
+    "Stage",
+    "StageRecord",
+    "mix_states",
+    "parameter_report",
+    "pythia_config",
+    "recursive_config",
+    "register_family",
+    "register_recurrence",
+    "trace_stages",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+    elif name.startswith("Recursive"):  # RecursiveLlamaForCausalLM and its like, one set a family
+        value = import_module("loopway.modeling.families").recursive_class(name)
+    else:
+        value = None
+    if value is None:
+        raise AttributeError(f"module 'loopway' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+@wrapt.when_imported("transformers.models.auto.configuration_auto")
+def _register_families(module: object) -> None:
+    import_module("loopway.modeling.registration").register_configs()

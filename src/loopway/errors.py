@@ -1,0 +1,29 @@
+"""The errors that a user's own input can cause.
+
+Every one is a ``ValueError`` whose message says what was given, what is allowed and what to do; the command
+line prints it as one line and exits 2. Knows nothing of who raises them.
+"""
+
+
+class LoopwayError(ValueError):
+    """A mistake in what the user gave: a layout, a config, a path, a text file."""
+
+
+class LayoutError(LoopwayError):
+    """A layout string that can't be read, or that its recurrence can't be used with."""
+
+
+class RecurrenceError(LoopwayError):
+    """An unknown recurrence, or options that it can't work with."""
+
+
+class FamilyError(LoopwayError):
+    """A decoder family that isn't supported, or a family config that can't be looped."""
+
+
+class ConfigError(LoopwayError):
+    """A run or comparison config with an unknown key, a wrong type or an impossible value."""
+
+
+class DataError(LoopwayError):
+    """Text or token data that is missing, empty, unreadable or too short."""

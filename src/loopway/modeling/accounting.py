@@ -1,0 +1,102 @@
+"""What a recursive model costs: parameters, FLOPs per token, cache and optimizer bytes.
+
+Everything is read off the modules of a model built on the meta device, so it holds for every family and allocates
+no weights. Knows nothing of how long a run is.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedConfig
+
+from loopway.modeling.stack import find_stack
+
+
+@dataclass(frozen=True)
+class ParameterReport:
+    """Parameters and costs of a config.
+
+    FLOPs count one multiplication and one addition as two, matrix products only: every linear map as often as it
+    runs, the output head, the routers, and attention over ``context_length`` tokens without the causal discount
+    (as in PaLM's appendix B). Training is three times the forward pass.
+
+    Attributes:
+        layout, recurrence: of the config.
+        total: all parameters; tied embeddings count once.
+        embedding: input embeddings and output head.
+        non_embedding: total - embedding.
+        router: parameters of the recurrence, part of non_embedding.
+        compute_depth, parameter_depth: layers executed per token, layers that hold parameters.
+        context_length: tokens that attention FLOPs are counted over.
+        forward_flops: per token, at full context: prefill, and a decoding step at the end of the context.
+        training_flops: per token.
+        kv_cache_bytes: per token of context, in 16-bit precision.
+        optimizer_bytes: AdamW's two float32 moments for all parameters.
+    """
+
+    layout: str
+    recurrence: str
+    total: int
+    embedding: int
+    non_embedding: int
+    router: int
+    compute_depth: int
+    parameter_depth: int
+    context_length: int
+    forward_flops: int
+    training_flops: int
+    kv_cache_bytes: int
+    optimizer_bytes: int
+
+
+def parameter_report(config: PreTrainedConfig, *, context_length: int | None = None) -> ParameterReport:
+    """Count parameters, FLOPs and bytes of a recursive config without allocating its weights.
+
+    Args:
+        config: from ``pythia_config`` or ``recursive_config``.
+        context_length: tokens that attention is counted over; None is the config's ``max_position_embeddings``.
+    """
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    stack = find_stack(model)
+    layout = config.parsed_layout
+    context = context_length or config.max_position_embeddings
+
+    total = _count(model)
+    embedding = _count(nn.ModuleList([model.get_input_embeddings(), model.get_output_embeddings()]))
+    heads = config.num_attention_heads
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+
+    linear = sum(
+        layout.uses_of_layer(index) * _linear_weights(layer) for index, layer in enumerate(stack.layers)
+    )
+    linear += _linear_weights(stack.recurrence) + model.get_output_embeddings().weight.numel()
+    attention = (
+        2 * heads * head_size * context * layout.compute_depth
+    )  # queries by keys, and scores by values
+    forward = 2 * (linear + attention)
+    return ParameterReport(
+        layout=str(layout),
+        recurrence=config.recurrence,
+        total=total,
+        embedding=embedding,
+        non_embedding=total - embedding,
+        router=_count(stack.recurrence),
+        compute_depth=layout.compute_depth,
+        parameter_depth=layout.parameter_depth,
+        context_length=context,
+        forward_flops=forward,
+        training_flops=3 * forward,
+        kv_cache_bytes=2 * layout.compute_depth * kv_heads * head_size * 2,
+        optimizer_bytes=2 * 4 * total,
+    )
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _linear_weights(module: nn.Module) -> int:
+    return sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Linear))

@@ -1,0 +1,154 @@
+"""Recursive models as native Hugging Face models: what all families share.
+
+The family's own base model is built with the unique layers, which then move into one RecursiveStack; its forward,
+masks, generation and weight names stay its own. Knows nothing of any one family.
+"""
+
+from functools import cache
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import can_return_tuple
+
+from loopway.modeling.configuration import config_class
+from loopway.modeling.families import Family
+from loopway.modeling.initialization import initialize
+from loopway.modeling.loss import loss_from_hidden, loss_from_logits, shifted
+from loopway.modeling.stack import RecursiveStack
+
+
+class RecursiveModelMixin:
+    """The base model: the family's, with its layers inside one RecursiveStack."""
+
+    # Stages share layers and mix states, so a device map must not cut the stack in two.
+    _no_split_modules: ClassVar[list[str]] = ["RecursiveStack"]
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        with config.building_unique_layers():
+            super().__init__(config)
+        self.layers = nn.ModuleList([RecursiveStack(config, self.layers)])
+        self.post_init()  # type: ignore[attr-defined]
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)  # type: ignore[misc]
+        initialize(module, self.config)  # type: ignore[attr-defined]
+
+
+class RecursiveCausalLMMixin:
+    """The causal language model: base model, head, and a loss that need not hold all logits."""
+
+    _no_split_modules: ClassVar[list[str]] = ["RecursiveStack"]
+    _base_model_class: ClassVar[type[PreTrainedModel]]
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        # Not the family's constructor: it would build the plain base model first.
+        PreTrainedModel.__init__(self, config)  # type: ignore[arg-type]
+        setattr(self, self.base_model_prefix, self._base_model_class(config))  # type: ignore[attr-defined]
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()  # type: ignore[attr-defined]
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)  # type: ignore[misc]
+        initialize(module, self.config)  # type: ignore[attr-defined]
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        shift_labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        skip_logits: bool | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """The family's forward, with a loss that keeps float64 and, in training, doesn't keep the logits.
+
+        Args:
+            input_ids: ``[batch, seq]``.
+            labels: ``[batch, seq]``, shifted inside; -100 is ignored.
+            shift_labels: as ``labels``, already shifted: position n holds the token after n.
+            num_items_in_batch: divides the summed loss, instead of the number of targets.
+            skip_logits: don't return logits. None: skip them in training mode when there are labels.
+
+        Returns:
+            ``loss`` in nats per target, ``logits`` ``[batch, seq, vocab]`` or None, cache, hidden states, attentions.
+        """
+        outputs = self.base_model(  # type: ignore[attr-defined]
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        hidden = outputs.last_hidden_state
+        targets = shifted(labels) if shift_labels is None and labels is not None else shift_labels
+        if skip_logits is None:
+            skip_logits = self.training and targets is not None  # type: ignore[attr-defined]
+
+        loss = logits = None
+        # A wrapped head (LoRA, quantised, hooked) is more than its weight: it is called.
+        head_is_plain = type(self.lm_head) is nn.Linear and not self.lm_head._forward_hooks
+        if skip_logits and targets is not None and head_is_plain:
+            loss = loss_from_hidden(hidden, self.lm_head.weight, targets, num_items_in_batch)
+        elif targets is not None:
+            all_logits = self.lm_head(hidden)
+            loss = loss_from_logits(all_logits, targets, num_items_in_batch)
+            logits = None if skip_logits else _kept(all_logits, logits_to_keep)
+        elif not skip_logits:
+            logits = self.lm_head(_kept(hidden, logits_to_keep))
+        return CausalLMOutputWithPast(
+            loss=loss,  # type: ignore[arg-type]
+            logits=logits,  # type: ignore[arg-type]
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+def _kept(tensor: Tensor, logits_to_keep: int | Tensor) -> Tensor:
+    """The positions of ``[batch, seq, …]`` that logits are asked for: the last n, the given ones, or (0) all."""
+    if isinstance(logits_to_keep, torch.Tensor):
+        return tensor[:, logits_to_keep]
+    return tensor[:, -logits_to_keep:] if logits_to_keep else tensor
+
+
+@cache
+def model_class(family: Family) -> type[PreTrainedModel]:
+    """``Recursive<Prefix>Model`` of a family."""
+    return _family_class(family, "Model", RecursiveModelMixin, family.model_class, {})
+
+
+@cache
+def causal_lm_class(family: Family) -> type[PreTrainedModel]:
+    """``Recursive<Prefix>ForCausalLM`` of a family."""
+    members = {"_base_model_class": model_class(family)}
+    return _family_class(family, "ForCausalLM", RecursiveCausalLMMixin, family.causal_lm_class, members)
+
+
+def _family_class(
+    family: Family, suffix: str, mixin: type, base: type, members: dict[str, Any]
+) -> type[PreTrainedModel]:
+    config = config_class(family)
+    return type(
+        f"Recursive{family.prefix}{suffix}",
+        (mixin, base),
+        {
+            "__module__": "loopway",
+            "__doc__": f"{base.__name__} with a layout and a recurrence; see {mixin.__name__}.",
+            "__annotations__": {"config": config},
+            "config_class": config,
+            **members,
+        },
+    )

@@ -1,0 +1,177 @@
+"""Configs of recursive models: layout, recurrence and their options on top of the family's own config.
+
+Knows nothing of modules; building a config allocates no weights.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, ClassVar
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+from loopway.errors import FamilyError, LoopwayError
+from loopway.layout import Layout
+from loopway.modeling.families import FAMILIES, Family, family_named
+from loopway.recurrence import RecurrenceOptions, check_recurrence
+
+
+@dataclass(kw_only=True)
+class RecursiveConfigMixin:
+    """What a recursive config has beyond its family's.
+
+    ``num_hidden_layers`` is the compute depth (KV caches are sized by it) and follows from the layout;
+    ``num_unique_layers`` is the parameter depth.
+
+    Attributes:
+        layout: segments of layers, ``4+8R2+4``; None is one segment of ``num_hidden_layers``, the vanilla model.
+        recurrence: how the state passes between stages, ``base``, ``anchor``, ``mesh``, …
+        num_slots: MeSH's buffer length; None is boundaries + 2.
+        transition_router_input: what MeSH's routers after the first stage see, ``embedding`` or ``prelude``.
+        scale_embeddings: multiply the input embeddings by sqrt(hidden_size) (paper, section 4).
+        depth_scaled_init: divide the initial std of residual output projections by sqrt(2 · compute depth).
+    """
+
+    layout: str | None = None
+    recurrence: str = "base"
+    num_slots: int | None = None
+    transition_router_input: str = "embedding"
+    scale_embeddings: bool = True
+    depth_scaled_init: bool = True
+
+    family: ClassVar[Family]
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        layout = Layout.parse(self.layout or str(self.num_hidden_layers))
+        self.layout = str(layout)
+        self.num_hidden_layers = layout.compute_depth
+        super().__post_init__(**kwargs)  # type: ignore[misc]
+        kinds = sorted(set(getattr(self, "layer_types", None) or ()))
+        if len(kinds) > 1:
+            raise FamilyError(
+                f"layers of differing attention types ({', '.join(kinds)}) can't be arranged in a layout yet: "
+                f"give a config whose layer_types are all the same"
+            )
+        check_recurrence(self.recurrence, self.recurrence_options)
+        _make_known(self.family)
+
+    @property
+    def parsed_layout(self) -> Layout:
+        return Layout.parse(self.layout)  # type: ignore[arg-type]
+
+    @property
+    def num_unique_layers(self) -> int:
+        """The parameter depth: layers that hold weights of their own."""
+        return self.parsed_layout.parameter_depth
+
+    @property
+    def recurrence_options(self) -> RecurrenceOptions:
+        return RecurrenceOptions(
+            layout=self.parsed_layout,
+            hidden_size=self.hidden_size,  # type: ignore[attr-defined]
+            num_slots=self.num_slots,
+            transition_router_input=self.transition_router_input,
+            initializer_range=self.initializer_range,  # type: ignore[attr-defined]
+        )
+
+    @contextmanager
+    def building_unique_layers(self) -> Iterator[None]:
+        """Within, ``num_hidden_layers`` is the parameter depth, so that the family's constructor builds those layers.
+
+        The config object itself is changed and put back: attention modules keep a reference to it.
+        """
+        self.num_hidden_layers = self.num_unique_layers
+        try:
+            yield
+        finally:
+            self.num_hidden_layers = self.parsed_layout.compute_depth
+
+
+def _make_known(family: Family) -> None:
+    """Tell the Auto classes the model classes; here, since importing them earlier would meet half-imported modules."""
+    from loopway.modeling.registration import register_models
+
+    register_models(family)
+
+
+@cache
+def config_class(family: Family) -> type[PreTrainedConfig]:
+    """``Recursive<Prefix>Config`` of a family."""
+    base = family.config_class
+    name = f"Recursive{family.prefix}Config"
+    return strict(
+        type(
+            name,
+            (RecursiveConfigMixin, base),
+            {
+                "__module__": "loopway",
+                "__doc__": f"{family.prefix}Config with a layout and a recurrence; see RecursiveConfigMixin.",
+                "model_type": family.recursive_model_type,
+                "family": family,
+                "base_model_tp_plan": _inside_stack(base.base_model_tp_plan),
+                "base_model_fsdp_plan": _inside_stack(base.base_model_fsdp_plan),
+                "base_model_pp_plan": None,  # stages share layers, so layers can't be dealt out to workers
+                "__annotations__": {"family": ClassVar[Family]},
+            },
+        )
+    )
+
+
+def _inside_stack(plan: dict | None) -> dict | None:
+    """A parallelism plan with the layers named where they are: inside the one RecursiveStack."""
+
+    def moved(key: Any) -> Any:
+        return (
+            key.replace("layers.*", "layers.0.layers.*") if isinstance(key, str) else tuple(map(moved, key))
+        )
+
+    return None if plan is None else {moved(key): value for key, value in plan.items()}
+
+
+def recursive_config(
+    family_config: PreTrainedConfig, *, layout: str, recurrence: str = "base", **options: Any
+) -> PreTrainedConfig:
+    """A recursive config from any supported family's config.
+
+    Args:
+        family_config: ``LlamaConfig(...)`` or another; its own ``num_hidden_layers`` is ignored.
+        layout: the segments, ``6+9R2+6``.
+        recurrence: ``base``, ``residual``, ``anchor``, ``anchor*``, sums, ``static``, ``dynamic``, ``mesh``, or a
+            registered one.
+        options: ``num_slots``, ``transition_router_input``, ``scale_embeddings``, ``depth_scaled_init`` and any
+            field of the family's config.
+
+    Raises:
+        FamilyError, LayoutError, RecurrenceError: for an unsupported family, or what can't be combined.
+    """
+    fields = family_config.to_dict()
+    model_type = fields.pop("model_type").removeprefix("recursive_")
+    family = family_named(model_type)
+    for follows_from_layout in ("num_hidden_layers", "architectures", "transformers_version"):
+        fields.pop(follows_from_layout, None)
+    layer_types = fields.pop("layer_types", None)
+    if layer_types and len(set(layer_types)) == 1:
+        fields["layer_types"] = layer_types[:1] * Layout.parse(layout).compute_depth
+    elif layer_types:
+        fields["layer_types"] = layer_types
+    return build_config(family, {**fields, **options, "layout": layout, "recurrence": recurrence})
+
+
+def build_config(family: Family, fields: dict[str, Any]) -> PreTrainedConfig:
+    """The family's recursive config from plain fields; our errors come out as they are.
+
+    transformers wraps what a config's validation raises; the cause is what a user needs to read.
+    """
+    try:
+        return config_class(family)(**fields)
+    except LoopwayError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise FamilyError(f"{family.model_type} config: {error.__cause__ or error}") from error
+
+
+def supported_model_types() -> list[str]:
+    """Model types of the supported families, as ``family:`` in a run config names them."""
+    return list(FAMILIES)

@@ -1,0 +1,32 @@
+"""Initial values of what the families don't know: depth-scaled output projections and the recurrence's parameters.
+
+Called from ``_init_weights`` after the family's own initialisation has run over every module inside.
+"""
+
+import math
+
+from torch import nn
+from transformers import PreTrainedConfig
+from transformers import initialization as init
+
+from loopway.modeling.stack import RecursiveStack
+from loopway.recurrence import Recurrence
+
+
+def initialize(module: nn.Module, config: PreTrainedConfig) -> None:
+    """Initialise ``module`` if it is a stack or a recurrence; values that were loaded are kept."""
+    if isinstance(module, RecursiveStack) and config.depth_scaled_init:
+        # std / sqrt(2N), N the layers of the unrolled graph (paper, section 4)
+        std = config.initializer_range / math.sqrt(2 * config.parsed_layout.compute_depth)
+        for layer in module.layers:
+            for path in config.family.residual_outputs:
+                init.normal_(layer.get_submodule(path).weight, std=std)
+    elif isinstance(module, Recurrence):
+        loaded = {
+            name: parameter.detach().clone()
+            for name, parameter in module.named_parameters()
+            if getattr(parameter, "_is_hf_initialized", False)
+        }
+        module.reset_parameters()
+        for name, value in loaded.items():
+            module.get_parameter(name).data.copy_(value)

@@ -1,0 +1,69 @@
+"""The language-modelling loss, without holding all logits where that pays.
+
+Knows nothing of models: hidden states, the head's weight and targets in, a scalar out.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORE_INDEX = -100
+# Measured on 2 CPU cores: below this many logits holding them costs nothing; above, chunks of 512 rows are as fast
+# at hidden size 768 and 2.5 times as fast at 256 (vocabulary 50,304), where torch's own choice is 4 times slower.
+_LOGITS_HELD = 2**24
+_CHUNK_ROWS = 512
+
+
+def shifted(labels: Tensor) -> Tensor:
+    """Labels ``[batch, seq]`` moved so that position n holds what follows token n; the last has no target."""
+    return F.pad(labels[..., 1:], (0, 1), value=IGNORE_INDEX)
+
+
+def loss_from_logits(logits: Tensor, targets: Tensor, num_items: Tensor | int | None = None) -> Tensor:
+    """Mean cross entropy in nats per target, at least in float32; float64 stays float64.
+
+    Args:
+        logits: ``[batch, seq, vocab]``.
+        targets: already shifted, ``[batch, seq]``; -100 is ignored.
+        num_items: what to divide the sum by instead of the number of targets.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    loss = F.cross_entropy(
+        logits.flatten(0, -2),
+        targets.flatten().to(logits.device),
+        ignore_index=IGNORE_INDEX,
+        reduction=_reduction(num_items),
+    )
+    return _divided(loss, num_items)
+
+
+def loss_from_hidden(
+    hidden: Tensor, head_weight: Tensor, targets: Tensor, num_items: Tensor | int | None = None
+) -> Tensor:
+    """As :func:`loss_from_logits`, from the last hidden state ``[batch, seq, hidden]``; long inputs go in chunks."""
+    exact = hidden.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(
+        hidden.device.type
+    )
+    if not exact or targets.numel() * head_weight.shape[0] <= _LOGITS_HELD:
+        return loss_from_logits(F.linear(hidden, head_weight), targets, num_items)
+    loss = F.linear_cross_entropy(
+        hidden.flatten(0, -2),
+        head_weight,
+        targets.flatten().to(hidden.device),
+        ignore_index=IGNORE_INDEX,
+        reduction=_reduction(num_items),
+        options=torch.nn.LinearCrossEntropyOptions(
+            batch_chunk_size=_CHUNK_ROWS, chunking_method=None, acc_policy="compact", allow_retain_graph=True
+        ),
+    )
+    return _divided(loss, num_items)
+
+
+def _reduction(num_items: Tensor | int | None) -> str:
+    return "mean" if num_items is None else "sum"
+
+
+def _divided(loss: Tensor, num_items: Tensor | int | None) -> Tensor:
+    if num_items is None:
+        return loss
+    return loss / (num_items.to(loss.device) if isinstance(num_items, Tensor) else num_items)

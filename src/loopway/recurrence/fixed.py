@@ -1,0 +1,130 @@
+"""The schemes without a memory: base, residual, anchor, anchor* and their sums, static and dynamic (section 1).
+
+They apply their rule after every iteration of a looped segment that isn't the last stage, and pass the other
+boundaries through. ``h(0)`` of a looped segment is the state that enters its first iteration.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from loopway.recurrence.interface import Recurrence, RecurrenceOptions
+from loopway.recurrence.mixing import mix_states
+
+
+class LoopMemory(NamedTuple):
+    """What the schemes look back to: the embeddings, and the state that entered the current loop, ``h(0)``."""
+
+    embeddings: Tensor
+    anchor: Tensor
+
+
+class Base(Recurrence):
+    """h(t+1) = h_m(t): the next stage reads what the last one computed. Legal for every layout."""
+
+    def start(self, embeddings: Tensor) -> None:
+        return None
+
+    def advance(
+        self, state: None, step: int, stage_input: Tensor, stage_output: Tensor
+    ) -> tuple[Tensor, None]:
+        return stage_output, None
+
+
+class LoopRecurrence(Recurrence):
+    """Keeps h_emb and h(0) and applies :meth:`combine` inside and at the end of every loop."""
+
+    needs_loop = True
+
+    def __init__(self, options: RecurrenceOptions) -> None:
+        super().__init__(options)
+        stages, segments = options.layout.stages, options.layout.segments
+        self._looped = [segments[stage.segment].loops > 1 for stage in stages[:-1]]
+        self._entering = [stage.iteration == 0 for stage in stages[:-1]]
+
+    def start(self, embeddings: Tensor) -> LoopMemory:
+        return LoopMemory(embeddings, embeddings)
+
+    def advance(
+        self, state: LoopMemory, step: int, stage_input: Tensor, stage_output: Tensor
+    ) -> tuple[Tensor, LoopMemory]:
+        if not self._looped[step]:
+            return stage_output, state
+        if self._entering[step]:
+            state = state._replace(anchor=stage_input)
+        return self.combine(step, stage_input, stage_output, state), state
+
+    def combine(self, step: int, stage_input: Tensor, stage_output: Tensor, memory: LoopMemory) -> Tensor:
+        """h(t+1) from h(t), h_m(t), h(0) and h_emb."""
+        raise NotImplementedError
+
+
+class SupplementSum(LoopRecurrence):
+    """h(t+1) = h_m(t) + the named supplements: h(t) for ``residual``, h(0) for ``anchor``, h_emb for ``anchor*``."""
+
+    SUPPLEMENTS = ("residual", "anchor", "anchor*")
+
+    def __init__(self, options: RecurrenceOptions, supplements: frozenset[str]) -> None:
+        super().__init__(options)
+        self.supplements = supplements
+
+    def combine(self, step: int, stage_input: Tensor, stage_output: Tensor, memory: LoopMemory) -> Tensor:
+        state = stage_output
+        if "residual" in self.supplements:
+            state = state + stage_input
+        if "anchor" in self.supplements:
+            state = state + memory.anchor
+        if "anchor*" in self.supplements:
+            state = state + memory.embeddings
+        return state
+
+    def extra_repr(self) -> str:
+        return "+".join(name for name in self.SUPPLEMENTS if name in self.supplements)
+
+
+class Static(LoopRecurrence):
+    """h(t+1) = a1·h_m(t) + a2·h(0) + a3·h_emb with one trained triple per step, starting at (1, 0, 0)."""
+
+    def __init__(self, options: RecurrenceOptions) -> None:
+        super().__init__(options)
+        self.coefficients = nn.ParameterDict(
+            {str(step): nn.Parameter(torch.empty(3)) for step, looped in enumerate(self._looped) if looped}
+        )
+
+    def reset_parameters(self) -> None:
+        for coefficients in self.coefficients.values():
+            _start_at_base(coefficients)
+
+    def combine(self, step: int, stage_input: Tensor, stage_output: Tensor, memory: LoopMemory) -> Tensor:
+        return mix_states(
+            self.coefficients[str(step)].unbind(), (stage_output, memory.anchor, memory.embeddings)
+        )
+
+
+class Dynamic(LoopRecurrence):
+    """As static, with the triple computed per token from h(t) by a linear map: zero weight, bias (1, 0, 0)."""
+
+    def __init__(self, options: RecurrenceOptions) -> None:
+        super().__init__(options)
+        self.coefficients = nn.ModuleDict(
+            {
+                str(step): nn.Linear(options.hidden_size, 3)
+                for step, looped in enumerate(self._looped)
+                if looped
+            }
+        )
+
+    def reset_parameters(self) -> None:
+        for linear in self.coefficients.values():
+            nn.init.zeros_(linear.weight)
+            _start_at_base(linear.bias)
+
+    def combine(self, step: int, stage_input: Tensor, stage_output: Tensor, memory: LoopMemory) -> Tensor:
+        coefficients = self.coefficients[str(step)](stage_input).split(1, dim=-1)
+        return mix_states(coefficients, (stage_output, memory.anchor, memory.embeddings))
+
+
+def _start_at_base(triple: Tensor) -> None:
+    with torch.no_grad():
+        triple.copy_(torch.tensor([1.0, 0.0, 0.0]))

@@ -1,0 +1,109 @@
+"""MeSH, memory as state highways (paper, section 2), in the form that needs no buffer (section 3).
+
+Nothing reads a slot except through the routers, and writes only add. So what a read returns is a weighted sum of
+the embeddings and of the stage outputs so far, and the buffer of B slots never exists: the highway keeps the
+outputs and a few scalars per token. Exact, forward and backward; the tests hold it against a plain buffer.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from loopway.errors import RecurrenceError
+from loopway.recurrence.interface import Recurrence, RecurrenceOptions
+from loopway.recurrence.mixing import mix_states
+
+
+class Highway(NamedTuple):
+    """What the buffer would hold, unexpanded.
+
+    Attributes:
+        states: h_emb, then every stage output written so far, each ``[batch, seq, hidden]``.
+        writes: for every output, its write weights over the slots, ``[batch, seq, slots]``.
+        read: the latest read weights over the slots, same shape; None before the first boundary.
+    """
+
+    states: tuple[Tensor, ...]
+    writes: tuple[Tensor, ...]
+    read: Tensor | None
+
+    def written(self, output: Tensor, write: Tensor) -> "Highway":
+        """m_b += write[b] · output, for every slot b."""
+        return self._replace(states=(*self.states, output), writes=(*self.writes, write))
+
+    def weights(self, read: Tensor) -> list[Tensor]:
+        """How much of each state a read returns: a_emb = read[0] (slot 0 starts as h_emb), a(s) = read · writes[s].
+
+        Returns:
+            One ``[batch, seq, 1]`` per state.
+        """
+        return [read[..., :1], *((read * write).sum(-1, keepdim=True) for write in self.writes)]
+
+
+class SlotRouter(nn.Linear):
+    """softmax(Linear(h)) over the slots; half-precision logits are normalised in float32."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        logits = super().forward(input)
+        return logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+
+
+class MeSH(Recurrence):
+    """Every boundary writes the stage's output to the slots and reads the next input back.
+
+    The routers of boundary t see the input of the stage before it; those of boundary 0 (the transitional cycle)
+    see h_emb, or the prelude's output with ``transition_router_input="prelude"``.
+    """
+
+    needs_boundary = True
+
+    def __init__(self, options: RecurrenceOptions) -> None:
+        super().__init__(options)
+        boundaries = options.layout.num_boundaries
+        self.num_slots = options.num_slots or boundaries + 2
+        self.transition_sees_output = options.transition_router_input == "prelude"
+        self.initializer_range = options.initializer_range
+        self.write_routers = self._routers(boundaries, options.hidden_size)
+        self.read_routers = self._routers(boundaries, options.hidden_size)
+
+    def _routers(self, boundaries: int, hidden_size: int) -> nn.ModuleList:
+        return nn.ModuleList(SlotRouter(hidden_size, self.num_slots) for _ in range(boundaries))
+
+    @classmethod
+    def check(cls, options: RecurrenceOptions) -> None:
+        if options.num_slots is not None and options.num_slots < 1:
+            raise RecurrenceError(
+                f"num_slots is {options.num_slots}; it must be at least 1, or None for boundaries + 2"
+            )
+        if options.transition_router_input not in ("embedding", "prelude"):
+            raise RecurrenceError(
+                f"transition_router_input is {options.transition_router_input!r}; it must be 'embedding' or 'prelude'"
+            )
+        if options.transition_router_input == "prelude" and options.layout.segments[0].loops > 1:
+            raise RecurrenceError(
+                f"transition_router_input='prelude' needs a layout that begins with an unlooped segment; "
+                f"{options.layout} begins with a loop: use 'embedding'"
+            )
+
+    def reset_parameters(self) -> None:
+        for router in (*self.write_routers, *self.read_routers):
+            nn.init.normal_(router.weight, std=self.initializer_range)
+            nn.init.zeros_(router.bias)
+
+    def start(self, embeddings: Tensor) -> Highway:
+        return Highway(states=(embeddings,), writes=(), read=None)
+
+    def advance(
+        self, state: Highway, step: int, stage_input: Tensor, stage_output: Tensor
+    ) -> tuple[Tensor, Highway]:
+        seen = stage_output if step == 0 and self.transition_sees_output else stage_input
+        write = self.write_routers[step](seen)
+        read = self.read_routers[step](seen)
+        state = state.written(stage_output, write)._replace(read=read)
+        return mix_states(state.weights(read), state.states), state
+
+    def routing(self, state: Highway) -> dict[str, Tensor]:
+        assert state.read is not None, "routing is asked for after a boundary"
+        weights = torch.cat(state.weights(state.read), dim=-1)
+        return {"write": state.writes[-1], "read": state.read, "weights": weights}
