@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
-from transformers.utils import can_return_tuple
+from transformers.utils.generic import can_return_tuple
 
 from loopway.modeling.configuration import config_class
 from loopway.modeling.families import Family
@@ -28,7 +28,7 @@ class RecursiveModelMixin:
 
     def __init__(self, config: PreTrainedConfig) -> None:
         with config.building_unique_layers():
-            super().__init__(config)
+            super().__init__(config)  # type: ignore[call-arg]
         self.layers = nn.ModuleList([RecursiveStack(config, self.layers)])
         self.post_init()  # type: ignore[attr-defined]
 
@@ -141,7 +141,7 @@ def _family_class(
     family: Family, suffix: str, mixin: type, base: type, members: dict[str, Any]
 ) -> type[PreTrainedModel]:
     config = config_class(family)
-    return type(
+    return type(  # type: ignore[return-value]
         f"Recursive{family.prefix}{suffix}",
         (mixin, base),
         {

@@ -101,7 +101,7 @@ def config_class(family: Family) -> type[PreTrainedConfig]:
     """``Recursive<Prefix>Config`` of a family."""
     base = family.config_class
     name = f"Recursive{family.prefix}Config"
-    return strict(
+    return strict(  # type: ignore[return-value]
         type(
             name,
             (RecursiveConfigMixin, base),

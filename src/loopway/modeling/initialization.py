@@ -20,7 +20,7 @@ def initialize(module: nn.Module, config: PreTrainedConfig) -> None:
         std = config.initializer_range / math.sqrt(2 * config.parsed_layout.compute_depth)
         for layer in module.layers:
             for path in config.family.residual_outputs:
-                init.normal_(layer.get_submodule(path).weight, std=std)
+                init.normal_(layer.get_parameter(f"{path}.weight"), std=std)
     elif isinstance(module, Recurrence):
         loaded = {
             name: parameter.detach().clone()

@@ -25,7 +25,8 @@ def register_configs() -> None:
 
 def register_config(family: Family) -> None:
     """Name a family's recursive config in transformers' registry, without making the class."""
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_MAPPING_NAMES
+    from transformers.models.auto.auto_mappings import CONFIG_MAPPING_NAMES
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     import loopway
 

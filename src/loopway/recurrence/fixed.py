@@ -117,8 +117,8 @@ class Dynamic(LoopRecurrence):
 
     def reset_parameters(self) -> None:
         for linear in self.coefficients.values():
-            nn.init.zeros_(linear.weight)
-            _start_at_base(linear.bias)
+            nn.init.zeros_(linear.get_parameter("weight"))
+            _start_at_base(linear.get_parameter("bias"))
 
     def combine(self, step: int, stage_input: Tensor, stage_output: Tensor, memory: LoopMemory) -> Tensor:
         coefficients = self.coefficients[str(step)](stage_input).split(1, dim=-1)

@@ -88,8 +88,8 @@ class MeSH(Recurrence):
 
     def reset_parameters(self) -> None:
         for router in (*self.write_routers, *self.read_routers):
-            nn.init.normal_(router.weight, std=self.initializer_range)
-            nn.init.zeros_(router.bias)
+            nn.init.normal_(router.get_parameter("weight"), std=self.initializer_range)
+            nn.init.zeros_(router.get_parameter("bias"))
 
     def start(self, embeddings: Tensor) -> Highway:
         return Highway(states=(embeddings,), writes=(), read=None)
