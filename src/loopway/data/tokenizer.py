@@ -1,0 +1,95 @@
+"""A byte-level BPE tokenizer trained on given texts, and the loading of one that exists.
+
+Knows nothing of files of text, splits or samples: whoever calls :func:`train_tokenizer` decides which texts it sees.
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import cast
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from loopway.errors import DataError
+
+END_OF_TEXT = "<|endoftext|>"
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of at most ``vocab_size`` tokens, the same for the same texts.
+
+    Any string survives encoding and decoding. Token 0 is ``<|endoftext|>``, which also begins a sequence and pads.
+    The vocabulary is smaller than asked where the texts hold too few distinct pairs: see ``len(tokenizer)``.
+    """
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        eos_token=END_OF_TEXT,
+        bos_token=END_OF_TEXT,
+        pad_token=END_OF_TEXT,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerFast:
+    """The fast tokenizer of a local folder or of a model on the Hub; code that it brings along is never run.
+
+    Raises :class:`DataError` if there is none, or if it has no end-of-text token.
+    """
+    looks_local = name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1
+    path = Path(name_or_path).expanduser()
+    if looks_local and not path.is_dir():
+        raise DataError(f"data.tokenizer: the folder {name_or_path!r} does not exist")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(path) if looks_local else name_or_path, trust_remote_code=False
+        )
+    except Exception as error:  # broken files raise plain exceptions of several libraries
+        raise DataError(
+            f"data.tokenizer: no tokenizer could be loaded from {name_or_path!r}; give a folder that "
+            "save_pretrained wrote (with tokenizer.json) or a name on the Hugging Face Hub"
+        ) from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise DataError(f"data.tokenizer: {name_or_path!r} has no fast tokenizer (tokenizer.json)")
+    if tokenizer.eos_token_id is None:
+        raise DataError(
+            f"data.tokenizer: {name_or_path!r} has no end-of-text token; set its eos_token and save it again"
+        )
+    return tokenizer
+
+
+def encode_documents(
+    tokenizer: PreTrainedTokenizerFast, texts: Iterable[str], *, batch_size: int = 256
+) -> Iterator[list[int]]:
+    """Each text's token ids with the end-of-text token appended.
+
+    A special token's name inside a text is encoded as ordinary text: a document can't end itself.
+    """
+
+    end_of_text = cast(int, tokenizer.eos_token_id)
+
+    def encode(batch: list[str]) -> Iterator[list[int]]:
+        encoded = tokenizer(
+            batch,
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )
+        for ids in encoded["input_ids"]:
+            yield [*ids, end_of_text]
+
+    remaining = iter(texts)
+    while batch := list(islice(remaining, batch_size)):
+        yield from encode(batch)
