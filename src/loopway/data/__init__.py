@@ -1,0 +1,16 @@
+"""Text to tokens to fixed-length samples. Knows nothing of models, training or the command line."""
+
+from loopway.data.config import DataConfig, HubDataset
+from loopway.data.packing import PackedSamples
+from loopway.data.preparation import PreparedData, prepare
+from loopway.data.token_file import TokenFile, write_token_file
+
+__all__ = [
+    "DataConfig",
+    "HubDataset",
+    "PackedSamples",
+    "PreparedData",
+    "TokenFile",
+    "prepare",
+    "write_token_file",
+]
