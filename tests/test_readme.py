@@ -1,0 +1,161 @@
+"""Runs what README.md shows: its Python blocks and its command lines, made small.
+
+Adding a command to the README: if its verb is new, give it a row in SMALL; if it reads a file, show that file in
+a yaml block whose first line is `# <file name>`. What can't be run here (`git clone ...`) goes into NOT_RUN.
+Knows nothing of what the commands should print; each part of the package has tests of that.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from markdown_it import MarkdownIt
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+
+# The verb -> what is appended to every `loopway <verb> ...` of the README so that it takes seconds.
+# The text is two files that the test writes into the folder in which everything runs.
+SMALL_DATA = ["data.train=[first.txt,second.txt]", "data.validation_fraction=0.5"]
+SMALL_DATA += ["data.sequence_length=32", "data.vocab_size=300"]
+SMALL_TRAINING = [
+    "training.max_steps=2",
+    "training.global_batch_size=2",
+    "training.per_device_train_batch_size=2",
+]
+SMALL: dict[str, list[str]] = {
+    "compare": SMALL_DATA + SMALL_TRAINING,
+    "generate": ["--max-new-tokens", "4"],
+    "params": [],
+    "prepare": SMALL_DATA,
+    "train": SMALL_DATA + SMALL_TRAINING,
+}
+# Text of a Python block -> what stands in its place here.
+SMALL_PYTHON: dict[str, str] = {}
+# Beginnings of command lines that are not run.
+NOT_RUN = ("cd ", "git clone ", "pip install ")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its language, its text and the line of the file on which the text starts."""
+
+    language: str
+    text: str
+    line: int
+
+
+def fenced_blocks(markdown: str) -> list[Block]:
+    """The fenced blocks that name a language, in order."""
+    return [
+        Block(token.info.split()[0], token.content, token.map[0] + 2)
+        for token in MarkdownIt().parse(markdown)
+        if token.type == "fence" and token.info and token.map
+    ]
+
+
+def command_lines(block: Block) -> list[str]:
+    """The commands of a bash block: continuation lines joined, comments and blank lines left out."""
+    lines = block.text.replace("\\\n", " ").splitlines()
+    return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+
+
+def make_targets() -> set[str]:
+    return set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def shrunk(command: str) -> list[str] | None:
+    """The words of a command line made small, without the leading `loopway`; None if it is not to be run.
+
+    Raises AssertionError for a line that this file doesn't know how to check.
+    """
+    words = shlex.split(command, comments=True)
+    if words[0] == "make":
+        missing = [word for word in words[1:] if "=" not in word and word not in make_targets()]
+        assert not missing, f"the Makefile has no target {missing} (README: {command})"
+        return None
+    if command.startswith(NOT_RUN):
+        return None
+    assert words[0] == "loopway", f"add how to check {command!r} to {Path(__file__).name}"
+    if words[1].startswith("--"):
+        return words[1:]
+    assert words[1] in SMALL, f"add how to make `loopway {words[1]}` small to SMALL in {Path(__file__).name}"
+    return words[1:] + SMALL[words[1]]
+
+
+def run_command(command: str, folder: Path) -> None:
+    """Runs a line of a bash block in `folder`, with the `loopway` that is installed beside this Python."""
+    arguments = shrunk(command)
+    if arguments is None:
+        return
+    program = Path(sys.executable).with_name("loopway")
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [program, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, f"README: {command}\nrun as: {arguments}\n{result.stdout}\n{result.stderr}"
+
+
+def run_python(block: Block, namespace: dict[str, object]) -> None:
+    """Executes a Python block; a traceback names the README's own line."""
+    text = block.text
+    for long, short in SMALL_PYTHON.items():
+        text = text.replace(long, short)
+    exec(compile("\n" * (block.line - 1) + text, str(README), "exec"), namespace)
+
+
+def write_yaml(block: Block, folder: Path) -> None:
+    """Writes a yaml block that opens with its file name as a comment; others are only illustrations."""
+    if name := re.match(r"# *([\w.-]+\.ya?ml)\b", block.text):
+        (folder / name[1]).write_text(block.text)
+
+
+def test_everything_that_the_readme_shows_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = fenced_blocks(README.read_text())
+    assert {"bash", "python"} <= {block.language for block in blocks}, (
+        "README.md shows no command or no Python"
+    )
+    sentence = "The state of a loop is what one pass hands to the next, and a highway carries it. "
+    for name in ("first.txt", "second.txt"):
+        (tmp_path / name).write_text("".join(f"{name} {number}: {sentence}\n" for number in range(200)))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    namespace: dict[str, object] = {"__name__": "readme"}
+    for block in blocks:
+        if block.language == "yaml":
+            write_yaml(block, tmp_path)
+        elif block.language == "python":
+            run_python(block, namespace)
+        elif block.language == "bash":
+            for command in command_lines(block):
+                run_command(command, tmp_path)
+
+
+def test_every_extra_that_the_readme_installs_exists() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named = re.findall(r"loopway\[([\w,-]+)\]", README.read_text())
+    assert {extra for names in named for extra in names.split(",")} <= set(extras)
+
+
+@pytest.mark.parametrize(
+    "command", ["loopway lopp x", "make demmo", "make demo tset", "curl x", "python x.py"]
+)
+def test_a_command_that_nobody_taught_this_test_fails_it(command: str) -> None:
+    with pytest.raises(AssertionError):
+        shrunk(command)
+
+
+def test_blocks_are_read_as_a_reader_sees_them() -> None:
+    bash, yaml, python = fenced_blocks(
+        "# T\n\n```bash\n# why\nmake demo  # two\nloopway params 160m \\\n    --layout 4\n```\n"
+        "```yaml\n# run.yaml\nmodel: {}\n```\n1. x\n   ```python\n   a = 1\n   ```\n```\nno language\n```\n"
+    )
+    assert command_lines(bash) == ["make demo  # two", "loopway params 160m      --layout 4"]
+    assert [shrunk(command) for command in command_lines(bash)] == [None, ["params", "160m", "--layout", "4"]]
+    assert (yaml.language, python.text, python.line) == ("yaml", "a = 1\n", 15)
