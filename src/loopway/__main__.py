@@ -1,0 +1,5 @@
+"""``python -m loopway``."""
+
+from loopway.cli import main
+
+main()

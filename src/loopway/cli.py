@@ -1,0 +1,127 @@
+"""The command line: the verbs and their options, no logic.
+
+Nothing heavy is imported before a verb runs, so that ``--help`` answers at once. Knows nothing of how verbs work.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from loopway._version import __version__
+from loopway.errors import LoopwayError
+
+app = typer.Typer(
+    name="loopway",
+    help="Recursive (looped) language models with MeSH state highways: train, compare, generate.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Any field of the config, as in training.max_steps=1000."),
+]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"loopway {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML file with model:, data: and training:.")],
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder; runs/<name of the config> if not given.")
+    ] = None,
+) -> None:
+    """Train one model. Started again on the same folder, it goes on where it was."""
+    from loopway.training.run import train as train_run
+    from loopway.training.run_config import RunConfig
+
+    summary = train_run(RunConfig.load(config, overrides or []), out or Path("runs") / config.stem)
+    typer.echo(summary.text())
+
+
+@app.command()
+def compare(
+    config: Annotated[
+        str | None, typer.Argument(help="YAML file with variants:; the built-in demo if not given.")
+    ] = None,
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for everything; runs/<name of the config> if not given.")
+    ] = None,
+) -> None:
+    """Train several variants on the same data and compare them. Started again, it goes on where it was."""
+    from loopway.comparison import compare as compare_variants
+
+    overrides = overrides or []
+    if config is not None and "=" in config:  # the demo, with overrides alone
+        config, overrides = None, [config, *overrides]
+    compare_variants(config, overrides, out)
+
+
+@app.command()
+def generate(
+    model: Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL", help="Run folder or model folder.")],
+    prompt: Annotated[str, typer.Argument(help="Text to continue; empty to begin a document.")] = "",
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens to add at most.")] = 200,
+    temperature: Annotated[float, typer.Option(help="Below 1 is safer, above 1 is wilder.")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="Only the k likeliest tokens; 0 is all.")] = 0,
+    top_p: Annotated[
+        float, typer.Option(help="Only the likeliest tokens that make up this probability.")
+    ] = 1.0,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Always the likeliest token.")] = False,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
+) -> None:
+    """Continue a text with a trained model, as it is written."""
+    from loopway.training.generation import Sampling, stream
+
+    stream(model, prompt, Sampling(max_new_tokens, temperature, top_k, top_p, greedy, seed))
+
+
+@app.command()
+def params(
+    model: Annotated[
+        str, typer.Argument(metavar="SIZE_OR_YAML", help="A Pythia size (160m) or a run's YAML file.")
+    ],
+    layout: Annotated[str | None, typer.Option(help="For example 2+4R2+2.")] = None,
+    recurrence: Annotated[str | None, typer.Option(help="base, anchor, mesh, ...")] = None,
+    num_slots: Annotated[int | None, typer.Option(help="Slots of MeSH's buffer.")] = None,
+    vocab_size: Annotated[int | None, typer.Option(help="Instead of the model's own.")] = None,
+    context_length: Annotated[int | None, typer.Option(help="Tokens that attention is counted over.")] = None,
+) -> None:
+    """Parameters, FLOPs and memory of a model, beside the vanilla model of the same compute depth."""
+    from loopway.report.parameters import print_parameters
+
+    options = {"layout": layout, "recurrence": recurrence, "num_slots": num_slots, "vocab_size": vocab_size}
+    print_parameters(
+        model, {key: value for key, value in options.items() if value is not None}, context_length
+    )
+
+
+def main() -> None:
+    """Run the command line. A user's mistake is one line and exit code 2, Ctrl-C is 130."""
+    try:
+        app()
+    except LoopwayError as error:
+        print(f"loopway: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,82 @@
+"""The table of ``loopway params``: a model beside the vanilla model of the same compute depth.
+
+Counts nothing itself. Knows configs and reports, not modules.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from transformers import PreTrainedConfig
+
+from loopway.data.tokenizer import load_tokenizer
+from loopway.modeling.accounting import ParameterReport, parameter_report
+from loopway.modeling.configuration import recursive_config
+from loopway.modeling.presets import pythia_config
+from loopway.training.run_config import RunConfig
+
+_ROWS: tuple[tuple[str, str], ...] = (
+    ("parameters", "total"),
+    ("  non-embedding", "non_embedding"),
+    ("  embedding", "embedding"),
+    ("  recurrence", "router"),
+    ("layers with parameters", "parameter_depth"),
+    ("layers of compute", "compute_depth"),
+    ("FLOPs per token, forward", "forward_flops"),
+    ("FLOPs per token, training", "training_flops"),
+    ("KV cache bytes per token (16 bit)", "kv_cache_bytes"),
+    ("AdamW state bytes (32 bit)", "optimizer_bytes"),
+)
+
+
+def print_parameters(model: str, options: dict[str, Any], context_length: int | None = None) -> None:
+    """Print the table for a Pythia size or a run's YAML file.
+
+    Args:
+        model: ``160m``, ``pythia-160m``, or a path to a run's config.
+        options: fields of the model that are set on top: layout, recurrence, vocab_size, ...
+        context_length: tokens that attention is counted over; None is the model's maximum.
+
+    Raises:
+        LoopwayError: no such size or file, or a layout, recurrence or field that doesn't make a model.
+    """
+    config = _config(model, options)
+    vanilla = _vanilla(config)
+    reports = [parameter_report(config, context_length=context_length)]
+    if (vanilla.layout, vanilla.recurrence) != (config.layout, config.recurrence):
+        reports.insert(0, parameter_report(vanilla, context_length=context_length))
+    Console().print(parameter_table(reports))
+
+
+def parameter_table(reports: list[ParameterReport]) -> Table:
+    """One column a model; beside the numbers of all but the first, their share of the first's."""
+    first = reports[0]
+    table = Table(caption=f"FLOPs at a context of {first.context_length:,} tokens")
+    table.add_column("")
+    for report in reports:
+        scheme = "vanilla" if report.layout.isdecimal() else report.recurrence
+        table.add_column(f"{report.layout} {scheme}", justify="right")
+    for name, field in _ROWS:
+        of_first = getattr(first, field)
+        cells = [f"{of_first:,}"]
+        for report in reports[1:]:
+            value = getattr(report, field)
+            cells.append(f"{value:,} ({value / of_first:.1%})" if of_first else f"{value:,}")
+        table.add_row(name, *cells)
+    return table
+
+
+def _config(model: str, options: dict[str, Any]) -> PreTrainedConfig:
+    if Path(model).suffix not in (".yaml", ".yml"):
+        return pythia_config(model, **options)
+    run = RunConfig.load(model, [f"model.{key}={value}" for key, value in options.items()])
+    if "vocab_size" in run.model.family_fields:
+        return run.model.build(vocab_size=1)
+    tokenizer = run.data.tokenizer
+    return run.model.build(vocab_size=len(load_tokenizer(tokenizer)) if tokenizer else run.data.vocab_size)
+
+
+def _vanilla(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The same model with layers of its own for all of the compute depth."""
+    return recursive_config(config, layout=str(config.num_hidden_layers), num_slots=None)

@@ -1,0 +1,179 @@
+"""The ``training:`` section: Hugging Face ``TrainingArguments`` fields under their own names, with the paper's recipe.
+
+One key is ours: ``global_batch_size``, the sequences of an optimizer step, from which gradient accumulation follows
+for any number of workers. Knows nothing of models and data.
+"""
+
+import dataclasses
+import math
+import typing
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+from transformers.trainer_utils import SchedulerType
+from transformers.training_args import OptimizerNames
+
+from loopway.errors import ConfigError
+from loopway.training.checks import check_value, not_among, one_line, unknown_key, wrong_value
+
+# Section 4 of the paper; what it leaves open (logging, evaluation, checkpoints) is ten times a run.
+DEFAULTS: dict[str, Any] = {
+    "adam_beta1": 0.9,
+    "adam_beta2": 0.95,
+    "weight_decay": 0.01,
+    "max_grad_norm": 1.0,
+    "lr_scheduler_type": "cosine_with_min_lr",
+    "warmup_steps": 0.01,
+    "seed": 0,
+    "logging_steps": 10,
+    "eval_strategy": "steps",
+    "eval_steps": 0.1,
+    "save_strategy": "steps",
+    "save_steps": 0.1,
+    "save_total_limit": 2,
+}
+MIN_LR_RATE = {"min_lr_rate": 0.1}
+
+_FOLDER = "everything of a run goes to its own folder, given as --out"
+_DONE_HERE = "loopway does this itself"
+_ORDER = "the order of samples follows from data.seed alone"
+# Fields that a run sets itself, or that would break what it promises.
+REFUSED: dict[str, str] = {
+    "output_dir": _FOLDER,
+    "logging_dir": _FOLDER,
+    "do_train": _DONE_HERE,
+    "do_eval": "set eval_strategy",
+    "do_predict": _DONE_HERE,
+    "resume_from_checkpoint": "a run resumes from its newest checkpoint when it is started again",
+    "restore_callback_states_from_checkpoint": _DONE_HERE,
+    "ignore_data_skip": "a resumed run never repeats data",
+    "gradient_accumulation_steps": "set global_batch_size (sequences), from which it follows",
+    "auto_find_batch_size": "set per_device_train_batch_size",
+    "data_seed": "set data.seed",
+    "train_sampling_strategy": _ORDER,
+    "length_column_name": _ORDER,
+    "dataloader_drop_last": _ORDER,
+    "remove_unused_columns": _DONE_HERE,
+    "label_names": _DONE_HERE,
+    "label_smoothing_factor": "the loss is the model's own",
+    "use_cache": _DONE_HERE,
+    "disable_tqdm": "progress is loopway's own",
+    "logging_nan_inf_filter": "a loss that isn't finite stops the run",
+    "prediction_loss_only": _DONE_HERE,
+    "include_for_metrics": _DONE_HERE,
+    "batch_eval_metrics": _DONE_HERE,
+    "eval_do_concat_batches": _DONE_HERE,
+    "include_num_input_tokens_seen": "tokens are in every line of metrics.jsonl",
+    "save_only_model": "a run could not be resumed",
+    "load_best_model_at_end": "the final model is the one after the last step",
+    "parallelism_config": "give accelerate's own configuration file to accelerate launch",
+    "local_rank": "set by torchrun or accelerate launch",
+}
+_FIELDS = {field.name for field in dataclasses.fields(TrainingArguments) if field.init}
+_TYPES = {
+    **{name: hint for name, hint in typing.get_type_hints(TrainingArguments).items() if name in _FIELDS},
+    "global_batch_size": int,
+    "fsdp": bool | str | None,  # the field's own type leaves out `true`, its usual value
+}
+
+
+def complete_training(given: dict[str, Any], learning_rate: float | None) -> dict[str, Any]:
+    """The section with the recipe's defaults filled in; a null stands for the default.
+
+    Args:
+        given: the section as written.
+        learning_rate: the peak that a preset was published with, None without a preset.
+
+    Raises:
+        ConfigError: an unknown or refused key, a wrong type, no length of training, no learning rate.
+    """
+    known = [*(_FIELDS - REFUSED.keys()), "global_batch_size"]
+    section: dict[str, Any] = {}
+    for key, value in given.items():
+        if key in REFUSED:
+            raise ConfigError(f"training.{key} can't be set: {REFUSED[key]}")
+        if key not in known:
+            raise unknown_key("training", key, known)
+        if value is not None:
+            section[key] = check_value(f"training.{key}", value, _TYPES[key])
+    _check_length(section)
+    for key in ("global_batch_size", "per_device_train_batch_size", "per_device_eval_batch_size"):
+        if section.get(key, 1) < 1:
+            raise wrong_value(f"training.{key}", section[key], "at least 1")
+    for key, choices in (("lr_scheduler_type", SchedulerType), ("optim", OptimizerNames)):
+        if key in section and section[key] not in (names := [choice.value for choice in choices]):
+            raise not_among(f"training.{key}", section[key], names)
+    if "learning_rate" not in section:
+        if learning_rate is None:
+            raise ConfigError("training.learning_rate is missing; only a model.preset brings its own")
+        section["learning_rate"] = learning_rate
+    for key in ("logging_strategy", "eval_strategy", "save_strategy"):
+        if section.get(key) == "epoch":
+            raise wrong_value(f"training.{key}", "epoch", "steps (0.1 steps is a tenth of the run) or no")
+    if "per_device_train_batch_size" not in section:
+        section["per_device_train_batch_size"] = math.gcd(8, section.get("global_batch_size", 8))
+    section.setdefault("per_device_eval_batch_size", section["per_device_train_batch_size"])
+    section = DEFAULTS | section
+    if section["lr_scheduler_type"] == "cosine_with_min_lr":
+        section.setdefault("lr_scheduler_kwargs", dict(MIN_LR_RATE))
+    return section
+
+
+def _check_length(section: dict[str, Any]) -> None:
+    lengths = [key for key in ("max_steps", "num_train_epochs") if key in section]
+    if len(lengths) != 1:
+        found = "neither is" if not lengths else "both are"
+        raise ConfigError(f"training: give one of max_steps and num_train_epochs; {found} given")
+    if section[lengths[0]] <= 0:
+        raise wrong_value(f"training.{lengths[0]}", section[lengths[0]], "more than 0")
+
+
+def training_arguments(section: dict[str, Any], checkpoints: Path, *, validate: bool) -> TrainingArguments:
+    """``TrainingArguments`` of a completed section, for the workers that there are.
+
+    Args:
+        section: what :func:`complete_training` gave.
+        checkpoints: folder that checkpoints are written to; nothing is written yet.
+        validate: whether there is a validation set.
+
+    Raises:
+        ConfigError: values that transformers refuses, or a global batch that the workers can't share.
+    """
+    fields = {key: value for key, value in section.items() if key != "global_batch_size"}
+    if not validate:
+        fields |= {"eval_strategy": "no", "eval_steps": None, "eval_on_start": False}
+    # TensorBoard is always written, into the run folder, by a callback of ours.
+    report_to = fields.get("report_to", "none")
+    reporters = [report_to] if isinstance(report_to, str) else list(report_to)
+    fields["report_to"] = [name for name in reporters if name not in ("tensorboard", "none")] or "none"
+    fields.setdefault("dataloader_pin_memory", torch.cuda.is_available())  # it warns where there is no GPU
+    fields |= {
+        "output_dir": str(checkpoints),
+        "train_sampling_strategy": "sequential",
+        "remove_unused_columns": False,
+        "label_names": ["shift_labels"],
+        "use_cache": True,  # of the saved config; the trainer itself calls the model without a cache
+        "disable_tqdm": True,
+        "logging_nan_inf_filter": False,
+    }
+    try:
+        arguments = TrainingArguments(**fields)
+        micro_batch = arguments.train_batch_size * arguments.world_size
+        global_batch = section.get("global_batch_size", micro_batch)
+        if global_batch % micro_batch:
+            raise ConfigError(
+                f"training.global_batch_size: {global_batch} sequences can't be shared evenly: "
+                f"per_device_train_batch_size {arguments.per_device_train_batch_size} on "
+                f"{micro_batch // arguments.per_device_train_batch_size} device(s) makes {micro_batch}; "
+                f"choose a multiple of that"
+            )
+        if global_batch == micro_batch:
+            return arguments
+        # A second time, since what else depends on it (a DeepSpeed config) is fixed while it is built.
+        return TrainingArguments(**fields, gradient_accumulation_steps=global_batch // micro_batch)
+    except ConfigError:
+        raise
+    except (TypeError, ValueError, ImportError) as error:
+        raise ConfigError(f"training: {one_line(error)}") from None

@@ -1,0 +1,195 @@
+"""What happens beside the steps: the metrics log, progress on the screen, interruption.
+
+Knows the Trainer's callbacks; knows nothing of configs and models.
+"""
+
+import math
+import signal
+import threading
+import time
+from types import FrameType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.utils import logging as transformers_logging
+
+from loopway.training.measurements import StepTimer
+from loopway.training.metrics_log import MetricsLog
+
+
+class RunLog(TrainerCallback):
+    """Writes metrics.jsonl and times the steps; the last step is always logged."""
+
+    def __init__(self, log: MetricsLog, *, tokens_per_step: int, steps_per_epoch: float) -> None:
+        self.log = log
+        self.timer = StepTimer()
+        self.tokens_per_step = tokens_per_step
+        self.steps_per_epoch = steps_per_epoch
+        self._logged_steps = 0
+        self._seconds_before = log.seconds
+        self._started = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the run, over all its sittings."""
+        return self._seconds_before + time.perf_counter() - self._started
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self.timer.restart()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self.timer.step_done()
+        control.should_log |= state.global_step >= state.max_steps
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float],
+        **_: Any,
+    ) -> None:
+        line: dict[str, float] = {
+            "step": state.global_step,
+            "tokens": state.global_step * self.tokens_per_step,
+        }
+        line |= {
+            "epoch": round(state.global_step / self.steps_per_epoch, 4),
+            "seconds": round(self.seconds, 3),
+        }
+        if "loss" in logs:
+            line |= {key: logs[key] for key in ("loss", "learning_rate", "grad_norm") if key in logs}
+            steps_per_second = self.timer.steps_per_second(self._logged_steps)
+            if steps_per_second is not None:
+                line["tokens_per_second"] = round(steps_per_second * self.tokens_per_step, 1)
+            self._logged_steps = len(self.timer.seconds)
+        elif "eval_loss" in logs:
+            line |= {
+                "validation_loss": logs["eval_loss"],
+                "validation_perplexity": perplexity(logs["eval_loss"]),
+            }
+        else:
+            return
+        self.log.append(line)
+        self.timer.restart()
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self.timer.restart()
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self.timer.restart()
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss), where it can be told; infinity beyond."""
+    return math.exp(loss) if loss < 700 else math.inf
+
+
+class ProgressBar(TrainerCallback):
+    """A live bar with loss, tokens/s and time left; where the output is no terminal, a plain line per log.
+
+    A context manager: the bar, and transformers' own bars for files, which would break it, are put back afterwards.
+    """
+
+    def __init__(self, console: Console, title: str, log: MetricsLog) -> None:
+        self.console = console
+        self.title = title
+        self.log = log
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[status]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.task = self.progress.add_task(title, total=None, status="")
+
+    def __enter__(self) -> Self:
+        self._bars_before = transformers_logging.is_progress_bar_enabled()
+        transformers_logging.disable_progress_bar()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+        if self._bars_before:
+            transformers_logging.enable_progress_bar()
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self.progress.update(self.task, total=state.max_steps, completed=state.global_step)
+        if state.is_world_process_zero:
+            self.progress.start()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self.progress.update(self.task, completed=state.global_step)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float],
+        **_: Any,
+    ) -> None:
+        if not ("loss" in logs or "eval_loss" in logs) or not self.log.lines:
+            return
+        parts = []
+        if (loss := self.log.last("loss")) is not None:
+            parts.append(f"loss {loss:.3f}")
+        if (validation_loss := self.log.last("validation_loss")) is not None:
+            parts.append(f"validation {validation_loss:.3f}")
+        if (speed := self.log.last("tokens_per_second")) is not None:
+            parts.append(f"{speed:,.0f} tokens/s")
+        self.progress.update(self.task, status="  ".join(parts))
+        if not self.console.is_terminal and state.is_world_process_zero:
+            self.console.print(
+                f"{self.title}  step {state.global_step}/{state.max_steps}  {'  '.join(parts)}"
+            )
+
+
+class Interruption(TrainerCallback):
+    """Ctrl-C and SIGTERM end the run after the step that is running, with a checkpoint; a second one at once.
+
+    A context manager: handlers are the process's own, so the old ones come back afterwards.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if self.received is not None:
+            control.should_save = True
+            control.should_training_stop = True

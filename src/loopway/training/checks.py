@@ -1,0 +1,114 @@
+"""Turning what is wrong with a config into one line: the field, what was given, what is expected.
+
+Knows nothing of any particular section.
+"""
+
+import difflib
+import re
+import reprlib
+import types
+import typing
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from loopway.errors import ConfigError, LoopwayError
+
+_WORDS: dict[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    dict: "a mapping",
+    list: "a list",
+    type(None): "null",
+}
+
+
+def unknown_key(section: str, key: Any, known: Collection[str]) -> ConfigError:
+    """The error for `key`, which is not among the `known` keys of `section` ("" is the whole file)."""
+    name = f"{section}.{key}" if section else str(key)
+    nearest = difflib.get_close_matches(str(key), known, n=1)
+    if nearest:
+        return ConfigError(f"unknown key {name}; did you mean {nearest[0]}?")
+    listed = f"; known keys: {', '.join(sorted(known))}" if 0 < len(known) <= 20 else ""
+    return ConfigError(f"unknown key {name}{listed}")
+
+
+def not_among(field: str, given: Any, choices: Sequence[str]) -> ConfigError:
+    """The error for a value that is none of `choices`: the nearest ones, or all of them."""
+    nearest = [choice for choice in choices if str(given) in choice] or difflib.get_close_matches(
+        str(given), choices
+    )
+    expected = f"perhaps {', '.join(nearest[:4])}" if nearest else f"one of {', '.join(choices)}"
+    return wrong_value(field, given, expected)
+
+
+def wrong_value(field: str, given: Any, expected: str) -> ConfigError:
+    return ConfigError(f"{field}: got {reprlib.repr(given)}, expected {expected}")
+
+
+def check_value(field: str, value: Any, expected: Any) -> Any:
+    """`value` itself, if it is of the type `expected`. A whole number is a number too; nothing else passes for another.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    try:
+        TypeAdapter(expected).validate_python(value, strict=True)
+    except ValidationError:
+        raise wrong_value(field, value, type_name(expected)) from None
+    return value
+
+
+def type_name(expected: Any) -> str:
+    """A type in a user's words: ``int | None`` -> "a whole number or null"."""
+    origin = typing.get_origin(expected) or expected
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(
+            dict.fromkeys(type_name(part) for part in typing.get_args(expected) if not _is_enum(part))
+        )
+    return _WORDS.get(origin) or getattr(expected, "__name__", str(expected))
+
+
+def one_line(error: BaseException) -> str:
+    """A library's own message, without its line breaks."""
+    return re.sub(r"\s+", " ", str(error)).strip()
+
+
+def config_error(error: ValidationError, section: str, model: type[BaseModel]) -> LoopwayError:
+    """The first thing wrong in `section`, which was validated as the pydantic `model`."""
+    for found in error.errors():
+        if isinstance(own := found.get("ctx", {}).get("error"), LoopwayError):
+            return own
+    models = {nested.__name__: nested for nested in _nested_models(model)}
+    fields = {name for nested in models.values() for name in nested.model_fields}
+    # Where several types are allowed, each reports its failure; an unknown key or the deepest place says most.
+    worst = max(error.errors(), key=lambda e: (e["type"] == "extra_forbidden", len(e["loc"])))
+    *parents, last = worst["loc"] or ("",)
+    path = section
+    for part in [*(p for p in parents if isinstance(p, int) or p in fields), last]:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}"
+    if worst["type"] == "extra_forbidden":
+        owner = next((models[p] for p in reversed(parents) if p in models), model)
+        return unknown_key(path.rpartition(".")[0], last, owner.model_fields)
+    if worst["type"] == "missing":
+        return ConfigError(f"{path} is missing")
+    expected = re.sub(r"^(Input should be|Value error,) ", "", worst["msg"])
+    return wrong_value(
+        path.removesuffix(f".{last}") if last not in fields else path, worst["input"], expected
+    )
+
+
+def _nested_models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+        for field in annotation.model_fields.values():
+            yield from _nested_models(field.annotation)
+    for part in typing.get_args(annotation):
+        yield from _nested_models(part)
+
+
+def _is_enum(part: Any) -> bool:
+    return isinstance(part, type) and hasattr(part, "__members__")

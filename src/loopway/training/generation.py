@@ -1,0 +1,124 @@
+"""Text from a trained model: opening a run or a model folder, and sampling from it.
+
+Knows nothing of how the model was trained.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TextStreamer,
+    set_seed,
+)
+
+import loopway  # noqa: F401  (makes the recursive families known to the Auto classes)
+from loopway.errors import ConfigError
+from loopway.training.checks import wrong_value
+from loopway.training.plugins import load_plugins
+from loopway.training.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn. Raises ConfigError for values that make no distribution."""
+
+    max_new_tokens: int = 200
+    temperature: float = 1.0
+    top_k: int = 0
+    """0: all tokens."""
+    top_p: float = 1.0
+    greedy: bool = False
+    """The likeliest token, always; the rest but max_new_tokens is ignored."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise wrong_value("max_new_tokens", self.max_new_tokens, "1 or more")
+        if self.temperature <= 0:
+            raise wrong_value(
+                "temperature", self.temperature, "more than 0; for the likeliest tokens use greedy"
+            )
+        if self.top_k < 0:
+            raise wrong_value("top_k", self.top_k, "0 (all tokens) or more")
+        if not 0 < self.top_p <= 1:
+            raise wrong_value("top_p", self.top_p, "more than 0, at most 1")
+
+
+def open_model(path: Path | str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model and tokenizer in a run folder, a model folder or a checkpoint, on the GPU where there is one.
+
+    Raises:
+        ConfigError: there is no model.
+    """
+    path = Path(path)
+    folder = _model_folder(path)
+    for parent in (path, *path.resolve().parents[:2]):
+        if RunFolder(parent).config.is_file() and RunFolder(parent).plugins.is_dir():
+            load_plugins(sorted(RunFolder(parent).plugins.glob("*.py")))
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, device_map="cuda" if torch.cuda.is_available() else "cpu"
+    )
+    return model, AutoTokenizer.from_pretrained(folder)
+
+
+def _model_folder(path: Path) -> Path:
+    if not path.is_dir():
+        raise ConfigError(f"no folder {path}; give a run folder or a model folder")
+    for folder in (RunFolder(path).model, path):
+        if (folder / "config.json").is_file():
+            return folder
+    if RunFolder(path).config.is_file():
+        newest, _ = RunFolder(path).newest_checkpoint()
+        instead = f", or give {newest}" if newest else ""
+        raise ConfigError(f"{path}: the run isn't finished, so there is no model yet; finish it{instead}")
+    raise ConfigError(f"{path}: holds no model (no config.json); give a run folder or a model folder")
+
+
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    sampling: Sampling | None = None,
+    *,
+    streamer: TextStreamer | None = None,
+) -> str:
+    """The prompt and what follows it; an empty prompt begins a document.
+
+    Args:
+        streamer: is given the text as it comes; ``TextStreamer(tokenizer)`` prints it.
+    """
+    sampling = sampling or Sampling()
+    ids = tokenizer(prompt, return_tensors="pt").input_ids.long()
+    if ids.shape[1] == 0:
+        # Documents follow each other in training, so what comes before one is the end of another.
+        ids = torch.tensor([[tokenizer.eos_token_id]])
+    choice = {"do_sample": False}
+    if not sampling.greedy:
+        choice = {
+            "do_sample": True,
+            "temperature": sampling.temperature,
+            "top_k": sampling.top_k,
+            "top_p": sampling.top_p,
+        }
+    set_seed(sampling.seed)
+    ids = ids.to(model.device)
+    output = model.generate(  # type: ignore[operator]
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=sampling.max_new_tokens,
+        pad_token_id=tokenizer.eos_token_id,
+        streamer=streamer,
+        **choice,
+    )
+    return str(tokenizer.decode(output[0], skip_special_tokens=True))
+
+
+def stream(path: Path | str, prompt: str, sampling: Sampling) -> None:
+    """Print the prompt and what the model in `path` makes of it, as it comes. Raises as :func:`open_model` does."""
+    model, tokenizer = open_model(path)
+    generate(model, tokenizer, prompt, sampling, streamer=TextStreamer(tokenizer, skip_special_tokens=True))

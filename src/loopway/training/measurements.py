@@ -1,0 +1,61 @@
+"""What a run costs: seconds of its steps alone, and peak memory.
+
+Knows nothing of models and data.
+"""
+
+import contextlib
+import resource
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+WARMUP_STEPS = 3
+
+
+class StepTimer:
+    """Seconds of each optimizer step, data loading included; evaluation, logging and saving left out."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self._mark = time.perf_counter()
+
+    def restart(self) -> None:
+        """What happened since the last step doesn't count."""
+        self._mark = time.perf_counter()
+
+    def step_done(self) -> None:
+        now = time.perf_counter()
+        self.seconds.append(now - self._mark)
+        self._mark = now
+
+    def steps_per_second(self, first: int = 0) -> float | None:
+        """Mean speed of the steps from `first` on; None before there are any."""
+        counted = self.seconds[first:]
+        return len(counted) / sum(counted) if counted else None
+
+    def settled_steps_per_second(self) -> float | None:
+        """Mean speed without the first steps, which warm caches up and compile."""
+        return self.steps_per_second(min(WARMUP_STEPS, max(len(self.seconds) - 1, 0)))
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Start measuring anew, so that several runs in one process are told apart (on Linux and CUDA)."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Most memory held so far: allocated by torch on CUDA, resident of the whole process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

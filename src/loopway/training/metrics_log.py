@@ -1,0 +1,55 @@
+"""metrics.jsonl: one JSON object per line, in the order of steps, no step twice even when a run was resumed.
+
+A line has `step`, `tokens`, `epoch`, `seconds` and either `loss`, `learning_rate`, `grad_norm`, `tokens_per_second`
+(means since the line before) or `validation_loss`, `validation_perplexity`. Knows nothing of the Trainer.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from loopway.training.run_folder import write_atomically
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """All whole lines; a line that was cut off by a crash is left out."""
+    lines = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                lines.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+    return lines
+
+
+class MetricsLog:
+    """Appends to metrics.jsonl, after dropping what lies beyond the step that a run resumes from.
+
+    `write` is False in all but one of several workers: they keep the lines in memory only.
+    """
+
+    def __init__(self, path: Path, resumed_step: int, *, write: bool = True) -> None:
+        self.path = path
+        self.write = write
+        self.lines = [line for line in read_metrics(path) if line["step"] <= resumed_step]
+        if write:
+            write_atomically(path, "".join(f"{json.dumps(line)}\n" for line in self.lines))
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the run up to the last line, over all its sittings."""
+        return self.lines[-1]["seconds"] if self.lines else 0.0
+
+    def last(self, key: str) -> float | None:
+        """The newest value of `key`."""
+        return next((line[key] for line in reversed(self.lines) if key in line), None)
+
+    def append(self, line: dict[str, Any]) -> None:
+        kind = "validation_loss" if "validation_loss" in line else "loss"
+        if any(old["step"] == line["step"] and kind in old for old in self.lines):
+            return  # evaluated again after a resume at the last step
+        self.lines.append(line)
+        if self.write:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")

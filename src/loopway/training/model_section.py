@@ -1,0 +1,104 @@
+"""The ``model:`` section: a preset or a family, a layout, a recurrence, and any field of the family's own config.
+
+Gives the recursive model's config. Knows nothing of training and data beyond the tokenizer's size and special tokens.
+"""
+
+import dataclasses
+from typing import Any, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, StrictStr, field_validator, model_validator
+from transformers import AutoModelForCausalLM, PreTrainedConfig
+
+from loopway.errors import ConfigError, LoopwayError
+from loopway.modeling.configuration import build_config, config_class
+from loopway.modeling.families import Family, family_named
+from loopway.modeling.presets import PYTHIA_SIZES, pythia_config, pythia_size
+from loopway.training.checks import one_line, unknown_key
+
+VOCAB_MULTIPLE = 128
+_REFUSED = {
+    "num_hidden_layers": "the layout says how many layers there are",
+    "num_unique_layers": "the layout says how many layers there are",
+    "model_type": "give family",
+    "architectures": "give family",
+}
+
+
+class ModelConfig(BaseModel):
+    """``preset`` or ``family``; ``layout``; and any field of the recursive config, ``recurrence`` and the family's own.
+
+    Those fields are kept as written and checked by name here, by value when the config is built. A ``vocab_size``
+    that isn't given is the tokenizer's size, rounded up to a multiple of 128.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    preset: StrictStr | None = None
+    family: StrictStr | None = None
+    layout: StrictStr | None = None
+
+    @field_validator("layout", mode="before")
+    @classmethod
+    def _number_as_layout(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.preset is None) == (self.family is None):
+            raise ConfigError("model: give one of preset (pythia-160m, ...) and family (llama, ...)")
+        if self.preset is not None:
+            pythia_size(self.preset)
+        elif self.layout is None:
+            raise ConfigError("model.layout is missing; for example 4+8R2+4, or 24 for a model without loops")
+        names = [field.name for field in dataclasses.fields(config_class(self.decoder_family))]
+        fields = [name for name in names if name not in _REFUSED]
+        for key in self.family_fields:
+            if key in _REFUSED:
+                raise ConfigError(f"model.{key} can't be set: {_REFUSED[key]}")
+            if key not in fields:
+                raise unknown_key("model", key, [*type(self).model_fields, *fields])
+        return self
+
+    @property
+    def decoder_family(self) -> Family:
+        return family_named(self.family or "gpt_neox")
+
+    @property
+    def family_fields(self) -> dict[str, Any]:
+        """What is set beyond preset, family and layout; a null stands for the default."""
+        return {key: value for key, value in (self.model_extra or {}).items() if value is not None}
+
+    @property
+    def learning_rate(self) -> float | None:
+        """The peak learning rate that the preset was published with."""
+        return PYTHIA_SIZES[pythia_size(self.preset)]["learning_rate"] if self.preset else None
+
+    def build(self, *, vocab_size: int, **token_ids: Any) -> PreTrainedConfig:
+        """The recursive model's config.
+
+        Args:
+            vocab_size: the number of tokens that the tokenizer has; the model's own is at least this.
+            token_ids: special tokens of the tokenizer (`eos_token_id`, ...), where the section doesn't give its own.
+
+        Raises:
+            LoopwayError: a layout, recurrence or field that doesn't make a model.
+        """
+        fields: dict[str, Any] = {"vocab_size": -(-vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE}
+        fields |= token_ids | self.family_fields
+        if isinstance(fields["vocab_size"], int) and fields["vocab_size"] < vocab_size:
+            raise ConfigError(
+                f"model.vocab_size: got {fields['vocab_size']}, but the tokenizer has {vocab_size} tokens; leave it out"
+            )
+        try:
+            if self.preset is not None:
+                config = pythia_config(self.preset, layout=self.layout, **fields)
+            else:
+                config = build_config(self.decoder_family, {**fields, "layout": self.layout})
+            with torch.device("meta"):  # the constructors find what the config's own checks let pass
+                AutoModelForCausalLM.from_config(config)
+        except LoopwayError:
+            raise
+        except Exception as error:
+            raise ConfigError(f"model: can't be built: {type(error).__name__}: {one_line(error)}") from error
+        return config

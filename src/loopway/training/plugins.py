@@ -1,0 +1,40 @@
+"""A user's own Python files, run before the model is built so that what they register is known.
+
+Knows nothing of what they register.
+"""
+
+import importlib.util
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from loopway.errors import ConfigError, LoopwayError
+from loopway.training.checks import one_line
+
+_loaded: set[Path] = set()
+
+
+def load_plugins(paths: Iterable[Path | str]) -> None:
+    """Execute each file, once a process, as a module named after it.
+
+    Raises:
+        ConfigError: a file is missing or fails while it runs.
+    """
+    for path in map(Path, paths):
+        if not path.is_file():
+            raise ConfigError(f"plugins: no file {path}")
+        if path.resolve() in _loaded:
+            continue
+        name = f"loopway_plugin_{path.stem}"
+        spec = importlib.util.spec_from_file_location(name, path)
+        if spec is None or spec.loader is None:
+            raise ConfigError(f"plugins: {path} is not a Python file (.py)")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module  # dataclasses and torch look a class's module up by name
+        try:
+            spec.loader.exec_module(module)
+        except LoopwayError:
+            raise
+        except Exception as error:
+            raise ConfigError(f"plugins: {path} failed: {type(error).__name__}: {one_line(error)}") from error
+        _loaded.add(path.resolve())

@@ -1,0 +1,202 @@
+"""One training run, from a config to a finished run folder; started again, it goes on where it was.
+
+The same config, seed and machine give the same bits, interrupted or not. Knows nothing of comparisons.
+"""
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+from rich.console import Console
+from transformers import AutoModelForCausalLM, PreTrainedConfig, set_seed
+from transformers.integrations.integration_utils import TensorBoardCallback
+from transformers.trainer_callback import PrinterCallback
+
+from loopway.data.packing import PackedSamples
+from loopway.data.preparation import PreparedData, prepare
+from loopway.errors import LoopwayError
+from loopway.modeling.accounting import parameter_report
+from loopway.training.arguments import training_arguments
+from loopway.training.callbacks import Interruption, ProgressBar, RunLog, perplexity
+from loopway.training.measurements import device_name, peak_memory_bytes, reset_peak_memory
+from loopway.training.metrics_log import MetricsLog
+from loopway.training.run_config import RunConfig
+from loopway.training.run_folder import RunFolder, write_atomically
+from loopway.training.summary import RunSummary, library_versions
+from loopway.training.trainer import SampleTrainer
+
+
+def train(
+    config: RunConfig,
+    folder: Path | str,
+    *,
+    data_folder: Path | str | None = None,
+    title: str | None = None,
+    console: Console | None = None,
+) -> RunSummary:
+    """Train the model of `config` in `folder`, or go on with what is there; a finished run's summary comes back.
+
+    Args:
+        config: the run.
+        folder: the run folder; created if it isn't there.
+        data_folder: prepared data shared between runs; None is the folder's own `data/`.
+        title: name on the progress bar; None is the folder's.
+        console: where progress goes; None is standard error.
+
+    Raises:
+        LoopwayError: a mistake in the config or the data, a folder of another run, a loss that isn't finite. A folder
+            that was made for this run and got no further than its data is removed again.
+        KeyboardInterrupt: Ctrl-C; there is a checkpoint of the last step.
+        SystemExit: SIGTERM; likewise.
+    """
+    run = RunFolder(Path(folder))
+    console = console or Console(stderr=True)
+    config.build_model_config()
+    arguments = training_arguments(config.training, run.checkpoints, validate=True)
+    with arguments.main_process_first(desc="the run folder"):
+        is_new = run.begin(config.to_dict(), config.plugins)
+    if run.is_finished:
+        console.print(f"{run.path}: already finished, nothing to do")
+        return RunSummary.read(run.summary)
+    try:
+        with arguments.main_process_first(desc="data"):
+            data = prepare(config.data, Path(data_folder) if data_folder else run.data)
+        model_config = config.build_model_config(data.tokenizer)
+    except LoopwayError:
+        if is_new:
+            shutil.rmtree(run.path)
+        raise
+    return _Run(config, run, data, model_config, title or run.path.name, console).execute()
+
+
+class _Run:
+    """What the steps of one sitting share."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        run: RunFolder,
+        data: PreparedData,
+        model_config: PreTrainedConfig,
+        title: str,
+        console: Console,
+    ) -> None:
+        self.config = config
+        self.run = run
+        self.data = data
+        self.console = console
+        self.title = title
+        self.arguments = training_arguments(
+            config.training, run.checkpoints, validate=data.validation is not None
+        )
+        self.train_samples, self.validation_samples = self._samples()
+        set_seed(self.arguments.seed)
+        self.model = AutoModelForCausalLM.from_config(model_config)
+
+    def _samples(self) -> tuple[PackedSamples, PackedSamples | None]:
+        """Training samples in the order they are seen, to the last step, and validation samples."""
+        data = self.config.data
+        packing = {"sequence_length": data.sequence_length, "mask_documents": data.mask_documents}
+        epoch = PackedSamples(self.data.train, seed=data.seed, **packing)
+        args = self.arguments
+        self.samples_per_step = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
+        self.steps_per_epoch = len(epoch) / self.samples_per_step
+        if args.max_steps <= 0:
+            # Whole steps only: the last tokens of the last epoch may be left out, none are seen once more.
+            args.max_steps = max(1, int(args.num_train_epochs * self.steps_per_epoch))
+        train = PackedSamples(
+            self.data.train, seed=data.seed, num_samples=args.max_steps * self.samples_per_step, **packing
+        )
+        return train, PackedSamples(self.data.validation, **packing) if self.data.validation else None
+
+    def execute(self) -> RunSummary:
+        checkpoint, broken = self.run.newest_checkpoint()
+        for path in broken:
+            self.console.print(f"{path}: not whole, passed over")
+        step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+        if checkpoint:
+            self.console.print(f"{self.run.path}: going on after step {step}")
+        log = MetricsLog(self.run.metrics, step, write=self.arguments.should_save)
+        run_log = RunLog(
+            log,
+            tokens_per_step=self.samples_per_step * self.config.data.sequence_length,
+            steps_per_epoch=self.steps_per_epoch,
+        )
+        reset_peak_memory(self.arguments.device)
+        with Interruption() as interruption, ProgressBar(self.console, self.title, log) as bar:
+            trainer = self._trainer([run_log, bar, interruption])
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            if interruption.received is not None and trainer.state.global_step < trainer.state.max_steps:
+                self._stop(interruption.received, trainer.state.global_step)
+            self._evaluate_final(trainer)
+        return self._finish(trainer, run_log)
+
+    def _trainer(self, callbacks: list) -> SampleTrainer:
+        tensorboard = TensorBoardCallback()
+        tensorboard.logging_dir = str(self.run.tensorboard)
+        trainer = SampleTrainer(
+            model=self.model,
+            args=self.arguments,
+            train_dataset=self.train_samples,
+            eval_dataset=self.validation_samples,
+            tokenizer=self.data.tokenizer,
+            callbacks=[*callbacks, tensorboard],
+        )
+        trainer.remove_callback(PrinterCallback)
+        return trainer
+
+    def _evaluate_final(self, trainer: SampleTrainer) -> None:
+        """Once after the last step, unless the schedule has just done so; keep every sample's loss."""
+        if self.validation_samples is None:
+            return
+        losses = trainer.sample_losses
+        if losses is None or losses.step != trainer.state.global_step:
+            trainer.evaluate()
+            losses = trainer.sample_losses
+        assert losses is not None
+        if self.arguments.should_save:
+            content = {"step": losses.step, "sums": losses.sums.tolist(), "targets": losses.targets.tolist()}
+            write_atomically(self.run.validation_losses, json.dumps(content) + "\n")
+
+    def _stop(self, received: signal.Signals, step: int) -> None:
+        self.console.print(
+            f"{self.run.path}: stopped after step {step}; run the same command to go on from there"
+        )
+        if received == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + received)
+
+    def _finish(self, trainer: SampleTrainer, run_log: RunLog) -> RunSummary:
+        args, log = self.arguments, run_log.log
+        aside = self.run.path / ".model.partial"
+        shutil.rmtree(aside, ignore_errors=True)
+        trainer.save_model(str(aside))
+        losses = trainer.sample_losses
+        speed = run_log.timer.settled_steps_per_second()
+        tokens = run_log.tokens_per_step
+        report = parameter_report(self.model.config)
+        summary = RunSummary(
+            folder=self.run.path,
+            layout=self.model.config.layout,
+            recurrence=self.model.config.recurrence,
+            parameters=report.total,
+            non_embedding_parameters=report.non_embedding,
+            steps=trainer.state.global_step,
+            tokens=trainer.state.global_step * tokens,
+            epochs=round(trainer.state.global_step / self.steps_per_epoch, 4),
+            train_loss=log.last("loss"),
+            validation_loss=losses.mean if losses else None,
+            validation_perplexity=perplexity(losses.mean) if losses else None,
+            tokens_per_second=round(speed * tokens, 1) if speed else log.last("tokens_per_second"),
+            peak_memory_bytes=peak_memory_bytes(args.device),
+            wall_seconds=round(run_log.seconds, 1),
+            device=device_name(args.device),
+            versions=library_versions(),
+        )
+        if args.should_save:
+            shutil.rmtree(self.run.model, ignore_errors=True)
+            os.replace(aside, self.run.model)
+            summary.write(self.run.summary)
+        return summary

@@ -1,0 +1,103 @@
+"""A run's whole config: ``model:``, ``data:``, ``training:``, ``plugins:``; from YAML and overrides, checked early.
+
+Knows what a config means, not how a run is done.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from loopway.data.config import DataConfig
+from loopway.errors import ConfigError
+from loopway.training.arguments import complete_training
+from loopway.training.checks import check_value, config_error, unknown_key, wrong_value
+from loopway.training.model_section import ModelConfig
+from loopway.training.plugins import load_plugins
+from loopway.training.yaml_files import apply_overrides, read_yaml
+
+_SECTIONS: dict[str, type[BaseModel]] = {"model": ModelConfig, "data": DataConfig}
+
+
+class RunConfig(BaseModel):
+    """One training run. Two runs with equal configs on one machine give the same bits."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: ModelConfig
+    data: DataConfig
+    training: dict[str, Any]
+    """``TrainingArguments`` fields and ``global_batch_size``, the recipe's defaults filled in."""
+    plugins: list[str] = []
+    """Python files that are run before the model is built, for ``loopway.register_recurrence``."""
+
+    @classmethod
+    def load(cls, path: Path | str, overrides: Sequence[str] = ()) -> Self:
+        """Read a YAML file, with what it ``extends``, and lay ``training.max_steps=10`` style overrides on top.
+
+        Raises:
+            ConfigError: anything that can be seen to be wrong without running it.
+        """
+        return cls.from_dict(apply_overrides(read_yaml(path), overrides))
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Self:
+        """Check a config that is already read. Raises ConfigError as :meth:`load` does."""
+        for key in content:
+            if key not in cls.model_fields:
+                raise unknown_key("", key, cls.model_fields)
+        sections = {}
+        for name in ("model", "data", "training"):
+            section = content.get(name)
+            if section is None:
+                raise ConfigError(f"section {name} is missing; a run has model, data and training")
+            if not isinstance(section, dict):
+                raise wrong_value(name, section, "a mapping")
+            sections[name] = section
+        plugins = check_value("plugins", content.get("plugins") or [], list[str])
+        load_plugins(plugins)  # first, since they may register what the model section names
+        for name, section_type in _SECTIONS.items():
+            try:
+                sections[name] = section_type.model_validate(sections[name])
+            except ValidationError as error:
+                raise config_error(error, name, section_type) from None
+        training = complete_training(sections["training"], sections["model"].learning_rate)
+        return cls(model=sections["model"], data=sections["data"], training=training, plugins=plugins)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything that is set, as plain values; :meth:`from_dict` of it gives an equal config."""
+        return {
+            "model": self.model.model_dump(exclude_none=True),
+            "data": self.data.model_dump(exclude_none=True),
+            "training": self.training,
+            "plugins": self.plugins,
+        }
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+    def build_model_config(self, tokenizer: PreTrainedTokenizerBase | None = None) -> PreTrainedConfig:
+        """The model's config.
+
+        Args:
+            tokenizer: decides the vocabulary and special tokens. None: only to see whether the rest is right, before
+                there is one.
+
+        Raises:
+            LoopwayError: a layout, recurrence or field that is wrong, or samples longer than the model reads.
+        """
+        if tokenizer is None:
+            config = self.model.build(vocab_size=1)
+        else:
+            ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+            config = self.model.build(vocab_size=len(tokenizer), **ids)
+        longest = getattr(config, "max_position_embeddings", None)
+        if longest is not None and self.data.sequence_length > longest:
+            raise ConfigError(
+                f"data.sequence_length: {self.data.sequence_length} tokens are more than the model's "
+                f"max_position_embeddings of {longest}; shorten the samples or set model.max_position_embeddings"
+            )
+        return config

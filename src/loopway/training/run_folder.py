@@ -1,0 +1,154 @@
+"""The folder of a run: where its parts are, whether it is new, half done or finished, and of which config.
+
+    config.yaml  plugins/  data/  metrics.jsonl  tensorboard/  checkpoints/checkpoint-N/  model/
+    validation_losses.json  summary.json (last)
+
+Knows nothing of how a run is done.
+"""
+
+import json
+import os
+import re
+import shutil
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors import SafetensorError, safe_open
+
+from loopway.errors import ConfigError
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """A reader finds the old text or the new one, never a part."""
+    aside = path.with_name(f".{path.name}.partial")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, path)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths and state of one run."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def plugins(self) -> Path:
+        """Copies of the run's plugins, so that its model opens anywhere."""
+        return self.path / "plugins"
+
+    @property
+    def data(self) -> Path:
+        return self.path / "data"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def validation_losses(self) -> Path:
+        """JSON: `sums` and `targets` of every validation sample under the final model, `step`."""
+        return self.path / "validation_losses.json"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "summary.json"
+
+    @property
+    def is_finished(self) -> bool:
+        return self.summary.exists()
+
+    def begin(self, config: dict[str, Any], plugins: list[str]) -> bool:
+        """Claim the folder for a run of `config`; True if it is new, False if such a run has begun here.
+
+        Raises:
+            ConfigError: the folder holds something else, or a run of another config; nothing is changed.
+        """
+        if self.config.exists():
+            self.check_same(config, plugins)
+            return False
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise ConfigError(f"{self.path} exists and holds no run; choose another folder")
+        self.path.mkdir(parents=True, exist_ok=True)
+        if plugins:
+            self.plugins.mkdir()
+            for plugin in plugins:
+                shutil.copyfile(plugin, self.plugins / Path(plugin).name)
+        write_atomically(self.config, yaml.safe_dump(config, sort_keys=False))
+        return True
+
+    def check_same(self, config: dict[str, Any], plugins: list[str]) -> None:
+        """Raise ConfigError, naming what differs, unless the run begun here is one of `config`."""
+        there = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        differences = [
+            f"{key} was {old!r}, now {new!r}"
+            for key, (old, new) in _differences(_as_read_back(there), _as_read_back(config)).items()
+        ]
+        for plugin in plugins:
+            copy = self.plugins / Path(plugin).name
+            if not copy.exists() or copy.read_bytes() != Path(plugin).read_bytes():
+                differences.append(f"the plugin {plugin} has changed")
+        if differences:
+            more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
+            raise ConfigError(
+                f"{self.path} holds a run of another config: {'; '.join(differences[:3])}{more}; "
+                f"choose another folder, or go back to the config it began with"
+            )
+
+    def newest_checkpoint(self) -> tuple[Path | None, list[Path]]:
+        """The whole checkpoint of the latest step, or None; and the broken ones that were passed over."""
+        broken = []
+        found = {
+            int(m[1]): p
+            for p in self.checkpoints.glob("checkpoint-*")
+            if (m := re.search(r"-(\d+)$", p.name))
+        }
+        for _, checkpoint in sorted(found.items(), reverse=True):
+            if _is_whole(checkpoint):
+                return checkpoint, broken
+            broken.append(checkpoint)
+        return None, broken
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """The Trainer writes trainer_state.json last; a cut-off file shows in its own format's index."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        for weights in checkpoint.glob("*.safetensors"):
+            with safe_open(weights, framework="np"):
+                pass
+        return all(zipfile.is_zipfile(state) for state in checkpoint.glob("*.pt*"))
+    except (OSError, ValueError, SafetensorError):
+        return False
+
+
+def _as_read_back(config: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(config, default=str))
+
+
+def _differences(old: Any, new: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
+    """Dotted keys whose values differ, with both values (None where there is none)."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return {} if old == new else {path: (old, new)}
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in [*new, *(key for key in old if key not in new)]:
+        found |= _differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
+    return found

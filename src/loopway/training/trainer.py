@@ -1,0 +1,104 @@
+"""Hugging Face's Trainer for fixed-length samples whose targets are already shifted.
+
+What differs: samples come in the data set's own order, the mean loss is over targets (not over batches), evaluation
+keeps one loss per sample, a loss that isn't finite stops the run, and nothing is pickled beside the weights.
+Knows nothing of configs and run folders.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from transformers import EvalPrediction, PreTrainedTokenizerBase, Trainer, default_data_collator
+from transformers.trainer import TRAINING_ARGS_NAME
+
+from loopway.errors import LoopwayError
+
+
+class TrainingError(LoopwayError):
+    """Training can't go on with what was asked for."""
+
+
+@dataclass(frozen=True)
+class SampleLosses:
+    """Losses of the validation set, one entry per sample, in the set's order."""
+
+    step: int
+    """The optimizer step after which they were measured."""
+    sums: np.ndarray
+    """Summed loss of the sample's targets, in nats, [samples]."""
+    targets: np.ndarray
+    """How many targets it has, [samples]."""
+
+    @property
+    def mean(self) -> float:
+        """The loss per target over the whole set."""
+        return float(self.sums.sum(dtype=np.float64) / self.targets.sum())
+
+
+class SampleTrainer(Trainer):
+    """Takes samples of `input_ids`, `shift_labels` and, where documents are masked, `position_ids`, all [seq]."""
+
+    def __init__(self, *, tokenizer: PreTrainedTokenizerBase, **kwargs: Any) -> None:
+        # Not as `processing_class`: its collator adds an attention mask, which would hide from the model that a sample
+        # is several documents, and its padding token, often that of the end of text, would get no embedding in Llama.
+        super().__init__(
+            **kwargs, data_collator=default_data_collator, compute_metrics=self._keep_sample_losses
+        )
+        self.tokenizer = tokenizer
+        """Saved with every checkpoint."""
+        self.sample_losses: SampleLosses | None = None
+        """Of the latest evaluation."""
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | int | None:
+        # The Trainer counts targets only where there are "labels" too.
+        return super()._get_num_items_in_batch(
+            [batch | {"labels": batch["shift_labels"]} for batch in batch_samples], device
+        )
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        return super().compute_loss(model, {**inputs, "use_cache": False}, *args, **kwargs)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the loss became {loss.item()} at step {self.state.global_step + 1}; a lower learning_rate, longer "
+                f"warmup or bf16 instead of fp16 may help; checkpoints from before are in {self.args.output_dir}"
+            )
+        return loss
+
+    def prediction_step(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[None, torch.Tensor, torch.Tensor]:
+        """Summed loss and number of targets of every sample, [batch] each, in the place of logits and labels."""
+        inputs = self._prepare_inputs(inputs)
+        targets = inputs.pop("shift_labels")
+        with torch.no_grad(), self.compute_loss_context_manager():
+            logits = model(**inputs, use_cache=False).logits
+        # Sample by sample, so that only one sample's logits are held in float32.
+        pairs = zip(logits, targets, strict=True)
+        sums = torch.stack(
+            [F.cross_entropy(logit.float(), target, reduction="sum") for logit, target in pairs]
+        )
+        return None, sums, (targets != -100).sum(dim=-1)
+
+    def _keep_sample_losses(self, prediction: EvalPrediction) -> dict[str, float]:
+        sums, targets = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
+        self.sample_losses = SampleLosses(self.state.global_step, sums, targets)
+        return {"loss": self.sample_losses.mean}
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        super().save_model(output_dir, _internal_call)
+        if self.args.should_save:
+            folder = Path(output_dir or str(self.args.output_dir))
+            self.tokenizer.save_pretrained(folder)
+            # A pickle of objects that the next release may not read; the run's config.yaml says it all.
+            (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)

@@ -1,0 +1,210 @@
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import TrainingArguments
+
+from loopway.errors import ConfigError, LoopwayError
+from loopway.training.arguments import REFUSED, training_arguments
+from loopway.training.run_config import RunConfig
+from loopway.training.yaml_files import apply_overrides, merge
+
+Build = Callable[..., RunConfig]
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("modle.preset=pythia-14m", "unknown key modle; did you mean model?"),
+        ("model.layuot=4", "unknown key model.layuot; did you mean layout?"),
+        ("model.recurence=mesh", "unknown key model.recurence; did you mean recurrence?"),
+        ("model.hiden_size=32", "unknown key model.hiden_size; did you mean hidden_size?"),
+        ("data.sequence_lenght=8", "unknown key data.sequence_lenght; did you mean sequence_length?"),
+        ("data.train={dataset: a, spilt: train}", "unknown key data.train[0].spilt; did you mean split?"),
+        ("training.learning_rat=1e-3", "unknown key training.learning_rat; did you mean learning_rate?"),
+        ("training.warmup_ratio=0.1", "unknown key training.warmup_ratio"),
+        (
+            "training.global_batchsize=1",
+            "unknown key training.global_batchsize; did you mean global_batch_size?",
+        ),
+    ],
+)
+def test_an_unknown_key_names_the_nearest_known_one(
+    tiny: dict[str, Any], override: str, message: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        RunConfig.from_dict(apply_overrides(tiny, [override]))
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("training.max_steps=ten", "training.max_steps: got 'ten', expected a whole number"),
+        ("training.max_steps=2.5", "training.max_steps: got 2.5, expected a whole number"),
+        ("training.learning_rate=[1]", "training.learning_rate: got [1], expected a number"),
+        ("training.learning_rate=true", "training.learning_rate: got True, expected a number"),
+        ("training.bf16=1", "training.bf16: got 1, expected true or false"),
+        (
+            "training.lr_scheduler_kwargs=3",
+            "training.lr_scheduler_kwargs: got 3, expected a mapping or text or null",
+        ),
+        (
+            "training.lr_scheduler_type=cosin",
+            "training.lr_scheduler_type: got 'cosin', expected perhaps cosine, cosine_with_restarts",
+        ),
+        ("training.global_batch_size=0", "training.global_batch_size: got 0, expected at least 1"),
+        ("training.max_steps=-1", "training.max_steps: got -1, expected more than 0"),
+        ("training.eval_strategy=epoch", "training.eval_strategy: got 'epoch', expected steps"),
+        ("training=3", "training: got 3, expected a mapping"),
+        ("data.sequence_length=long", "data.sequence_length: got 'long', expected a valid integer"),
+        ("data.sequence_length=0", "data.sequence_length: got 0, expected greater than 0"),
+        ("data.mask_documents=1", "data.mask_documents: got 1, expected a valid boolean"),
+        ("model.layout=[4]", "model.layout: got [4], expected a valid string"),
+        ("model.layout=true", "model.layout: got True, expected a valid string"),
+        ("plugins=a.py", "plugins: got 'a.py', expected a list"),
+    ],
+)
+def test_a_wrong_value_names_field_given_and_expected(
+    tiny: dict[str, Any], override: str, message: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        RunConfig.from_dict(apply_overrides(tiny, [override]))
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("data=null", "section data is missing"),
+        ("data.train=null", "data.train"),
+        ("model.preset=null", "give one of preset"),
+        ("model.family=llama", "give one of preset"),
+        ("model.preset=pythia-15m", "unknown Pythia size 'pythia-15m'"),
+        ("model={preset: null, family: lama}", "did you mean 'llama'"),
+        ("model={preset: null, family: llama, layout: null}", "model.layout is missing"),
+        ("model.num_hidden_layers=4", "model.num_hidden_layers can't be set: the layout says"),
+        (
+            "training.output_dir=here",
+            "training.output_dir can't be set: everything of a run goes to its own folder",
+        ),
+        ("training.gradient_accumulation_steps=2", "set global_batch_size"),
+        ("training.num_train_epochs=2", "give one of max_steps and num_train_epochs; both are given"),
+        ("training.max_steps=null", "give one of max_steps and num_train_epochs; neither is given"),
+        ("plugins=[gone.py]", "plugins: no file gone.py"),
+    ],
+)
+def test_what_cannot_be_meant_is_an_error(tiny: dict[str, Any], override: str, message: str) -> None:
+    with pytest.raises(LoopwayError) as error:
+        RunConfig.from_dict(apply_overrides(tiny, [override]))
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "model, message",
+    [
+        ({"layout": "4+R2"}, "'4+R2'"),
+        ({"recurrence": "mush"}, "unknown recurrence 'mush'"),
+        ({"layout": "4", "recurrence": "residual"}, "needs a looped segment"),
+        ({"hidden_size": "big"}, "hidden_size"),
+        ({"hidden_size": 30}, "divisible"),
+        ({"hidden_act": "gleu"}, "can't be built: KeyError"),
+        ({"num_attention_heads": 0}, "can't be built: ZeroDivisionError"),
+        ({"scale_embeddings": "very"}, "scale_embeddings"),
+        ({"max_position_embeddings": 16}, "data.sequence_length: 32 tokens are more than the model's"),
+    ],
+)
+def test_a_model_that_cannot_be_built_is_one_line(
+    tiny_config: Build, model: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(LoopwayError) as error:
+        tiny_config(model=model).build_model_config()
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_paper_s_recipe_is_the_default(tiny: dict[str, Any]) -> None:
+    config = RunConfig.from_dict(tiny | {"training": {"max_steps": 100}})
+    arguments = training_arguments(config.training, Path("unused"), validate=True)
+    assert (arguments.adam_beta1, arguments.adam_beta2, arguments.weight_decay) == (0.9, 0.95, 0.01)
+    assert arguments.max_grad_norm == 1.0
+    assert arguments.lr_scheduler_type == "cosine_with_min_lr"
+    assert arguments.lr_scheduler_kwargs == {"min_lr_rate": 0.1}
+    assert arguments.get_warmup_steps(100) == 1
+    assert arguments.learning_rate == 1e-3  # of pythia-14m
+    assert not arguments.bf16
+
+
+def test_a_family_without_preset_needs_a_learning_rate(tiny: dict[str, Any]) -> None:
+    model = {"family": "llama", "layout": "1+1R2+1"}
+    with pytest.raises(ConfigError, match=r"training.learning_rate is missing"):
+        RunConfig.from_dict(tiny | {"model": model, "training": {"max_steps": 1}})
+
+
+def test_another_schedule_does_not_inherit_the_cosine_s_options(tiny_config: Build) -> None:
+    assert "lr_scheduler_kwargs" not in tiny_config(training={"lr_scheduler_type": "linear"}).training
+
+
+def test_a_null_stands_for_the_default(tiny_config: Build) -> None:
+    config = tiny_config(training={"weight_decay": None, "eval_steps": None}, model={"hidden_size": None})
+    assert (config.training["weight_decay"], config.training["eval_steps"]) == (0.01, 0.1)
+    assert config.build_model_config().hidden_size == 128
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "llama", "qwen3", "mistral", "olmo2"])
+def test_every_family_is_configured_by_its_own_fields(tiny: dict[str, Any], family: str) -> None:
+    fields = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "initializer_range": 0.03}
+    model = {"family": family, "layout": "1+2R3+1", "recurrence": "anchor", **fields}
+    config = RunConfig.from_dict(tiny | {"model": model}).build_model_config()
+    assert config.model_type == f"recursive_{family}"
+    assert (config.num_hidden_layers, config.num_unique_layers) == (8, 4)
+    assert {name: getattr(config, name) for name in fields} == fields
+
+
+def test_a_layout_may_be_a_number(tiny_config: Build) -> None:
+    assert tiny_config(model={"layout": 3, "recurrence": "base"}).build_model_config().num_hidden_layers == 3
+
+
+def test_a_config_survives_writing_and_reading(tiny_config: Build, tmp_path: Path) -> None:
+    config = tiny_config(training={"warmup_steps": 3, "fsdp": True})
+    path = tmp_path / "run.yaml"
+    path.write_text(config.to_yaml(), encoding="utf-8")
+    assert RunConfig.load(path) == config
+
+
+def test_accumulation_follows_from_the_global_batch(tiny_config: Build) -> None:
+    config = tiny_config(training={"global_batch_size": 12, "per_device_train_batch_size": 3})
+    assert training_arguments(config.training, Path("unused"), validate=True).gradient_accumulation_steps == 4
+
+
+def test_a_global_batch_that_cannot_be_shared_is_an_error(tiny_config: Build) -> None:
+    config = tiny_config(training={"global_batch_size": 5, "per_device_train_batch_size": 2})
+    with pytest.raises(ConfigError, match="5 sequences can't be shared evenly"):
+        training_arguments(config.training, Path("unused"), validate=True)
+
+
+def test_the_batch_of_a_device_follows_a_small_global_batch(tiny: dict[str, Any]) -> None:
+    config = RunConfig.from_dict(tiny | {"training": {"max_steps": 1, "global_batch_size": 6}})
+    assert config.training["per_device_train_batch_size"] == 2
+
+
+def test_what_transformers_refuses_comes_out_as_one_line(tiny_config: Build) -> None:
+    config = tiny_config(training={"bf16": True, "fp16": True})
+    with pytest.raises(ConfigError, match="fp16 and bf16") as error:
+        training_arguments(config.training, Path("unused"), validate=True)
+    assert "\n" not in str(error.value)
+
+
+def test_every_refused_field_is_one_that_users_could_have_meant() -> None:
+    removed_in_transformers_5 = {"logging_dir"}
+    fields = {field.name for field in dataclasses.fields(TrainingArguments)}
+    assert set(REFUSED) - fields == removed_in_transformers_5
+
+
+def test_sections_are_merged_not_replaced(tiny: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(RunConfig.from_dict(tiny).to_yaml(), encoding="utf-8")
+    (tmp_path / "run.yaml").write_text("extends: base.yaml\nmodel: {layout: 2+1R2}\n", encoding="utf-8")
+    expected = RunConfig.from_dict(merge(tiny, {"model": {"layout": "2+1R2"}, "training": {"seed": 3}}))
+    assert RunConfig.load(tmp_path / "run.yaml", ["training.seed=3"]) == expected

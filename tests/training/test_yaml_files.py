@@ -1,0 +1,93 @@
+from pathlib import Path
+
+import pytest
+
+from loopway.errors import ConfigError
+from loopway.training.yaml_files import apply_overrides, merge, parse_yaml, read_yaml
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("text, value", [("6e-4", 6e-4), ("1E5", 1e5), ("-.5e-3", -5e-4), ("6.0e-4", 6e-4)])
+def test_scientific_notation_is_a_number(text: str, value: float) -> None:
+    assert parse_yaml(text, "") == value
+
+
+@pytest.mark.parametrize("text", ["2+4R2+2", "e5", "1e", "4+8+8+4"])
+def test_layouts_and_names_stay_text(text: str) -> None:
+    assert parse_yaml(text, "") == text
+
+
+def test_extended_files_lie_under_the_file_that_extends_them_mapping_by_mapping(tmp_path: Path) -> None:
+    write(tmp_path, "base/run.yaml", "training: {max_steps: 5, seed: 1}\ndata: {train: [a, b]}")
+    child = write(tmp_path, "child.yaml", "extends: base/run.yaml\ntraining: {seed: 2}\ndata: {train: [c]}")
+    grandchild = write(tmp_path, "grandchild.yaml", "extends: child.yaml\nmodel: {layout: 4}")
+    assert read_yaml(child) == {"training": {"max_steps": 5, "seed": 2}, "data": {"train": ["c"]}}
+    assert read_yaml(grandchild) == read_yaml(child) | {"model": {"layout": 4}}
+
+
+def test_files_that_extend_each_other_in_a_circle_are_an_error(tmp_path: Path) -> None:
+    write(tmp_path, "a.yaml", "extends: b.yaml")
+    write(tmp_path, "b.yaml", "extends: a.yaml")
+    with pytest.raises(ConfigError, match=r"circle: a.yaml -> b.yaml -> a.yaml"):
+        read_yaml(tmp_path / "a.yaml")
+
+
+def test_a_missing_extended_file_is_named_with_who_wants_it(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.yaml", "extends: gone.yaml")
+    with pytest.raises(ConfigError, match=r"gone.yaml \(extended by .*a.yaml\)"):
+        read_yaml(path)
+
+
+def test_a_syntax_error_names_file_and_line_in_one_line(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.yaml", "model:\n  layout: 4\n bad: [1\n")
+    with pytest.raises(ConfigError, match=r"a.yaml, line 3: not valid YAML") as error:
+        read_yaml(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "just text"])
+def test_a_file_that_is_no_mapping_is_an_error(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match="expected `key: value` lines"):
+        read_yaml(write(tmp_path, "a.yaml", text))
+
+
+def test_a_binary_file_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(ConfigError, match="not a text file"):
+        read_yaml(tmp_path / "a.yaml")
+
+
+def test_overrides_are_yaml_values_at_dotted_keys() -> None:
+    config = {"training": {"max_steps": 5}}
+    changed = apply_overrides(
+        config, ["training.max_steps=7", "training.learning_rate=1e-3", "data.train=[a, b]"]
+    )
+    assert changed == {"training": {"max_steps": 7, "learning_rate": 1e-3}, "data": {"train": ["a", "b"]}}
+    assert config == {"training": {"max_steps": 5}}
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("training.max_steps", "expected key=value"),
+        ("=3", "expected key=value"),
+        ("a..b=3", "expected key=value"),
+        ("training.max_steps.more=3", "training.max_steps is the value 5, it has no fields"),
+        ("a=[1", "not valid YAML"),
+    ],
+)
+def test_an_override_that_makes_no_sense_is_an_error(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        apply_overrides({"training": {"max_steps": 5}}, [override])
+
+
+def test_merging_changes_neither_side() -> None:
+    base, over = {"a": {"b": [1]}}, {"a": {"c": [2]}}
+    merge(base, over)["a"]["b"].append(3)
+    assert (base, over) == ({"a": {"b": [1]}}, {"a": {"c": [2]}})
