@@ -5,8 +5,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
+import loopway
 from loopway.data import PackedSamples, TokenFile
 
 SIZES: dict[str, Any] = {
@@ -19,6 +26,9 @@ SIZES: dict[str, Any] = {
 MODELS = {
     "gpt_neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**SIZES)),
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES)),
+    "recursive_llama": lambda: AutoModelForCausalLM.from_config(
+        loopway.recursive_config(LlamaConfig(**SIZES), layout="1+1R2+1", recurrence="mesh")
+    ),
 }
 
 

@@ -100,6 +100,8 @@ def test_equal_documents_fall_on_the_same_side():
     train, validation = split_documents(documents, 0.3, seed=0)
     assert not set(train) & set(validation)
     assert len(train) + len(validation) == 40 and validation
+    with pytest.raises(DataError, match="the validation set would be empty"):
+        split_documents(["copy"] * 40, 0.3, seed=0)
 
 
 def test_the_split_depends_on_the_texts_and_the_seed_and_not_on_their_order():

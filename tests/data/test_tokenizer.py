@@ -1,5 +1,8 @@
 """A tokenizer trained here loses nothing, is the same every time, and opens like any other."""
 
+import contextlib
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,6 +56,25 @@ def test_a_tokenizer_that_is_not_there_is_one_clear_line(tmp_path):
     with pytest.raises(DataError, match="no tokenizer could be loaded") as caught:
         load_tokenizer(str(tmp_path))
     assert "\n" not in str(caught.value)
+
+
+def test_code_that_a_tokenizer_brings_along_is_never_run(tmp_path):
+    (tmp_path / "tokenization_own.py").write_text(
+        "from pathlib import Path\n"
+        "from transformers import PreTrainedTokenizerFast\n"
+        f"Path({str(tmp_path / 'it-ran')!r}).touch()\n"
+        "class OwnTokenizer(PreTrainedTokenizerFast): ...\n"
+    )
+    TOKENIZER.save_pretrained(tmp_path)
+    settings_file = tmp_path / "tokenizer_config.json"
+    own = {
+        "tokenizer_class": "OwnTokenizer",
+        "auto_map": {"AutoTokenizer": [None, "tokenization_own.OwnTokenizer"]},
+    }
+    settings_file.write_text(json.dumps(json.loads(settings_file.read_text()) | own))
+    with contextlib.suppress(DataError):
+        load_tokenizer(str(tmp_path))
+    assert not (tmp_path / "it-ran").exists()
 
 
 def test_a_tokenizer_without_an_end_of_text_token_is_refused(tmp_path):

@@ -61,9 +61,8 @@ class TokenFile:
         return cls(Path(prefix), tokens, np.diff(starts[documents]))
 
     def __reduce__(self):
-        return TokenFile.open, (
-            self.prefix,
-        )  # a worker process maps the file again instead of copying its tokens
+        # A worker process maps the file again instead of receiving a copy of its tokens.
+        return TokenFile.open, (self.prefix,)
 
 
 def _read_index(path: Path) -> tuple[np.dtype, np.ndarray, np.ndarray, np.ndarray]:
