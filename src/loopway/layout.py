@@ -11,7 +11,7 @@ from functools import cached_property, lru_cache
 
 from loopway.errors import LayoutError
 
-_SEGMENT = re.compile(r"([1-9][0-9]*)(?:R([1-9][0-9]*))?")
+_SEGMENT = re.compile(r"([1-9][0-9]{0,8})(?:R([1-9][0-9]{0,8}))?")
 _FORM = (
     "write each segment as LAYERS or LAYERSRLOOPS with whole numbers from 1 and join segments with '+', "
     "for example 24, 4+8R2+4 or 4+8+8+4"
@@ -59,7 +59,6 @@ class Layout:
     segments: tuple[Segment, ...]
 
     @staticmethod
-    @lru_cache(maxsize=256)
     def parse(text: str) -> "Layout":
         """Read the layout notation.
 
@@ -68,8 +67,13 @@ class Layout:
         """
         if not isinstance(text, str):
             raise LayoutError(f"a layout is a string, not {text!r}: {_FORM}")
+        return Layout._parse(text)
+
+    @staticmethod
+    @lru_cache(maxsize=256)
+    def _parse(text: str) -> "Layout":
         segments = []
-        for part in text.replace(" ", "").split("+"):
+        for part in map(str.strip, text.split("+")):
             match = _SEGMENT.fullmatch(part)
             if match is None:
                 where = f"segment {part!r} can't be read" if part else "a segment is missing"

@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
 from loopway.errors import FamilyError, LoopwayError
@@ -44,7 +45,7 @@ class RecursiveConfigMixin:
     family: ClassVar[Family]
 
     def __post_init__(self, **kwargs: Any) -> None:
-        layout = Layout.parse(self.layout or str(self.num_hidden_layers))
+        layout = Layout.parse(str(self.num_hidden_layers) if self.layout is None else self.layout)
         self.layout = str(layout)
         self.num_hidden_layers = layout.compute_depth
         super().__post_init__(**kwargs)  # type: ignore[misc]
@@ -146,6 +147,7 @@ def recursive_config(
     Raises:
         FamilyError, LayoutError, RecurrenceError: for an unsupported family, or what can't be combined.
     """
+    compute_depth = Layout.parse(layout).compute_depth
     fields = family_config.to_dict()
     model_type = fields.pop("model_type").removeprefix("recursive_")
     family = family_named(model_type)
@@ -153,7 +155,7 @@ def recursive_config(
         fields.pop(follows_from_layout, None)
     layer_types = fields.pop("layer_types", None)
     if layer_types and len(set(layer_types)) == 1:
-        fields["layer_types"] = layer_types[:1] * Layout.parse(layout).compute_depth
+        fields["layer_types"] = layer_types[:1] * compute_depth
     elif layer_types:
         fields["layer_types"] = layer_types
     return build_config(family, {**fields, **options, "layout": layout, "recurrence": recurrence})
@@ -164,11 +166,13 @@ def build_config(family: Family, fields: dict[str, Any]) -> PreTrainedConfig:
 
     transformers wraps what a config's validation raises; the cause is what a user needs to read.
     """
+    if fields["layout"] is not None:
+        Layout.parse(fields["layout"])  # what isn't even a string gets our message, not that of a type check
     try:
         return config_class(family)(**fields)
     except LoopwayError:
         raise
-    except (ValueError, TypeError) as error:
+    except (StrictDataclassError, ValueError, TypeError) as error:
         raise FamilyError(f"{family.model_type} config: {error.__cause__ or error}") from error
 
 

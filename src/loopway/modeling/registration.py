@@ -25,12 +25,11 @@ def register_configs() -> None:
 
 def register_config(family: Family) -> None:
     """Name a family's recursive config in transformers' registry, without making the class."""
-    from transformers.models.auto.auto_mappings import CONFIG_MAPPING_NAMES
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     import loopway
 
-    CONFIG_MAPPING_NAMES[family.recursive_model_type] = f"Recursive{family.prefix}Config"
+    CONFIG_MAPPING._mapping[family.recursive_model_type] = f"Recursive{family.prefix}Config"
     # The registry looks names up in a module a model type; it would import transformers.models.recursive_llama.
     CONFIG_MAPPING._modules[family.recursive_model_type] = loopway
 
