@@ -1,0 +1,86 @@
+"""A comparison's config: one run's config, and the variants that differ from it.
+
+Knows what is compared, not how it is run or told.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from loopway.data.config import DataConfig
+from loopway.errors import ConfigError
+from loopway.training.checks import check_value, unknown_key
+from loopway.training.run_config import RunConfig
+from loopway.training.yaml_files import apply_overrides, merge, read_yaml
+
+DEMO_CONFIG = Path(__file__).with_name("demo.yaml")
+_KEYS = ("extends", "model", "data", "training", "plugins", "variants", "seeds", "prompt")
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """Variants of one run: same data, same order, same recipe; only the model differs.
+
+    Attributes:
+        runs: the run config of every variant and seed, ``runs[variant][seed]``, variants in the order given.
+        prompt: what every trained model goes on from for the text sample.
+    """
+
+    runs: dict[str, dict[int, RunConfig]]
+    prompt: str
+
+    @classmethod
+    def load(cls, path: Path | str | None = None, overrides: Sequence[str] = ()) -> Self:
+        """Read a comparison's YAML file; None is the embedded demo.
+
+        Raises:
+            ConfigError: anything that can be seen to be wrong without running it, in any variant.
+        """
+        return cls.from_dict(apply_overrides(read_yaml(path or DEMO_CONFIG), overrides))
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Self:
+        """Check a config that is already read. Raises ConfigError as :meth:`load` does."""
+        for key in content:
+            if key not in _KEYS:
+                raise unknown_key("", key, _KEYS)
+        shared = {key: content[key] for key in ("model", "data", "training", "plugins") if key in content}
+        variants = check_value("variants", content.get("variants") or {}, dict[str, dict[str, Any]])
+        seeds = check_value("seeds", content.get("seeds", [0]), list[int])
+        prompt = check_value("prompt", content.get("prompt", "The"), str)
+        if not variants:
+            raise ConfigError(
+                "variants is missing; name them with what their model changes, for example "
+                "variants: {base: {layout: 2+4R2+2}, mesh: {layout: 2+4R2+2, recurrence: mesh}}"
+            )
+        if not seeds or len(set(seeds)) < len(seeds):
+            raise ConfigError(f"seeds: got {seeds}; give one or more different whole numbers")
+        for name in variants:
+            if not name or not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
+                raise ConfigError(
+                    f"variants: {name!r} can't name a folder; use letters, digits, '-', '_' and '.'"
+                )
+        runs = {
+            name: {seed: _variant_run(shared, name, changes, seed) for seed in seeds}
+            for name, changes in variants.items()
+        }
+        return cls(runs=runs, prompt=prompt)
+
+    @property
+    def seeds(self) -> list[int]:
+        return list(next(iter(self.runs.values())))
+
+    @property
+    def data(self) -> DataConfig:
+        """The data section that all runs share."""
+        return self.runs[next(iter(self.runs))][self.seeds[0]].data
+
+
+def _variant_run(shared: dict[str, Any], name: str, changes: dict[str, Any], seed: int) -> RunConfig:
+    try:
+        run = RunConfig.from_dict(merge(shared, {"model": changes, "training": {"seed": seed}}))
+        run.build_model_config()
+    except ConfigError as error:
+        raise ConfigError(f"variant {name}: {error}") from None
+    return run

@@ -1,0 +1,63 @@
+"""The comparison's table, for the terminal and as Markdown. Knows nothing of how its numbers came about."""
+
+from collections.abc import Callable
+
+from rich.table import Table
+
+from loopway.comparison.results import NOISE_FACTOR, Row
+
+_BLANK = "–"
+
+COLUMNS: list[tuple[str, Callable[[Row], str]]] = [
+    ("variant", lambda row: row.variant),
+    ("layout", lambda row: row.layout),
+    ("recurrence", lambda row: row.recurrence),
+    ("parameters", lambda row: f"{row.parameters:,}"),
+    ("non-emb.", lambda row: f"{row.non_embedding_parameters:,}"),
+    ("% of vanilla", lambda row: _or_blank(row.percent_of_vanilla, "{:.1f}")),
+    ("MFLOP/token", lambda row: f"{row.training_flops / 1e6:,.1f}"),
+    ("val. loss", lambda row: f"{row.validation_loss:.4f}" + _or_blank(row.seed_deviation, " ± {:.4f}", "")),
+    ("perplexity", lambda row: f"{row.perplexity:.2f}"),
+    (
+        "Δ vanilla",
+        lambda row: _or_blank(row.difference, "{:+.4f}") + _or_blank(row.difference_error, " ± {:.4f}", ""),
+    ),
+    ("gap closed", lambda row: _or_blank(row.gap_closed, "{:.0%}")),
+    ("tokens/s", lambda row: _or_blank(row.tokens_per_second, "{:,.0f}")),
+    ("peak memory", lambda row: f"{row.peak_memory_bytes / 2**20:,.0f} MiB"),
+]
+_LEFT_ALIGNED = 3
+
+
+def explain(rows: list[Row]) -> str:
+    """What a reader must know to read the table."""
+    seeds = (
+        f"{rows[0].seeds} seeds; losses ± their standard deviation. " if rows[0].seeds > 1 else "One seed. "
+    )
+    return (
+        f"{seeds}Loss in nats per token on held-out documents. Δ vanilla ± its standard error, from paired "
+        f"validation samples{' and seeds' if rows[0].seeds > 1 else ''}. % of vanilla: non-embedding parameters. "
+        f"Gap closed: share of the base–vanilla gap; blank where that gap is under {NOISE_FACTOR:g} standard errors. "
+        f"MFLOP/token: training, forward and backward."
+    )
+
+
+def terminal_table(rows: list[Row]) -> Table:
+    table = Table(title="Comparison at equal data, order and recipe", title_justify="left")
+    for position, (header, _) in enumerate(COLUMNS):
+        table.add_column(header, justify="left" if position < _LEFT_ALIGNED else "right")
+    for row in rows:
+        table.add_row(*(cell(row) for _, cell in COLUMNS))
+    return table
+
+
+def markdown_table(rows: list[Row]) -> str:
+    """The table in GitHub's Markdown, with its explanation below."""
+    headers = [header for header, _ in COLUMNS]
+    rule = [":--" if position < _LEFT_ALIGNED else "--:" for position in range(len(COLUMNS))]
+    lines = [headers, rule, *([cell(row) for _, cell in COLUMNS] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{explain(rows)}\n"
+
+
+def _or_blank(value: float | None, form: str, blank: str = _BLANK) -> str:
+    return blank if value is None else form.format(value)
