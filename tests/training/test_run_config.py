@@ -153,6 +153,13 @@ def test_a_null_stands_for_the_default(tiny_config: Build) -> None:
     assert config.build_model_config().hidden_size == 128
 
 
+def test_a_strategy_of_no_is_not_the_false_that_yaml_reads(tiny: dict[str, Any]) -> None:
+    config = RunConfig.from_dict(apply_overrides(tiny, ["training.eval_strategy=no"]))
+    assert config.training["eval_strategy"] == "no"
+    with pytest.raises(ConfigError, match=r"training.eval_strategy: got True"):
+        RunConfig.from_dict(apply_overrides(tiny, ["training.eval_strategy=yes"]))
+
+
 @pytest.mark.parametrize("family", ["gpt_neox", "llama", "qwen3", "mistral", "olmo2"])
 def test_every_family_is_configured_by_its_own_fields(tiny: dict[str, Any], family: str) -> None:
     fields = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "initializer_range": 0.03}

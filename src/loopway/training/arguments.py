@@ -71,6 +71,7 @@ REFUSED: dict[str, str] = {
     "parallelism_config": "give accelerate's own configuration file to accelerate launch",
     "local_rank": "set by torchrun or accelerate launch",
 }
+_STRATEGIES = ("logging_strategy", "eval_strategy", "save_strategy")
 _FIELDS = {field.name for field in dataclasses.fields(TrainingArguments) if field.init}
 _TYPES = {
     **{name: hint for name, hint in typing.get_type_hints(TrainingArguments).items() if name in _FIELDS},
@@ -92,6 +93,8 @@ def complete_training(given: dict[str, Any], learning_rate: float | None) -> dic
     known = [*(_FIELDS - REFUSED.keys()), "global_batch_size"]
     section: dict[str, Any] = {}
     for key, value in given.items():
+        if key in _STRATEGIES and value is False:
+            value = "no"  # which YAML reads as false
         if key in REFUSED:
             raise ConfigError(f"training.{key} can't be set: {REFUSED[key]}")
         if key not in known:
@@ -109,7 +112,7 @@ def complete_training(given: dict[str, Any], learning_rate: float | None) -> dic
         if learning_rate is None:
             raise ConfigError("training.learning_rate is missing; only a model.preset brings its own")
         section["learning_rate"] = learning_rate
-    for key in ("logging_strategy", "eval_strategy", "save_strategy"):
+    for key in _STRATEGIES:
         if section.get(key) == "epoch":
             raise wrong_value(f"training.{key}", "epoch", "steps (0.1 steps is a tenth of the run) or no")
     if "per_device_train_batch_size" not in section:

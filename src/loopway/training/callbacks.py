@@ -3,10 +3,12 @@
 Knows the Trainer's callbacks; knows nothing of configs and models.
 """
 
+import contextlib
 import math
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any, Self
 
@@ -95,10 +97,27 @@ def perplexity(loss: float) -> float:
     return math.exp(loss) if loss < 700 else math.inf
 
 
+def say(console: Console, text: str) -> None:
+    """Print a line as it is, however long."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def no_file_bars() -> Iterator[None]:
+    """Within, transformers shows no bars for the files that it reads and writes."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
 class ProgressBar(TrainerCallback):
     """A live bar with loss, tokens/s and time left; where the output is no terminal, a plain line per log.
 
-    A context manager: the bar, and transformers' own bars for files, which would break it, are put back afterwards.
+    A context manager, which also keeps transformers' own bars for files from breaking into it.
     """
 
     def __init__(self, console: Console, title: str, log: MetricsLog) -> None:
@@ -115,16 +134,15 @@ class ProgressBar(TrainerCallback):
             disable=not console.is_terminal,
         )
         self.task = self.progress.add_task(title, total=None, status="")
+        self._quiet = no_file_bars()
 
     def __enter__(self) -> Self:
-        self._bars_before = transformers_logging.is_progress_bar_enabled()
-        transformers_logging.disable_progress_bar()
+        self._quiet.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
-        if self._bars_before:
-            transformers_logging.enable_progress_bar()
+        self._quiet.__exit__(None, None, None)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -157,9 +175,7 @@ class ProgressBar(TrainerCallback):
             parts.append(f"{speed:,.0f} tokens/s")
         self.progress.update(self.task, status="  ".join(parts))
         if not self.console.is_terminal and state.is_world_process_zero:
-            self.console.print(
-                f"{self.title}  step {state.global_step}/{state.max_steps}  {'  '.join(parts)}"
-            )
+            say(self.console, f"{self.title}  step {state.global_step}/{state.max_steps}  {'  '.join(parts)}")
 
 
 class Interruption(TrainerCallback):

@@ -18,6 +18,7 @@ from transformers import (
 
 import loopway  # noqa: F401  (makes the recursive families known to the Auto classes)
 from loopway.errors import ConfigError
+from loopway.training.callbacks import no_file_bars
 from loopway.training.checks import wrong_value
 from loopway.training.plugins import load_plugins
 from loopway.training.run_folder import RunFolder
@@ -60,10 +61,11 @@ def open_model(path: Path | str) -> tuple[PreTrainedModel, PreTrainedTokenizerBa
     for parent in (path, *path.resolve().parents[:2]):
         if RunFolder(parent).config.is_file() and RunFolder(parent).plugins.is_dir():
             load_plugins(sorted(RunFolder(parent).plugins.glob("*.py")))
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, device_map="cuda" if torch.cuda.is_available() else "cpu"
-    )
-    return model, AutoTokenizer.from_pretrained(folder)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with no_file_bars():
+        return AutoModelForCausalLM.from_pretrained(folder, device_map=device), AutoTokenizer.from_pretrained(
+            folder
+        )
 
 
 def _model_folder(path: Path) -> Path:

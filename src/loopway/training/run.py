@@ -19,7 +19,7 @@ from loopway.data.preparation import PreparedData, prepare
 from loopway.errors import LoopwayError
 from loopway.modeling.accounting import parameter_report
 from loopway.training.arguments import training_arguments
-from loopway.training.callbacks import Interruption, ProgressBar, RunLog, perplexity
+from loopway.training.callbacks import Interruption, ProgressBar, RunLog, perplexity, say
 from loopway.training.measurements import device_name, peak_memory_bytes, reset_peak_memory
 from loopway.training.metrics_log import MetricsLog
 from loopway.training.run_config import RunConfig
@@ -58,7 +58,7 @@ def train(
     with arguments.main_process_first(desc="the run folder"):
         is_new = run.begin(config.to_dict(), config.plugins)
     if run.is_finished:
-        console.print(f"{run.path}: already finished, nothing to do")
+        say(console, f"{run.path}: already finished, nothing to do")
         return RunSummary.read(run.summary)
     try:
         with arguments.main_process_first(desc="data"):
@@ -114,10 +114,10 @@ class _Run:
     def execute(self) -> RunSummary:
         checkpoint, broken = self.run.newest_checkpoint()
         for path in broken:
-            self.console.print(f"{path}: not whole, passed over")
+            say(self.console, f"{path}: not whole, passed over")
         step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
         if checkpoint:
-            self.console.print(f"{self.run.path}: going on after step {step}")
+            say(self.console, f"{self.run.path}: going on after step {step}")
         log = MetricsLog(self.run.metrics, step, write=self.arguments.should_save)
         run_log = RunLog(
             log,
@@ -131,7 +131,7 @@ class _Run:
             if interruption.received is not None and trainer.state.global_step < trainer.state.max_steps:
                 self._stop(interruption.received, trainer.state.global_step)
             self._evaluate_final(trainer)
-        return self._finish(trainer, run_log)
+            return self._finish(trainer, run_log)
 
     def _trainer(self, callbacks: list) -> SampleTrainer:
         tensorboard = TensorBoardCallback()
@@ -161,8 +161,9 @@ class _Run:
             write_atomically(self.run.validation_losses, json.dumps(content) + "\n")
 
     def _stop(self, received: signal.Signals, step: int) -> None:
-        self.console.print(
-            f"{self.run.path}: stopped after step {step}; run the same command to go on from there"
+        say(
+            self.console,
+            f"{self.run.path}: stopped after step {step}; run the same command to go on from there",
         )
         if received == signal.SIGINT:
             raise KeyboardInterrupt

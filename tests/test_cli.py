@@ -1,0 +1,188 @@
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from loopway.cli import app, main
+
+RUN = """
+model: {preset: pythia-14m, hidden_size: 32, layout: 1+1R2+1, recurrence: mesh}
+data: {train: text.jsonl, sequence_length: 32, vocab_size: 300}
+training: {global_batch_size: 4, max_steps: 4, use_cpu: true}
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current directory, with a corpus and a run.yaml."""
+    choose = random.Random(0)
+    texts = [
+        " ".join(choose.choices(["the", "a", "cat", "dog", "runs", "sees", "house", "tree"], k=100))
+        for _ in range(40)
+    ]
+    (tmp_path / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    (tmp_path / "run.yaml").write_text(RUN)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """The exit code of `loopway ARGUMENTS`."""
+    monkeypatch.setattr(sys, "argv", ["loopway", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    code = ended.value.code
+    return code if isinstance(code, int) else 0
+
+
+def test_help_names_the_verbs_that_exist() -> None:
+    text = CliRunner().invoke(app, ["--help"]).output
+    assert all(verb in text for verb in ("train", "compare", "generate", "params"))
+    assert not any(verb in text for verb in ("evaluate", "probe", "prepare", "retrofit"))
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, loopway.cli; from typer.testing import CliRunner; "
+        "CliRunner().invoke(loopway.cli.app, ['--help']); "
+        "sys.exit(' '.join({'torch', 'transformers', 'numpy', 'datasets', 'pydantic'} & sys.modules.keys()) or None)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (result.returncode, result.stderr.strip()) == (0, "")
+
+
+def test_version_is_the_package_s() -> None:
+    from loopway import __version__
+
+    assert CliRunner().invoke(app, ["--version"]).output == f"loopway {__version__}\n"
+
+
+def test_shells_can_complete() -> None:
+    assert "--install-completion" in CliRunner().invoke(app, ["--help"]).output
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["gone.yaml"], "no config file gone.yaml"),
+        (["broken.yaml"], "broken.yaml, line 2: not valid YAML"),
+        (
+            ["run.yaml", "training.learning_rat=1"],
+            "unknown key training.learning_rat; did you mean learning_rate?",
+        ),
+        (["run.yaml", "model.layuot=4"], "unknown key model.layuot; did you mean layout?"),
+        (["run.yaml", "training.max_steps=many"], "training.max_steps: got 'many', expected a whole number"),
+        (["run.yaml", "training.bf16=true", "training.fp16=true"], "training: "),
+        (["run.yaml", "model.layout=4+R2"], "'4+R2'"),
+        (
+            ["run.yaml", "model.layout=4", "model.recurrence=anchor"],
+            "recurrence 'anchor' needs a looped segment",
+        ),
+        (["run.yaml", "data.train=gone.txt"], "gone.txt"),
+        (["run.yaml", "data.train=empty.txt"], "empty.txt"),
+        (["run.yaml", "data.train=binary.txt"], "binary.txt"),
+        (["run.yaml", "data.train=short.txt", "data.validation_fraction=0"], "fewer than one sample"),
+        (
+            ["run.yaml", "data.sequence_length=4096"],
+            "data.sequence_length: 4096 tokens are more than the model's",
+        ),
+        (["run.yaml", "data.tokenizer=nowhere"], "nowhere"),
+        (["run.yaml", "--out", "taken"], "taken exists and holds no run"),
+        (["run.yaml", "--out", "other"], "model.layout was '4', now '1+1R2+1'"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2_and_leaves_nothing_behind(
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    (here / "broken.yaml").write_text("model: {\nlayout: [4}\n")
+    (here / "empty.txt").write_text("")
+    (here / "binary.txt").write_bytes(b"\x00\x01\x02" * 100)
+    (here / "short.txt").write_text("few words\n")
+    (here / "taken").mkdir()
+    (here / "taken" / "letter.txt").write_text("dear reader")
+    (here / "other").mkdir()
+    from loopway.training.run_config import RunConfig
+
+    (here / "other" / "config.yaml").write_text(RunConfig.load("run.yaml", ["model.layout=4"]).to_yaml())
+
+    def files() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in here.rglob("*") if path.is_file()}
+
+    before = files()
+    assert run_main(monkeypatch, "train", *arguments) == 2
+    output = capfd.readouterr()
+    assert output.out == ""
+    lines = output.err.splitlines()
+    assert len(lines) == 1, output.err
+    assert lines[0].startswith("loopway: ") and message in lines[0]
+    assert files() == before
+    assert not (here / "runs" / "run").exists()
+
+
+def test_train_then_generate(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main(monkeypatch, "train", "run.yaml", "training.max_steps=3", "--out", "mine") == 0
+    assert "3 steps, 384 tokens; training loss" in capfd.readouterr().out
+    assert run_main(monkeypatch, "generate", "mine", "the cat", "--max-new-tokens", "5", "--greedy") == 0
+    assert capfd.readouterr().out.startswith("the cat")
+    assert run_main(monkeypatch, "generate", "nothing", "the cat") == 2
+    assert capfd.readouterr().err == "loopway: no folder nothing; give a run folder or a model folder\n"
+
+
+def test_a_run_goes_to_a_folder_named_after_its_config(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run_main(monkeypatch, "train", "run.yaml", "training.max_steps=1") == 0
+    assert (here / "runs" / "run" / "summary.json").exists()
+
+
+def test_params_shows_a_model_beside_vanilla(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["params", "1.4b", "--layout", "4+8R2+4", "--recurrence", "mesh"]
+    assert run_main(monkeypatch, *arguments) == 0
+    table = capfd.readouterr().out
+    assert "1,208,602,624" in table and "805,797,918 (66.7%)" in table
+    assert run_main(monkeypatch, "params", "run.yaml", "--layout", "2+2R3") == 0
+    assert "8 vanilla" in capfd.readouterr().out
+    assert run_main(monkeypatch, "params", "1.5b") == 2
+    assert capfd.readouterr().err.startswith("loopway: unknown Pythia size")
+
+
+def test_ctrl_c_saves_says_how_to_go_on_and_exits_130(here: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "loopway",
+        "train",
+        "run.yaml",
+        "training.max_steps=100000",
+        "--out",
+        "long",
+    ]
+    command += ["training.save_steps=100000", "training.eval_strategy=no", "training.logging_steps=1"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        metrics = here / "long" / "metrics.jsonl"
+        while not (metrics.exists() and metrics.read_text()):
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "run the same command to go on" in error.splitlines()[-1]
+    assert "Traceback" not in error
+    assert list((here / "long" / "checkpoints").glob("checkpoint-*/trainer_state.json"))

@@ -1,0 +1,67 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from loopway.errors import ConfigError
+from loopway.training.generation import Sampling, generate, open_model, stream
+from loopway.training.run import train
+from loopway.training.run_config import RunConfig
+
+
+@pytest.fixture
+def run(tiny_config: Callable[..., RunConfig], tmp_path: Path) -> Path:
+    train(tiny_config(), tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_a_run_its_model_and_its_checkpoints_continue_a_text(run: Path) -> None:
+    for folder in (run, run / "model", run / "checkpoints" / "checkpoint-4"):
+        model, tokenizer = open_model(folder)
+        text = generate(model, tokenizer, "the cat", Sampling(max_new_tokens=8))
+        assert text.startswith("the cat") and len(text) > len("the cat")
+
+
+def test_the_seed_decides_the_text(run: Path) -> None:
+    model, tokenizer = open_model(run)
+    texts = [generate(model, tokenizer, "the", Sampling(max_new_tokens=20, seed=seed)) for seed in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_greedy_is_the_narrowest_sampling(run: Path) -> None:
+    model, tokenizer = open_model(run)
+    greedy = generate(model, tokenizer, "the", Sampling(max_new_tokens=20, greedy=True))
+    assert greedy == generate(model, tokenizer, "the", Sampling(max_new_tokens=20, top_k=1, seed=5))
+
+
+def test_an_empty_prompt_begins_a_document(run: Path) -> None:
+    model, tokenizer = open_model(run)
+    assert generate(model, tokenizer, "", Sampling(max_new_tokens=20))
+
+
+def test_text_is_printed_as_it_comes(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stream(run, "the cat", Sampling(max_new_tokens=8))
+    model, tokenizer = open_model(run)
+    assert (
+        capsys.readouterr().out.strip()
+        == generate(model, tokenizer, "the cat", Sampling(max_new_tokens=8)).strip()
+    )
+
+
+@pytest.mark.parametrize(
+    "options", [{"temperature": 0.0}, {"top_p": 1.5}, {"top_p": 0.0}, {"top_k": -1}, {"max_new_tokens": 0}]
+)
+def test_a_sampling_that_is_no_distribution_is_an_error(options: dict) -> None:
+    with pytest.raises(ConfigError, match=f"{next(iter(options))}: got"):
+        Sampling(**options)
+
+
+def test_where_there_is_no_model_the_error_says_what_to_give(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no folder"):
+        open_model(tmp_path / "gone")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match=r"holds no model \(no config.json\)"):
+        open_model(tmp_path / "empty")
+    (run / "model").rename(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match=r"isn't finished.*checkpoint-8"):
+        open_model(run)

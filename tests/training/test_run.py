@@ -1,0 +1,396 @@
+import itertools
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from loopway.data.packing import PackedSamples
+from loopway.data.preparation import prepare
+from loopway.errors import ConfigError, DataError, LoopwayError
+from loopway.training.metrics_log import MetricsLog, read_metrics
+from loopway.training.run import train
+from loopway.training.run_config import RunConfig
+from loopway.training.run_folder import RunFolder
+
+Build = Callable[..., RunConfig]
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(1)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return AutoModelForCausalLM.from_pretrained(RunFolder(folder).model).state_dict()
+
+
+def same_bits(one: Path, other: Path) -> bool:
+    first, second = weights(one), weights(other)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def without_times(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in line.items() if k not in ("seconds", "tokens_per_second")} for line in lines]
+
+
+def listing(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def finished_config(corpus: Path) -> RunConfig:
+    return RunConfig.from_dict(
+        {
+            "model": {
+                "preset": "pythia-14m",
+                "hidden_size": 32,
+                "layout": "1+1R2+1",
+                "recurrence": "mesh",
+            },
+            "data": {"train": str(corpus), "sequence_length": 32, "vocab_size": 300},
+            "training": {
+                "global_batch_size": 4,
+                "per_device_train_batch_size": 2,
+                "max_steps": 12,
+                "learning_rate": 6e-3,
+                "logging_steps": 2,
+                "eval_steps": 5,
+                "save_steps": 5,
+                "use_cpu": True,
+            },
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(finished_config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    train(finished_config, folder)
+    return folder
+
+
+def test_the_folder_holds_what_the_run_was_and_gave(finished: Path, finished_config: RunConfig) -> None:
+    assert RunConfig.load(finished / "config.yaml") == finished_config
+    names = {path.name for path in finished.iterdir()}
+    assert names == {
+        "config.yaml",
+        "data",
+        "metrics.jsonl",
+        "tensorboard",
+        "checkpoints",
+        "model",
+        "validation_losses.json",
+        "summary.json",
+    }
+
+
+def test_it_learns(finished: Path) -> None:
+    losses = [
+        line["validation_loss"]
+        for line in read_metrics(finished / "metrics.jsonl")
+        if "validation_loss" in line
+    ]
+    assert losses[-1] < losses[0] - 0.1
+
+
+def test_metrics_are_logged_at_every_interval_and_at_the_last_step(finished: Path) -> None:
+    lines = read_metrics(finished / "metrics.jsonl")
+    assert [line["step"] for line in lines if "loss" in line] == [2, 4, 6, 8, 10, 12]
+    assert [line["step"] for line in lines if "validation_loss" in line] == [5, 10, 12]
+    assert all(line["tokens"] == line["step"] * 4 * 32 for line in lines)
+    first = lines[0]
+    assert {"loss", "learning_rate", "grad_norm", "tokens_per_second", "epoch", "seconds"} <= first.keys()
+
+
+def test_the_validation_loss_is_the_mean_over_every_target(
+    finished: Path, finished_config: RunConfig
+) -> None:
+    data = prepare(finished_config.data, finished / "data")
+    assert data.validation is not None
+    samples = PackedSamples(data.validation, 32)
+    model = AutoModelForCausalLM.from_pretrained(finished / "model").eval()
+    inputs = torch.stack([sample["input_ids"] for sample in samples])  # type: ignore[attr-defined]
+    targets = torch.stack([sample["shift_labels"] for sample in samples])  # type: ignore[attr-defined]
+    with torch.no_grad():
+        logits = model(inputs).logits
+    expected = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
+    summary = json.loads((finished / "summary.json").read_text())
+    assert summary["validation_loss"] == pytest.approx(expected.mean().item(), abs=1e-6)
+    per_sample = json.loads((finished / "validation_losses.json").read_text())
+    assert per_sample["targets"] == [32] * len(samples)
+    assert per_sample["sums"] == pytest.approx(expected.sum(dim=1).tolist(), abs=1e-4)
+
+
+def test_the_summary_counts_what_was_done(finished: Path) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    model = AutoModelForCausalLM.from_pretrained(finished / "model")
+    assert summary["parameters"] == model.num_parameters()
+    assert summary["non_embedding_parameters"] == model.num_parameters() - 2 * 384 * 32
+    assert (summary["steps"], summary["tokens"]) == (12, 12 * 4 * 32)
+    assert summary["tokens_per_second"] > 0
+    assert summary["peak_memory_bytes"] > 50e6
+    assert summary["versions"]["transformers"]
+
+
+def test_the_model_opens_with_its_tokenizer_and_knows_its_end_of_text(finished: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(finished / "model")
+    tokenizer = AutoTokenizer.from_pretrained(finished / "model")
+    assert model.config.eos_token_id == tokenizer.eos_token_id
+    assert model.config.vocab_size == 384  # 300 rounded up to a multiple of 128
+    assert model.config.use_cache
+
+
+def test_no_training_arguments_are_pickled(finished: Path) -> None:
+    assert not list(finished.rglob("training_args.bin"))
+
+
+def test_tensorboard_has_the_losses(finished: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(finished / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [2, 4, 6, 8, 10, 12]
+    assert [event.step for event in events.Scalars("eval/loss")] == [5, 10, 12]
+
+
+def test_started_again_it_says_so_and_changes_nothing(
+    finished: Path, finished_config: RunConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = listing(finished)
+    summary = train(finished_config, finished)
+    assert "already finished" in capsys.readouterr().err
+    assert summary.validation_loss == json.loads(before["summary.json"])["validation_loss"]
+    assert listing(finished) == before
+
+
+def test_another_config_is_refused_and_changes_nothing(finished: Path, finished_config: RunConfig) -> None:
+    before = listing(finished)
+    other = RunConfig.from_dict(
+        finished_config.to_dict() | {"training": finished_config.training | {"weight_decay": 0.5}}
+    )
+    with pytest.raises(ConfigError, match=r"training.weight_decay was 0.01, now 0.5"):
+        train(other, finished)
+    assert listing(finished) == before
+
+
+def test_it_gives_the_same_bits_again(finished: Path, finished_config: RunConfig, tmp_path: Path) -> None:
+    train(finished_config, tmp_path / "again", data_folder=finished / "data")
+    assert same_bits(finished, tmp_path / "again")
+    assert not (tmp_path / "again" / "data").exists()
+
+
+@pytest.fixture
+def with_dropout(tiny_config: Build) -> RunConfig:
+    """A run whose steps also depend on the state of the random number generators."""
+    return tiny_config(
+        model={"hidden_dropout": 0.2}, training={"max_steps": 12, "save_total_limit": 10, "warmup_steps": 2}
+    )
+
+
+def test_a_run_resumed_from_a_checkpoint_has_the_bits_and_metrics_of_one_that_was_not(
+    with_dropout: RunConfig, tmp_path: Path
+) -> None:
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    train(with_dropout, straight)
+    shutil.copytree(straight, resumed)
+    for later in ("checkpoints/checkpoint-8", "checkpoints/checkpoint-12", "model"):
+        shutil.rmtree(resumed / later)
+    for later in ("summary.json", "validation_losses.json"):
+        (resumed / later).unlink()
+    with (resumed / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 12, "loss"')  # a line that a crash cut off
+    summary = train(with_dropout, resumed)
+    assert same_bits(straight, resumed)
+    straight_lines, resumed_lines = (read_metrics(folder / "metrics.jsonl") for folder in (straight, resumed))
+    assert without_times(resumed_lines) == without_times(straight_lines)
+    assert summary.tokens == 12 * 4 * 32
+    losses = [json.loads((folder / "validation_losses.json").read_text()) for folder in (straight, resumed)]
+    assert losses[0] == losses[1]
+
+
+def test_a_run_that_only_lacks_its_summary_is_finished_without_training(
+    tiny_config: Build, tmp_path: Path
+) -> None:
+    config, folder = tiny_config(), tmp_path / "run"
+    first = train(config, folder)
+    lines = read_metrics(folder / "metrics.jsonl")
+    (folder / "summary.json").unlink()
+    second = train(config, folder)
+    assert second.validation_loss == first.validation_loss
+    assert read_metrics(folder / "metrics.jsonl") == lines
+
+
+def test_a_broken_checkpoint_is_passed_over_with_a_message(
+    tiny_config: Build, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, folder = tiny_config(), tmp_path / "run"
+    train(config, folder)
+    before = weights(folder)
+    (folder / "summary.json").unlink()
+    broken = folder / "checkpoints" / "checkpoint-8" / "trainer_state.json"
+    broken.write_text(broken.read_text()[:100])
+    train(config, folder)
+    messages = " ".join(capsys.readouterr().err.split())
+    assert "checkpoint-8: not whole, passed over" in messages
+    assert "going on after step 4" in messages
+    assert all(torch.equal(before[name], value) for name, value in weights(folder).items())
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "rng_state.pth"])
+def test_a_checkpoint_with_a_cut_off_file_is_not_whole(tiny_config: Build, tmp_path: Path, name: str) -> None:
+    run = RunFolder(tmp_path / "run")
+    train(tiny_config(), run.path)
+    last = run.checkpoints / "checkpoint-8"
+    assert run.newest_checkpoint() == (last, [])
+    os.truncate(last / name, (last / name).stat().st_size // 2)
+    assert run.newest_checkpoint() == (run.checkpoints / "checkpoint-4", [last])
+
+
+@pytest.mark.parametrize("number, error", [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_an_interrupted_run_goes_on_to_the_same_bits(
+    tiny_config: Build,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: signal.Signals,
+    error: type[BaseException],
+) -> None:
+    config = tiny_config(training={"save_steps": 100})
+    train(config, tmp_path / "straight")
+    append = MetricsLog.append
+
+    def append_and_be_interrupted(self: MetricsLog, line: dict[str, Any]) -> None:
+        append(self, line)
+        if line["step"] == 2:
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(MetricsLog, "append", append_and_be_interrupted)
+    before = signal.getsignal(number)
+    with pytest.raises(error):
+        train(config, tmp_path / "run")
+    assert signal.getsignal(number) == before
+    message = " ".join(capsys.readouterr().err.split())
+    assert "stopped after step 3; run the same command to go on" in message
+    assert not (tmp_path / "run" / "summary.json").exists()
+    monkeypatch.setattr(MetricsLog, "append", append)
+    train(config, tmp_path / "run")
+    assert same_bits(tmp_path / "straight", tmp_path / "run")
+
+
+def test_steps_see_the_same_samples_however_the_batch_is_cut(tiny_config: Build, tmp_path: Path) -> None:
+    for size in (1, 4):
+        config = tiny_config(training={"per_device_train_batch_size": size, "max_steps": 4})
+        train(config, tmp_path / f"by{size}", data_folder=tmp_path / "data")
+    one, four = weights(tmp_path / "by1"), weights(tmp_path / "by4")
+    for name, value in one.items():
+        torch.testing.assert_close(value, four[name], rtol=1e-3, atol=1e-4)
+
+
+def test_masked_documents_do_not_see_each_other_in_training_and_evaluation(
+    tiny_config: Build, tmp_path: Path
+) -> None:
+    """The validation loss is that of each document's part of a sample on its own."""
+    config = tiny_config(data={"mask_documents": True, "sequence_length": 200})
+    summary = train(config, tmp_path / "run")
+    data = prepare(config.data, tmp_path / "run" / "data")
+    assert data.validation is not None
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model").eval()
+    sums, targets, parts = 0.0, 0, 0
+    for index in range(len(samples := PackedSamples(data.validation, 200, mask_documents=True))):
+        sample = samples[index]
+        starts = [*(sample["position_ids"] == 0).nonzero().flatten().tolist(), 200]
+        for start, end in itertools.pairwise(starts):
+            labels = sample["shift_labels"][start:end]
+            with torch.no_grad():
+                logits = model(sample["input_ids"][None, start:end]).logits[0]
+            sums += F.cross_entropy(logits, labels, reduction="sum").item()
+            targets += int((labels != -100).sum())
+            parts += 1
+    assert parts > len(samples)
+    assert summary.validation_loss == pytest.approx(sums / targets, abs=1e-5)
+
+
+def test_whole_epochs_repeat_nothing_but_the_epochs(tiny_config: Build, tmp_path: Path) -> None:
+    config = tiny_config(
+        data={"sequence_length": 512},
+        training={"max_steps": None, "num_train_epochs": 2, "global_batch_size": 8, "eval_strategy": "no"},
+    )
+    summary = train(config, tmp_path / "run")
+    data = prepare(config.data, tmp_path / "run" / "data")
+    per_epoch = len(PackedSamples(data.train, 512))
+    assert summary.steps == 2 * per_epoch // 8
+    assert summary.tokens == summary.steps * 8 * 512
+    assert 1.5 < summary.epochs <= 2
+
+
+def test_without_a_validation_set_there_is_no_validation_loss(tiny_config: Build, tmp_path: Path) -> None:
+    summary = train(tiny_config(data={"validation_fraction": 0}), tmp_path / "run")
+    assert summary.validation_loss is None
+    assert not (tmp_path / "run" / "validation_losses.json").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_one_line(tiny_config: Build, tmp_path: Path) -> None:
+    config = tiny_config(training={"learning_rate": 1e30, "max_grad_norm": 0.0, "save_steps": 1})
+    with pytest.raises(LoopwayError, match=r"the loss became (nan|inf) at step \d") as error:
+        train(config, tmp_path / "run")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_gradient_checkpointing_trains_the_same_model(tiny_config: Build, tmp_path: Path) -> None:
+    summaries = [
+        train(
+            tiny_config(training={"activation_checkpointing": checkpointing, "max_steps": 4}),
+            tmp_path / str(checkpointing),
+            data_folder=tmp_path / "data",
+        )
+        for checkpointing in (False, True)
+    ]
+    assert summaries[0].validation_loss == pytest.approx(summaries[1].validation_loss, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "sections, error",
+    [
+        ({"model": {"layout": "banana"}}, LoopwayError),
+        ({"model": {"vocab_size": 128}}, ConfigError),
+        ({"data": {"train": "gone.txt"}}, DataError),
+        ({"data": {"sequence_length": 2000}}, DataError),
+        ({"training": {"global_batch_size": 5}}, ConfigError),
+    ],
+)
+def test_a_run_that_cannot_begin_leaves_nothing_behind(
+    tiny_config: Build, tmp_path: Path, sections: dict[str, Any], error: type[Exception]
+) -> None:
+    if "sequence_length" in sections.get("data", {}):
+        (tmp_path / "short.txt").write_text("too short\n" * 10)
+        sections = {
+            "data": sections["data"] | {"train": str(tmp_path / "short.txt"), "validation_fraction": 0}
+        }
+    with pytest.raises(error):
+        train(tiny_config(**sections), tmp_path / "runs" / "run")
+    assert not (tmp_path / "runs" / "run").exists()
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(tiny_config: Build, tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("dear reader")
+    with pytest.raises(ConfigError, match="holds no run"):
+        train(tiny_config(), tmp_path)
+    assert listing(tmp_path) == {"letter.txt": b"dear reader"}
+
+
+def test_progress_without_a_terminal_is_plain_lines(tiny_config: Build, tmp_path: Path) -> None:
+    with (tmp_path / "log.txt").open("w") as file:
+        train(tiny_config(), tmp_path / "run", title="mine", console=Console(file=file, width=200))
+    lines = (tmp_path / "log.txt").read_text().splitlines()
+    assert all("\x1b" not in line for line in lines)
+    assert any(line.startswith("mine  step 8/8  loss ") and "tokens/s" in line for line in lines)
