@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from rich.console import Console
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from loopway.data.packing import PackedSamples
 from loopway.data.preparation import prepare
@@ -206,8 +206,10 @@ def test_a_run_resumed_from_a_checkpoint_has_the_bits_and_metrics_of_one_that_wa
         shutil.rmtree(resumed / later)
     for later in ("summary.json", "validation_losses.json"):
         (resumed / later).unlink()
-    with (resumed / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 12, "loss"')  # a line that a crash cut off
+    lines = read_metrics(resumed / "metrics.jsonl")
+    stale = [line | {"tokens": -1} if line["step"] > 4 else line for line in lines]
+    text = "".join(json.dumps(line) + "\n" for line in stale)
+    (resumed / "metrics.jsonl").write_text(text + '{"step": 12, "loss"')  # a line that a crash cut off
     summary = train(with_dropout, resumed)
     assert same_bits(straight, resumed)
     straight_lines, resumed_lines = (read_metrics(folder / "metrics.jsonl") for folder in (straight, resumed))
@@ -281,18 +283,48 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(
     message = " ".join(capsys.readouterr().err.split())
     assert "stopped after step 3; run the same command to go on" in message
     assert not (tmp_path / "run" / "summary.json").exists()
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["checkpoint-3"]
     monkeypatch.setattr(MetricsLog, "append", append)
     train(config, tmp_path / "run")
     assert same_bits(tmp_path / "straight", tmp_path / "run")
 
 
-def test_steps_see_the_same_samples_however_the_batch_is_cut(tiny_config: Build, tmp_path: Path) -> None:
+def test_steps_see_the_samples_in_the_order_of_the_data_set(tiny_config: Build, tmp_path: Path) -> None:
+    """The first loss is that of the model as it was initialised on the first samples."""
+    config = tiny_config(training={"logging_steps": 1, "max_steps": 3})
+    train(config, tmp_path / "run")
+    data = prepare(config.data, tmp_path / "run" / "data")
+    samples = PackedSamples(data.train, 32, seed=config.data.seed)
+    set_seed(config.training["seed"])
+    model = AutoModelForCausalLM.from_config(config.build_model_config(data.tokenizer)).eval()
+    inputs, targets = (
+        torch.stack([samples[i][key] for i in range(4)]) for key in ("input_ids", "shift_labels")
+    )
+    loss = model(inputs, shift_labels=targets).loss
+    assert read_metrics(tmp_path / "run" / "metrics.jsonl")[0]["loss"] == pytest.approx(loss.item(), abs=1e-5)
+
+
+def test_a_step_s_gradient_is_the_mean_over_its_targets_however_the_batch_is_cut(
+    tiny_config: Build, tmp_path: Path
+) -> None:
+    """Masked documents of very different lengths: some samples have few targets."""
+    texts = ["the cat"] * 40 + ["the dog runs over the house " * 20] * 10
+    (tmp_path / "uneven.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    first = []
     for size in (1, 4):
-        config = tiny_config(training={"per_device_train_batch_size": size, "max_steps": 4})
+        config = tiny_config(
+            data={"train": str(tmp_path / "uneven.jsonl"), "mask_documents": True, "validation_fraction": 0},
+            training={
+                "per_device_train_batch_size": size,
+                "max_steps": 3,
+                "logging_steps": 1,
+                "global_batch_size": 8,
+            },
+        )
         train(config, tmp_path / f"by{size}", data_folder=tmp_path / "data")
-    one, four = weights(tmp_path / "by1"), weights(tmp_path / "by4")
-    for name, value in one.items():
-        torch.testing.assert_close(value, four[name], rtol=1e-3, atol=1e-4)
+        first.append(read_metrics(tmp_path / f"by{size}" / "metrics.jsonl")[0])
+    assert first[0]["loss"] == pytest.approx(first[1]["loss"], rel=1e-5)
+    assert first[0]["grad_norm"] == pytest.approx(first[1]["grad_norm"], rel=1e-4)
 
 
 def test_masked_documents_do_not_see_each_other_in_training_and_evaluation(

@@ -24,6 +24,7 @@ DEFAULTS: dict[str, Any] = {
     "adam_beta2": 0.95,
     "weight_decay": 0.01,
     "max_grad_norm": 1.0,
+    "ddp_find_unused_parameters": False,  # every parameter takes part in every step
     "lr_scheduler_type": "cosine_with_min_lr",
     "warmup_steps": 0.01,
     "seed": 0,
