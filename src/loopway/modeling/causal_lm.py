@@ -32,6 +32,10 @@ class RecursiveModelMixin:
         self.layers = nn.ModuleList([RecursiveStack(config, self.layers)])
         self.post_init()  # type: ignore[attr-defined]
 
+    def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
+        # In code outside transformers, modules without parameters of their own are passed over: the stack, the recurrence.
+        super()._initialize_weights(module)  # type: ignore[misc]
+
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)  # type: ignore[misc]
         initialize(module, self.config)  # type: ignore[attr-defined]

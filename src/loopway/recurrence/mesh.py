@@ -41,12 +41,12 @@ class Highway(NamedTuple):
         return [read[..., :1], *((read * write).sum(-1, keepdim=True) for write in self.writes)]
 
 
-class SlotRouter(nn.Linear):
-    """softmax(Linear(h)) over the slots; half-precision logits are normalised in float32."""
+def over_slots(logits: Tensor) -> Tensor:
+    """softmax over the slots; half-precision logits are normalised in float32.
 
-    def forward(self, input: Tensor) -> Tensor:
-        logits = super().forward(input)
-        return logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    Apart from the routers, which stay plain linear maps: an adapter (LoRA) adds to what a linear map returns.
+    """
+    return logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
 
 
 class MeSH(Recurrence):
@@ -68,7 +68,7 @@ class MeSH(Recurrence):
         self.read_routers = self._routers(boundaries, options.hidden_size)
 
     def _routers(self, boundaries: int, hidden_size: int) -> nn.ModuleList:
-        return nn.ModuleList(SlotRouter(hidden_size, self.num_slots) for _ in range(boundaries))
+        return nn.ModuleList(nn.Linear(hidden_size, self.num_slots) for _ in range(boundaries))
 
     @classmethod
     def check(cls, options: RecurrenceOptions) -> None:
@@ -98,8 +98,8 @@ class MeSH(Recurrence):
         self, state: Highway, step: int, stage_input: Tensor, stage_output: Tensor
     ) -> tuple[Tensor, Highway]:
         seen = stage_output if step == 0 and self.transition_sees_output else stage_input
-        write = self.write_routers[step](seen)
-        read = self.read_routers[step](seen)
+        write = over_slots(self.write_routers[step](seen))
+        read = over_slots(self.read_routers[step](seen))
         state = state.written(stage_output, write)._replace(read=read)
         return mix_states(state.weights(read), state.states), state
 
