@@ -13,7 +13,7 @@ from torch import Tensor
 from loopway import Layout, RecurrenceOptions
 from loopway.errors import RecurrenceError
 from loopway.layout import Segment
-from loopway.recurrence.mesh import MeSH, SlotRouter
+from loopway.recurrence.mesh import MeSH, over_slots
 
 segments = st.builds(Segment, layers=st.just(1), loops=st.integers(1, 6))
 layouts = (
@@ -109,6 +109,16 @@ def test_the_default_number_of_slots_is_boundaries_plus_two(layout: str, slots: 
     assert mesh.get_parameter("write_routers.0.weight").shape == (slots, 4)
 
 
+def test_routers_are_plain_linear_maps_so_that_adapters_fit() -> None:
+    """LoRA adds to what a linear map returns: a softmax inside it would come before the addition."""
+    mesh = build("mesh", "1+1R2+1", 4)
+    for router in (
+        *mesh.get_submodule("write_routers").children(),
+        *mesh.get_submodule("read_routers").children(),
+    ):
+        assert type(router) is torch.nn.Linear
+
+
 def test_every_boundary_has_routers_of_its_own() -> None:
     mesh = build("mesh", "1+1R3+1", 4)
     pointers = {parameter.data_ptr() for parameter in mesh.parameters()}
@@ -132,28 +142,29 @@ def test_the_transitional_cycles_routers_see_what_the_option_says(sees: str) -> 
     _, state = mesh.advance(mesh.start(embeddings), 0, embeddings, output)
     seen = embeddings if sees == "embedding" else output
     for kind in ("write", "read"):
-        expected = mesh.get_submodule(f"{kind}_routers.0")(seen)
+        expected = over_slots(mesh.get_submodule(f"{kind}_routers.0")(seen))
         torch.testing.assert_close(mesh.routing(state)[kind], expected, rtol=0.0, atol=0.0)
     # Later boundaries see the stage's input either way.
     _, state = mesh.advance(state, 1, embeddings, output)
-    expected = mesh.get_submodule("write_routers.1")(embeddings)
+    expected = over_slots(mesh.get_submodule("write_routers.1")(embeddings))
     torch.testing.assert_close(mesh.routing(state)["write"], expected, rtol=0.0, atol=0.0)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_logits_are_normalised_in_float32(dtype: torch.dtype) -> None:
-    router = SlotRouter(16, 12).to(dtype)
-    randomize(router, torch.Generator().manual_seed(0))
+    mesh = build("mesh", "1+1R2+1", 16, num_slots=12).to(dtype)
+    randomize(mesh, torch.Generator().manual_seed(0))
     hidden = torch.randn(5, 16).to(dtype)
-    weights = router(hidden)
+    _, state = mesh.advance(mesh.start(hidden), 0, hidden, hidden)
+    weights = mesh.routing(state)["write"]
     assert weights.dtype == torch.float32
-    logits = torch.nn.functional.linear(hidden, router.weight, router.bias)
+    logits = mesh.get_submodule("write_routers.0")(hidden)
     torch.testing.assert_close(weights, logits.float().softmax(-1), rtol=0.0, atol=0.0)
     torch.testing.assert_close(weights.sum(-1), torch.ones(5), rtol=0.0, atol=1e-6)
 
 
 def test_double_precision_stays_double() -> None:
-    assert SlotRouter(4, 3).double()(torch.randn(2, 4, dtype=torch.float64)).dtype == torch.float64
+    assert over_slots(torch.randn(2, 4, dtype=torch.float64)).dtype == torch.float64
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])

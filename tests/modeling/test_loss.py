@@ -1,0 +1,126 @@
+"""The loss: exact, shifted as in every Hugging Face model, and without all logits where that pays."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny_models import FAMILIES, gradients, random_ids, tiny_model
+
+from loopway.modeling import loss as loss_module
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_loss_is_the_mean_over_targets_in_nats(family: str) -> None:
+    model = tiny_model(family=family)
+    ids = random_ids()
+    labels = ids.clone()
+    labels[0, :5] = -100
+    logits = model(ids).logits
+    expected = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+    evaluated = model(ids, labels=labels)
+    trained = model.train()(ids, labels=labels)
+    for output in (evaluated, trained):
+        assert output.loss.dtype == torch.float64
+        torch.testing.assert_close(output.loss, expected, rtol=0.0, atol=1e-12)
+
+
+def test_logits_are_left_out_only_in_training_with_labels() -> None:
+    model = tiny_model()
+    ids = random_ids()
+    assert model(ids, labels=ids).logits is not None
+    assert model(ids, labels=ids, skip_logits=True).logits is None
+    model.train()
+    assert model(ids).logits is not None
+    assert model(ids, labels=ids).logits is None
+    assert model(ids, shift_labels=ids).logits is None
+    with_logits = model(ids, labels=ids, skip_logits=False)
+    torch.testing.assert_close(with_logits.logits, model(ids).logits, rtol=0.0, atol=0.0)
+    torch.testing.assert_close(with_logits.loss, model(ids, labels=ids).loss, rtol=0.0, atol=1e-12)
+    assert isinstance(model(ids, labels=ids, return_dict=False), tuple)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_shift_labels_are_labels_already_shifted(training: bool) -> None:
+    model = tiny_model().train(training)
+    ids = random_ids()
+    shifted = torch.cat([ids[:, 1:], torch.full((2, 1), -100)], dim=1)
+    expected = model(ids, labels=ids).loss
+    torch.testing.assert_close(model(ids, shift_labels=shifted).loss, expected, rtol=0.0, atol=0.0)
+    both = model(
+        ids, labels=torch.zeros_like(ids), shift_labels=shifted
+    ).loss  # as the Trainer's packing gives them
+    torch.testing.assert_close(both, expected, rtol=0.0, atol=0.0)
+
+
+@pytest.mark.parametrize("as_tensor", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+def test_num_items_in_batch_divides_the_sum(training: bool, as_tensor: bool) -> None:
+    model = tiny_model().train(training)
+    ids = random_ids()  # 2 rows of 11 targets
+    mean = model(ids, labels=ids).loss
+    items = torch.tensor(40) if as_tensor else 40
+    torch.testing.assert_close(model(ids, labels=ids, num_items_in_batch=items).loss, mean * 22 / 40)
+
+
+@pytest.mark.parametrize("num_items", [None, 5000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_chunked_loss_has_the_plain_ones_value_and_gradients(
+    dtype: torch.dtype, num_items: int | None
+) -> None:
+    vocabulary, tokens = 12_000, 1_500
+    assert vocabulary * tokens > 2**24  # chunked in training, all logits at once in evaluation
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(1, tokens, 8, generator=generator, dtype=dtype)
+    weight = torch.randn(vocabulary, 8, generator=generator, dtype=dtype)
+    targets = torch.randint(vocabulary, (1, tokens), generator=generator)
+    targets[0, ::7] = -100
+    results = []
+    for chunked in (True, False):
+        leaves = (hidden.clone().requires_grad_(), weight.clone().requires_grad_())
+        if chunked:
+            value = loss_module.loss_from_hidden(*leaves, targets, num_items)
+        else:
+            value = loss_module.loss_from_logits(F.linear(*leaves), targets, num_items)
+        value.backward()
+        results.append([value, *(leaf.grad for leaf in leaves)])
+    tolerance = 1e-12 if dtype == torch.float64 else 2e-5
+    for actual, expected in zip(*results, strict=True):
+        assert actual.dtype == dtype
+        torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+def test_a_long_batch_trains_without_ever_holding_all_logits() -> None:
+    vocabulary, tokens = 140_000, 128
+    assert vocabulary * tokens > 2**24
+    model = tiny_model(
+        "1+1R2+1", vocab_size=vocabulary, max_position_embeddings=256, dtype=torch.float32
+    ).train()
+    ids = random_ids(1, tokens)
+    sizes = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        sizes.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = model(ids, labels=ids).loss
+    assert max(sizes) < vocabulary * tokens
+    loss.backward()
+    chunked = gradients(model)
+    model.zero_grad()
+    plain = model(ids, labels=ids, skip_logits=False)
+    plain.loss.backward()
+    torch.testing.assert_close(loss, plain.loss, rtol=1e-5, atol=1e-5)
+    for name, grad in gradients(model).items():
+        scale = grad.abs().max().item()
+        torch.testing.assert_close(chunked[name] / scale, grad / scale, rtol=0.0, atol=1e-4)
+
+
+def test_half_precision_logits_are_normalised_in_float32() -> None:
+    model = tiny_model(dtype=torch.bfloat16)
+    ids = random_ids()
+    logits = model(ids).logits.float()
+    expected = F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+    for training in (True, False):
+        loss = model.train(training)(ids, labels=ids).loss
+        assert loss.dtype == torch.float32
+        torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
