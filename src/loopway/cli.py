@@ -3,14 +3,13 @@
 Nothing heavy is imported before a verb runs, so that ``--help`` answers at once. Knows nothing of how verbs work.
 """
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from loopway._version import __version__
-from loopway.errors import LoopwayError
+from loopway.errors import exit_on_error
 
 app = typer.Typer(
     name="loopway",
@@ -81,7 +80,9 @@ def compare(
 def generate(
     model: Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL", help="Run folder or model folder.")],
     prompt: Annotated[str, typer.Argument(help="Text to continue; empty to begin a document.")] = "",
-    max_new_tokens: Annotated[int, typer.Option(help="Tokens to add at most.")] = 200,
+    max_new_tokens: Annotated[
+        int, typer.Option(help="Tokens to add at most, within the model's context.")
+    ] = 200,
     temperature: Annotated[float, typer.Option(help="Below 1 is safer, above 1 is wilder.")] = 1.0,
     top_k: Annotated[int, typer.Option(help="Only the k likeliest tokens; 0 is all.")] = 0,
     top_p: Annotated[
@@ -118,10 +119,5 @@ def params(
 
 def main() -> None:
     """Run the command line. A user's mistake is one line and exit code 2, Ctrl-C is 130."""
-    try:
+    with exit_on_error():
         app()
-    except LoopwayError as error:
-        print(f"loopway: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)

@@ -4,6 +4,10 @@ Every one is a ``ValueError`` whose message says what was given, what is allowed
 line prints it as one line and exits 2. Knows nothing of who raises them.
 """
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class LoopwayError(ValueError):
     """A mistake in what the user gave: a layout, a config, a path, a text file."""
@@ -27,3 +31,15 @@ class ConfigError(LoopwayError):
 
 class DataError(LoopwayError):
     """Text or token data that is missing, empty, unreadable or too short."""
+
+
+@contextmanager
+def exit_on_error() -> Iterator[None]:
+    """What ends a program: a user's mistake is one line on standard error and exit code 2, Ctrl-C is 130."""
+    try:
+        yield
+    except LoopwayError as error:
+        print(f"loopway: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -39,6 +39,16 @@ def test_an_empty_prompt_begins_a_document(run: Path) -> None:
     assert generate(model, tokenizer, "", Sampling(max_new_tokens=20))
 
 
+def test_a_text_ends_with_the_model_s_context(run: Path) -> None:
+    model, tokenizer = open_model(run)
+    model.config.max_position_embeddings = 16
+    longer = generate(model, tokenizer, "the", Sampling(max_new_tokens=200))
+    prompt_tokens = len(tokenizer("the").input_ids)
+    assert longer == generate(model, tokenizer, "the", Sampling(max_new_tokens=16 - prompt_tokens))
+    with pytest.raises(ConfigError, match="reads 16 at most"):
+        generate(model, tokenizer, "the cat " * 16)
+
+
 def test_text_is_printed_as_it_comes(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stream(run, "the cat", Sampling(max_new_tokens=8))
     model, tokenizer = open_model(run)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from loopway.data.config import DataConfig
-from loopway.errors import ConfigError
+from loopway.errors import ConfigError, LoopwayError
 from loopway.training.checks import check_value, unknown_key
 from loopway.training.run_config import RunConfig
 from loopway.training.yaml_files import apply_overrides, merge, read_yaml
@@ -65,7 +65,12 @@ class CompareConfig:
             name: {seed: _variant_run(shared, name, changes, seed) for seed in seeds}
             for name, changes in variants.items()
         }
-        return cls(runs=runs, prompt=prompt)
+        plan = cls(runs=runs, prompt=prompt)
+        if plan.data.validation is None and plan.data.validation_fraction == 0:
+            raise ConfigError(
+                "a comparison needs validation text: give data.validation, or a data.validation_fraction above 0"
+            )
+        return plan
 
     @property
     def seeds(self) -> list[int]:
@@ -81,6 +86,6 @@ def _variant_run(shared: dict[str, Any], name: str, changes: dict[str, Any], see
     try:
         run = RunConfig.from_dict(merge(shared, {"model": changes, "training": {"seed": seed}}))
         run.build_model_config()
-    except ConfigError as error:
-        raise ConfigError(f"variant {name}: {error}") from None
+    except LoopwayError as error:
+        raise type(error)(f"variant {name}: {error}") from None
     return run

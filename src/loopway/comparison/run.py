@@ -6,7 +6,12 @@ Finished runs are kept, unfinished ones go on where they were. Knows nothing of 
 """
 
 import json
-from collections.abc import Sequence
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,9 +23,8 @@ from loopway.comparison.config import CompareConfig
 from loopway.comparison.figures import Curve, plot_curves
 from loopway.comparison.results import Row, VariantRuns, compare_variants
 from loopway.comparison.tables import explain, markdown_table, terminal_table
-from loopway.comparison.worker import run_in_process
 from loopway.data.preparation import prepare
-from loopway.errors import ConfigError
+from loopway.errors import LoopwayError
 from loopway.modeling.accounting import parameter_report
 from loopway.training.generation import Sampling, generate, open_model
 from loopway.training.metrics_log import read_metrics
@@ -67,11 +71,7 @@ def compare(
     for by_seed in runs.values():
         for planned in by_seed:
             planned.check_folder()
-    data = prepare(plan.data, folder / "data")
-    if data.validation is None:
-        raise ConfigError(
-            "a comparison needs validation text: give data.validation or a data.validation_fraction"
-        )
+    prepare(plan.data, folder / "data")
     for seed in range(len(plan.seeds)):  # every variant once before any a second time
         for by_seed in runs.values():
             by_seed[seed].train(folder / "data")
@@ -108,7 +108,7 @@ class _PlannedRun:
         config = self.comparison / "variants" / f"{self.name}.yaml"
         config.parent.mkdir(exist_ok=True)
         write_atomically(config, self.config.to_yaml())
-        run_in_process(config, self.folder.path, data, self.name)
+        _run_in_process(config, self.folder.path, data, self.name)
 
     @property
     def summary(self) -> RunSummary:
@@ -117,6 +117,40 @@ class _PlannedRun:
     @property
     def validation_losses(self) -> dict[str, list[float]]:
         return json.loads(self.folder.validation_losses.read_text(encoding="utf-8"))
+
+
+def _run_in_process(config: Path, folder: Path, data: Path, title: str) -> None:
+    """Train in a process of its own, which saves and stops when this one is told to.
+
+    Raises:
+        LoopwayError: it failed; KeyboardInterrupt, SystemExit: it was interrupted or terminated.
+    """
+    command = [sys.executable, "-m", "loopway.comparison.worker", config, folder, data, title]
+    # A process group of its own, or Ctrl-C in a terminal would reach it twice.
+    with subprocess.Popen(command, process_group=0) as process, _forwarding_signals(process):
+        code = process.wait()
+    if code in (-signal.SIGINT, 128 + signal.SIGINT):
+        raise KeyboardInterrupt
+    if code in (-signal.SIGTERM, 128 + signal.SIGTERM):
+        raise SystemExit(128 + signal.SIGTERM)
+    if code:
+        raise LoopwayError(f"{title}: training failed (exit code {code}); what was done is in {folder}")
+
+
+@contextmanager
+def _forwarding_signals(process: subprocess.Popen) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {
+        number: signal.signal(number, lambda received, _: process.send_signal(received))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _gather(name: str, by_seed: list[_PlannedRun], plan: CompareConfig) -> VariantRuns:

@@ -43,11 +43,14 @@ def explain(rows: list[Row]) -> str:
 
 
 def terminal_table(rows: list[Row]) -> Table:
+    """One column a variant, so that a few of them fit a narrow terminal."""
     table = Table(title="Comparison at equal data, order and recipe", title_justify="left")
-    for position, (header, _) in enumerate(COLUMNS):
-        table.add_column(header, justify="left" if position < _LEFT_ALIGNED else "right")
+    (label, name), *others = COLUMNS
+    table.add_column(label)
     for row in rows:
-        table.add_row(*(cell(row) for _, cell in COLUMNS))
+        table.add_column(name(row), justify="right")
+    for header, cell in others:
+        table.add_row(header, *map(cell, rows))
     return table
 
 

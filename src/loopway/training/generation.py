@@ -89,16 +89,25 @@ def generate(
     *,
     streamer: TextStreamer | None = None,
 ) -> str:
-    """The prompt and what follows it; an empty prompt begins a document.
+    """The prompt and what follows it, as far as the model's context goes; an empty prompt begins a document.
 
     Args:
         streamer: is given the text as it comes; ``TextStreamer(tokenizer)`` prints it.
+
+    Raises:
+        ConfigError: the prompt fills the context.
     """
     sampling = sampling or Sampling()
     ids = tokenizer(prompt, return_tensors="pt").input_ids.long()
     if ids.shape[1] == 0:
         # Documents follow each other in training, so what comes before one is the end of another.
         ids = torch.tensor([[tokenizer.eos_token_id]])
+    room = model.config.max_position_embeddings - ids.shape[1]
+    if room < 1:
+        raise ConfigError(
+            f"the prompt has {ids.shape[1]} tokens and the model reads {model.config.max_position_embeddings} at most: "
+            f"shorten the prompt"
+        )
     choice = {"do_sample": False}
     if not sampling.greedy:
         choice = {
@@ -112,7 +121,7 @@ def generate(
     output = model.generate(  # type: ignore[operator]
         ids,
         attention_mask=torch.ones_like(ids),
-        max_new_tokens=sampling.max_new_tokens,
+        max_new_tokens=min(sampling.max_new_tokens, room),
         pad_token_id=tokenizer.eos_token_id,
         streamer=streamer,
         **choice,

@@ -1,0 +1,207 @@
+"""Whole comparisons of tiny models: what is left behind, going on after an interruption, bad configs."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from transformers import AutoModelForCausalLM
+
+import loopway
+from loopway.comparison import compare
+from loopway.comparison.config import CompareConfig
+from loopway.errors import ConfigError, LayoutError, RecurrenceError
+
+VARIANTS = {
+    "vanilla": {"layout": "4", "recurrence": "base"},
+    "base": {"layout": "1+1R2+1", "recurrence": "base"},
+    "mesh": {"layout": "1+1R2+1", "recurrence": "mesh"},
+}
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.chdir(tmp_path)
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    generator = random.Random(0)
+    words = ["the", "state", "of", "our", "union", "is", "strong", "and", "will", "remain", "so"]
+    for number in range(6):
+        (texts / f"{number}.txt").write_text(" ".join(generator.choices(words, k=400)))
+    return {
+        "model": {"preset": "pythia-14m", "hidden_size": 32, "max_position_embeddings": 64},
+        "data": {"train": "texts", "sequence_length": 32, "vocab_size": 280, "validation_fraction": 0.3},
+        "training": {
+            "max_steps": 4,
+            "global_batch_size": 2,
+            "eval_steps": 2,
+            "save_steps": 2,
+            "learning_rate": 1e-2,
+        },
+        "variants": VARIANTS,
+        "prompt": "the state",
+    }
+
+
+def written(config: dict[str, Any]) -> Path:
+    Path("compare.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    return Path("compare.yaml")
+
+
+def content(folder: Path) -> dict[str, tuple[float, bytes]]:
+    return {str(p): (p.stat().st_mtime, p.read_bytes()) for p in folder.rglob("*") if p.is_file()}
+
+
+def test_it_leaves_the_table_curves_samples_and_every_model(
+    config: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = compare(written(config), folder="out")
+    shown = capsys.readouterr().out
+    assert "gap closed" in shown and "vanilla" in shown
+    assert [row.variant for row in result.rows] == list(VARIANTS)
+    assert json.loads(Path("out/results.json").read_text())[2]["layout"] == "1+1R2+1"
+    table = Path("out/table.md").read_text()
+    assert table.count("\n|") == 4 and "One seed" in table
+    assert Path("out/curves.png").read_bytes().startswith(b"\x89PNG")
+    samples = Path("out/samples.md").read_text()
+    assert all(f"## {name}\n\n> the state" in samples for name in VARIANTS)
+    for name in VARIANTS:
+        model = AutoModelForCausalLM.from_pretrained(f"out/runs/{name}-seed0/model")
+        assert model.config.layout == VARIANTS[name]["layout"]
+        assert Path(f"out/variants/{name}-seed0.yaml").is_file()
+    row = result.rows[2]
+    report = loopway.parameter_report(
+        AutoModelForCausalLM.from_pretrained("out/runs/mesh-seed0/model").config, context_length=32
+    )
+    assert (row.parameters, row.training_flops) == (report.total, report.training_flops)
+    assert row.seeds == 1 and row.seed_deviation is None and row.peak_memory_bytes > 2**20
+
+    # Started again: nothing is trained, nothing in the runs is touched.
+    before = content(Path("out/runs"))
+    again = compare("compare.yaml", folder="out")
+    assert content(Path("out/runs")) == before
+    assert again.rows == result.rows
+
+    # A seed joins later without training the others again; another recipe is refused.
+    config |= {"seeds": [0, 1], "variants": {"mesh": VARIANTS["mesh"]}}
+    row = compare(written(config), folder="out").rows[0]
+    assert row.seeds == 2 and row.seed_deviation is not None
+    assert {k: v for k, v in content(Path("out/runs")).items() if "seed1" not in k} == before
+    with pytest.raises(ConfigError, match="learning_rate"):
+        compare("compare.yaml", ["training.learning_rate=0.5"], "out")
+
+
+def test_all_variants_see_the_same_data_and_those_of_one_seed_start_from_it(config: dict[str, Any]) -> None:
+    plan = CompareConfig.from_dict(config | {"seeds": [3, 5]})
+    runs = [run for by_seed in plan.runs.values() for run in by_seed.values()]
+    assert len({run.data.model_dump_json() for run in runs}) == 1
+    assert [by_seed[5].training["seed"] for by_seed in plan.runs.values()] == [5, 5, 5]
+
+
+def test_interrupted_it_goes_on_and_gives_the_same_result(config: dict[str, Any], tmp_path: Path) -> None:
+    config["training"] |= {"max_steps": 30, "save_steps": 5, "eval_steps": 10, "logging_steps": 1}
+    config["variants"] = {"vanilla": VARIANTS["vanilla"], "mesh": VARIANTS["mesh"]}
+    path = written(config)
+    whole = compare(path, folder="whole")
+
+    command = [sys.executable, "-m", "loopway", "compare", str(path), "--out", "cut"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        metrics = Path("cut/runs/mesh-seed0/metrics.jsonl")
+        deadline = time.monotonic() + 120
+        while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 5):
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        stderr = process.communicate(timeout=120)[1].decode()
+    assert process.returncode == 130, stderr
+    finished = content(Path("cut/runs/vanilla-seed0"))
+    assert not Path("cut/runs/mesh-seed0/summary.json").exists()
+
+    result = compare(path, folder="cut")
+    assert content(Path("cut/runs/vanilla-seed0")) == finished
+    for a, b in zip(result.rows, whole.rows, strict=True):
+        assert (a.validation_loss, a.difference, a.gap_closed) == (
+            b.validation_loss,
+            b.difference,
+            b.gap_closed,
+        )
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        ({"variants": {}}, ConfigError, "variants is missing"),
+        ({"variants": {"a/b": {}}}, ConfigError, "can't name a folder"),
+        ({"variants": {"a": {"layuot": "4"}}}, ConfigError, "variant a.*layout"),
+        ({"variants": {"a": {"layout": "4+R2"}}}, LayoutError, "variant a.*4\\+8R2\\+4"),
+        (
+            {"variants": {"a": {"layout": "4", "recurrence": "anchor"}}},
+            LayoutError,
+            "variant a.*needs a looped",
+        ),
+        ({"variants": {"a": {"layout": "4", "recurrence": "mehs"}}}, RecurrenceError, "mesh"),
+        ({"variants": ["a"]}, ConfigError, "variants"),
+        ({"seeds": []}, ConfigError, "seeds"),
+        ({"seeds": [1, 1]}, ConfigError, "seeds"),
+        ({"varaints": {}}, ConfigError, "variants"),
+        ({"data": {"train": "texts", "sequence_length": 128}}, ConfigError, "128"),
+    ],
+)
+def test_a_mistake_in_any_variant_is_told_before_anything_is_trained(
+    config: dict[str, Any], change: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said) as caught:
+        compare(written(config | change), folder="out")
+    assert "\n" not in str(caught.value)
+    assert not Path("out").exists()
+
+
+def test_a_comparison_without_validation_text_is_refused(config: dict[str, Any]) -> None:
+    config["data"]["validation_fraction"] = 0
+    with pytest.raises(ConfigError, match="validation"):
+        compare(written(config), folder="out")
+    assert not Path("out").exists()
+
+
+def test_a_run_that_fails_stops_the_comparison_with_one_line(config: dict[str, Any]) -> None:
+    config["training"]["learning_rate"] = 1e30
+    command = [sys.executable, "-m", "loopway", "compare", str(written(config)), "--out", "out"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ, timeout=300)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("loopway: vanilla-seed0: training failed")
+
+
+def test_a_recurrence_from_a_user_s_file_is_compared(config: dict[str, Any]) -> None:
+    Path("half.py").write_text(
+        "import loopway\n"
+        "class HalfAnchor(loopway.Recurrence):\n"
+        "    needs_loop = True\n"
+        "    def start(self, embeddings):\n"
+        "        return embeddings\n"
+        "    def advance(self, state, step, stage_input, stage_output):\n"
+        "        return stage_output + state / 2, state\n"
+        "loopway.register_recurrence('half-anchor', HalfAnchor)\n"
+    )
+    config |= {
+        "plugins": ["half.py"],
+        "variants": {"half": {"layout": "1+1R2+1", "recurrence": "half-anchor"}},
+    }
+    assert compare(written(config), folder="out").rows[0].recurrence == "half-anchor"
+
+
+def test_the_embedded_demo_is_equal_compute_and_a_third_fewer_layers() -> None:
+    plan = CompareConfig.load()
+    layouts = {name: loopway.Layout.parse(run[0].model.layout) for name, run in plan.runs.items()}
+    assert list(layouts) == ["vanilla", "base", "anchor", "mesh"]
+    assert len({layout.compute_depth for layout in layouts.values()}) == 1
+    assert {layout.parameter_depth for name, layout in layouts.items() if name != "vanilla"} == {
+        layouts["vanilla"].parameter_depth * 2 // 3
+    }

@@ -1,0 +1,139 @@
+"""Differences, their errors and the share of the gap closed, on losses made by hand."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from loopway.comparison.results import VariantRuns, compare_losses, compare_variants
+from loopway.comparison.tables import COLUMNS, markdown_table
+from loopway.training.summary import RunSummary
+
+SAMPLES, TARGETS = 200, 64
+
+
+def variant(
+    name: str, layout: str, recurrence: str, losses: np.ndarray | float, parameters: int = 1000
+) -> VariantRuns:
+    """``losses`` per target: one number, or ``[seeds, samples]``."""
+    per_target = np.broadcast_to(losses, (1, SAMPLES)) if np.ndim(losses) == 0 else np.asarray(losses)
+    summary = RunSummary(
+        folder=Path("."),
+        layout=layout,
+        recurrence=recurrence,
+        parameters=2 * parameters,
+        non_embedding_parameters=parameters,
+        steps=1,
+        tokens=1,
+        epochs=1.0,
+        train_loss=None,
+        validation_loss=None,
+        validation_perplexity=None,
+        tokens_per_second=100.0,
+        peak_memory_bytes=2**20,
+        wall_seconds=1.0,
+        device="cpu",
+        versions={},
+    )
+    return VariantRuns(
+        name, [summary] * len(per_target), per_target * TARGETS, np.full(SAMPLES, TARGETS), 3_000_000
+    )
+
+
+def test_the_share_of_the_gap_closed_is_what_the_paper_says_of_its_160m_models() -> None:
+    # Table 1, Pile perplexity: vanilla 11.31, base 11.79, mesh 11.37. Closing is told in loss here.
+    vanilla, base, mesh = (math.log(ppl) for ppl in (11.31, 11.79, 11.37))
+    rows = compare_variants(
+        [
+            variant("vanilla", "12", "base", vanilla),
+            variant("base", "2+4R2+2", "base", base, 667),
+            variant("mesh", "2+4R2+2", "mesh", mesh, 667),
+        ]
+    )
+    assert [row.gap_closed for row in rows[:2]] == [None, None]
+    assert rows[2].gap_closed == pytest.approx((base - mesh) / (base - vanilla))
+    assert rows[2].gap_closed == pytest.approx(0.87, abs=0.01)
+    assert rows[2].difference == pytest.approx(mesh - vanilla)
+    assert rows[2].percent_of_vanilla == pytest.approx(66.7)
+    assert rows[0].difference is None and rows[0].perplexity == pytest.approx(11.31)
+
+
+def test_a_gap_within_noise_has_no_share() -> None:
+    noise = np.random.default_rng(0).normal(0, 1, (2, 1, SAMPLES))
+    rows = compare_variants(
+        [
+            variant("vanilla", "4", "base", 3 + noise[0]),
+            variant("base", "1+1R2+1", "base", 3.05 + noise[1]),
+            variant("mesh", "1+1R2+1", "mesh", 2.9),
+        ]
+    )
+    assert rows[1].difference is not None and rows[1].difference_error is not None
+    assert abs(rows[1].difference) < 2 * rows[1].difference_error
+    assert rows[2].gap_closed is None
+
+
+def test_a_base_that_beats_vanilla_leaves_no_gap_to_close() -> None:
+    rows = compare_variants(
+        [
+            variant("vanilla", "4", "base", 3.0),
+            variant("base", "1+1R2+1", "base", 2.9),
+            variant("mesh", "1+1R2+1", "mesh", 2.8),
+        ]
+    )
+    assert rows[2].gap_closed is None
+
+
+def test_each_layout_is_held_against_its_own_base() -> None:
+    rows = compare_variants(
+        [
+            variant("vanilla", "24", "base", 3.0),
+            variant("base2", "4+8R2+4", "base", 3.1),
+            variant("mesh2", "4+8R2+4", "mesh", 3.05),
+            variant("base3", "3+6R3+3", "base", 3.4),
+            variant("mesh3", "3+6R3+3", "mesh", 3.3),
+            variant("mesh4", "4+4R4+4", "mesh", 3.3),
+        ]
+    )
+    assert rows[2].gap_closed == pytest.approx(0.5)
+    assert rows[4].gap_closed == pytest.approx(0.25)
+    assert rows[5].gap_closed is None
+
+
+def test_what_both_models_find_hard_is_no_noise() -> None:
+    hard = np.random.default_rng(0).normal(3, 1, (1, SAMPLES))
+    difference, error = compare_losses(
+        variant("a", "4", "base", hard + 0.01), variant("b", "4", "base", hard)
+    )
+    assert difference == pytest.approx(0.01)
+    assert error < 1e-9
+
+
+def test_the_error_is_that_of_the_mean_of_paired_differences() -> None:
+    a, b = np.random.default_rng(0).normal(3, 1, (2, 1, SAMPLES))
+    difference, error = compare_losses(variant("a", "4", "base", a), variant("b", "4", "base", b))
+    paired = (a - b)[0]
+    assert difference == pytest.approx(paired.mean())
+    assert error == pytest.approx(paired.std(ddof=1) / math.sqrt(SAMPLES))
+
+
+def test_the_spread_over_seeds_adds_to_the_error() -> None:
+    offsets = np.array([[-0.3], [0.0], [0.3]])
+    a = variant("a", "4", "base", 3 + offsets + np.zeros((3, SAMPLES)))
+    b = variant("b", "4", "base", np.full((3, SAMPLES), 3.0))
+    difference, error = compare_losses(a, b)
+    assert difference == pytest.approx(0)
+    assert error == pytest.approx(offsets.std(ddof=1) / math.sqrt(3))
+
+
+def test_without_a_vanilla_model_differences_stay_blank() -> None:
+    rows = compare_variants([variant("mesh", "1+1R2+1", "mesh", 3.0)])
+    assert (rows[0].difference, rows[0].percent_of_vanilla, rows[0].gap_closed) == (None, None, None)
+
+
+def test_the_markdown_table_has_a_cell_for_every_column() -> None:
+    text = markdown_table(compare_variants([variant("vanilla", "4", "base", 3.0)]))
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(lines) == 3
+    assert {line.count("|") for line in lines} == {len(COLUMNS) + 1}
+    assert "20.09" in lines[2]  # exp(3)
