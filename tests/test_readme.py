@@ -30,10 +30,9 @@ SMALL_TRAINING = [
     "training.per_device_train_batch_size=2",
 ]
 SMALL: dict[str, list[str]] = {
-    "compare": SMALL_DATA + SMALL_TRAINING,
+    "compare": [*SMALL_DATA, *SMALL_TRAINING, "seeds=[0]"],
     "generate": ["--max-new-tokens", "4"],
     "params": [],
-    "prepare": SMALL_DATA,
     "train": SMALL_DATA + SMALL_TRAINING,
 }
 # Text of a Python block -> what stands in its place here.
@@ -135,6 +134,32 @@ def test_everything_that_the_readme_shows_runs(tmp_path: Path, monkeypatch: pyte
         elif block.language == "bash":
             for command in command_lines(block):
                 run_command(command, tmp_path)
+
+
+def test_the_recurrence_and_the_family_that_contributing_shows_make_a_model() -> None:
+    shown = [
+        block.text
+        for block in fenced_blocks((ROOT / "CONTRIBUTING.md").read_text())
+        if block.language == "python"
+    ]
+    assert len(shown) == 2
+    use = """
+import torch
+from transformers import AutoModelForCausalLM, Qwen2Config
+
+tiny = Qwen2Config(vocab_size=64, hidden_size=32, intermediate_size=64, num_attention_heads=2, num_key_value_heads=2)
+config = loopway.recursive_config(tiny, layout="1+1R2+1", recurrence="half-anchor")
+model = AutoModelForCausalLM.from_config(config)
+assert type(model).__name__ == "RecursiveQwen2ForCausalLM"
+with torch.no_grad(), loopway.trace_stages(model) as records:
+    model(torch.tensor([[1, 2, 3]]))
+first, second = records[1], records[2]
+assert torch.allclose(second.input, first.output + records[0].input / 2)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join([*shown, use])], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_every_extra_that_the_readme_installs_exists() -> None:

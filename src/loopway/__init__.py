@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from loopway.errors import LoopwayError
     from loopway.layout import Layout, Segment, Stage
     from loopway.modeling.accounting import ParameterReport, parameter_report
-    from loopway.modeling.configuration import recursive_config
-    from loopway.modeling.families import Family, register_family
+    from loopway.modeling.building import recursive_config
+    from loopway.modeling.families import Family
     from loopway.modeling.presets import pythia_config
+    from loopway.modeling.registration import register_family
     from loopway.modeling.stack import StageRecord, trace_stages
     from loopway.recurrence import Recurrence, RecurrenceOptions, mix_states, register_recurrence
 
@@ -34,8 +35,8 @@ _HOMES = {
     "mix_states": "loopway.recurrence",
     "parameter_report": "loopway.modeling.accounting",
     "pythia_config": "loopway.modeling.presets",
-    "recursive_config": "loopway.modeling.configuration",
-    "register_family": "loopway.modeling.families",
+    "recursive_config": "loopway.modeling.building",
+    "register_family": "loopway.modeling.registration",
     "register_recurrence": "loopway.recurrence",
     "trace_stages": "loopway.modeling.stack",
 }
@@ -65,7 +66,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         value = getattr(import_module(_HOMES[name]), name)
     elif name.startswith("Recursive"):  # RecursiveLlamaForCausalLM and its like, one set a family
-        value = import_module("loopway.modeling.families").recursive_class(name)
+        value = import_module("loopway.modeling.registration").recursive_class(name)
     else:
         value = None
     if value is None:

@@ -114,7 +114,11 @@ def test_files_inside_a_package_are_found_without_importing_it():
         ("a.jsonl", b'{"text": "\\ud800"}', "a.jsonl, line 1: .* surrogate"),
         ("a.jsonl", b'{"n": 1' + b"0" * 5000 + b"}", "a.jsonl, line 1: JSON that can't be read"),
         ("a.jsonl.gz", b"not gzip", "a.jsonl.gz: can't be unpacked as gzip"),
-        ("a.jsonl.gz", gzip.compress(mtime=0, data=b'{"text": "x"}')[:-9], "a.jsonl.gz: can't be unpacked as gzip"),
+        (
+            "a.jsonl.gz",
+            gzip.compress(mtime=0, data=b'{"text": "x"}')[:-9],
+            "a.jsonl.gz: can't be unpacked as gzip",
+        ),
         ("a.json", b'{"text": "x"}', "a.json: a .json file must hold a list of objects"),
         ("a.json", b'[{"text": "x"},\n {"text": }]', "a.json, line 2: not valid JSON"),
         ("a.json", b'[{"text": "x"}, 7]', "a.json, record 2: expected an object .* got a number"),

@@ -102,6 +102,14 @@ def test_a_mistake_in_a_config_gets_one_line_of_ours(
     assert says in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_a_misspelt_option_is_refused_where_transformers_would_keep_it_unread() -> None:
+    with pytest.raises(FamilyError, match="no field 'hidden_sise': did you mean 'hidden_size'"):
+        loopway.pythia_config("14m", hidden_sise=64)
+    with pytest.raises(FamilyError, match="no field 'num_slot': did you mean 'num_slots'"):
+        loopway.recursive_config(LlamaConfig(), layout="1+1R2+1", num_slot=4)
+    assert loopway.pythia_config("14m", attn_implementation="eager")._attn_implementation == "eager"
+
+
 def test_a_config_read_from_a_file_is_checked_as_well() -> None:
     with pytest.raises(LayoutError, match="4\\+R2"):
         loopway.RecursiveLlamaConfig(layout="4+R2")

@@ -55,10 +55,6 @@ class RecursiveCausalLMMixin:
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()  # type: ignore[attr-defined]
 
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)  # type: ignore[misc]
-        initialize(module, self.config)  # type: ignore[attr-defined]
-
     @can_return_tuple
     def forward(
         self,

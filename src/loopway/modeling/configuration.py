@@ -10,12 +10,11 @@ from functools import cache
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
-from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
-from loopway.errors import FamilyError, LoopwayError
+from loopway.errors import FamilyError
 from loopway.layout import Layout
-from loopway.modeling.families import FAMILIES, Family, family_named
+from loopway.modeling.families import Family
 from loopway.recurrence import RecurrenceOptions, check_recurrence
 
 
@@ -56,7 +55,6 @@ class RecursiveConfigMixin:
                 f"give a config whose layer_types are all the same"
             )
         check_recurrence(self.recurrence, self.recurrence_options)
-        _make_known(self.family)
 
     @property
     def parsed_layout(self) -> Layout:
@@ -88,13 +86,6 @@ class RecursiveConfigMixin:
             yield
         finally:
             self.num_hidden_layers = self.parsed_layout.compute_depth
-
-
-def _make_known(family: Family) -> None:
-    """Tell the Auto classes the model classes; here, since importing them earlier would meet half-imported modules."""
-    from loopway.modeling.registration import register_models
-
-    register_models(family)
 
 
 @cache
@@ -129,53 +120,3 @@ def _inside_stack(plan: dict | None) -> dict | None:
         )
 
     return None if plan is None else {moved(key): value for key, value in plan.items()}
-
-
-def recursive_config(
-    family_config: PreTrainedConfig, *, layout: str, recurrence: str = "base", **options: Any
-) -> PreTrainedConfig:
-    """A recursive config from any supported family's config.
-
-    Args:
-        family_config: ``LlamaConfig(...)`` or another; its own ``num_hidden_layers`` is ignored.
-        layout: the segments, ``6+9R2+6``.
-        recurrence: ``base``, ``residual``, ``anchor``, ``anchor*``, sums, ``static``, ``dynamic``, ``mesh``, or a
-            registered one.
-        options: ``num_slots``, ``transition_router_input``, ``scale_embeddings``, ``depth_scaled_init`` and any
-            field of the family's config.
-
-    Raises:
-        FamilyError, LayoutError, RecurrenceError: for an unsupported family, or what can't be combined.
-    """
-    compute_depth = Layout.parse(layout).compute_depth
-    fields = family_config.to_dict()
-    model_type = fields.pop("model_type").removeprefix("recursive_")
-    family = family_named(model_type)
-    for follows_from_layout in ("num_hidden_layers", "architectures", "transformers_version"):
-        fields.pop(follows_from_layout, None)
-    layer_types = fields.pop("layer_types", None)
-    if layer_types and len(set(layer_types)) == 1:
-        fields["layer_types"] = layer_types[:1] * compute_depth
-    elif layer_types:
-        fields["layer_types"] = layer_types
-    return build_config(family, {**fields, **options, "layout": layout, "recurrence": recurrence})
-
-
-def build_config(family: Family, fields: dict[str, Any]) -> PreTrainedConfig:
-    """The family's recursive config from plain fields; our errors come out as they are.
-
-    transformers wraps what a config's validation raises; the cause is what a user needs to read.
-    """
-    if fields["layout"] is not None:
-        Layout.parse(fields["layout"])  # what isn't even a string gets our message, not that of a type check
-    try:
-        return config_class(family)(**fields)
-    except LoopwayError:
-        raise
-    except (StrictDataclassError, ValueError, TypeError) as error:
-        raise FamilyError(f"{family.model_type} config: {error.__cause__ or error}") from error
-
-
-def supported_model_types() -> list[str]:
-    """Model types of the supported families, as ``family:`` in a run config names them."""
-    return list(FAMILIES)

@@ -5,7 +5,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from loopway.errors import ConfigError
-from loopway.modeling.configuration import build_config
+from loopway.modeling.building import build_config, check_field_names
 from loopway.modeling.families import FAMILIES
 
 #: layers, hidden size, heads, vocabulary and the peak learning rate of Pythia's recipe (and, where it ran, the paper's)
@@ -58,6 +58,7 @@ def pythia_config(
     Raises:
         ConfigError, LayoutError, RecurrenceError, FamilyError: what was given, what is allowed, what to do.
     """
+    check_field_names(FAMILIES["gpt_neox"], family_fields)
     preset = {key: value for key, value in PYTHIA_SIZES[pythia_size(size)].items() if key != "learning_rate"}
     hidden_size = family_fields.get("hidden_size", preset["hidden_size"])
     fields = {

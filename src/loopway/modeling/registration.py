@@ -1,29 +1,74 @@
-"""Makes the recursive families known to transformers' Auto classes.
+"""Makes the recursive families known to transformers' Auto classes, and names their classes.
 
 Config classes can't be made while transformers is still importing its own, so its registry of configs is given
-names only, to be looked up in ``loopway`` when first asked for; the model classes follow when the first config of
-their family is made.
+names only, to be looked up in ``loopway`` when first asked for; whoever asks for a family's config class has its
+model classes registered too.
 """
 
 import warnings
 from functools import cache
 
+import transformers
 from packaging.version import Version
 
+from loopway.errors import FamilyError
 from loopway.modeling.families import FAMILIES, Family
 
 #: The releases of transformers that the tests have passed with: from the first to before the second.
 TESTED_TRANSFORMERS = ("5.20", "5.24")
+_SUFFIXES = ("Config", "Model", "ForCausalLM")
 
 
 def register_configs() -> None:
     """Register every family's config; called when transformers' registry of configs has been imported."""
     _warn_outside_tested_range()
     for family in FAMILIES.values():
-        register_config(family)
+        _register_config(family)
 
 
-def register_config(family: Family) -> None:
+def register_family(family: Family) -> None:
+    """Support another decoder family of transformers; its recursive classes are known to the Auto classes at once.
+
+    Raises:
+        FamilyError: if the name is taken, or transformers has no such classes.
+    """
+    if family.model_type in FAMILIES:
+        raise FamilyError(f"family {family.model_type!r} is registered already")
+    missing = [
+        name
+        for name in (f"{family.prefix}{suffix}" for suffix in _SUFFIXES)
+        if not hasattr(transformers, name)
+    ]
+    if missing:
+        raise FamilyError(
+            f"family {family.model_type!r} can't be registered: transformers {transformers.__version__} has no "
+            f"{', '.join(missing)}; check the prefix {family.prefix!r}"
+        )
+    FAMILIES[family.model_type] = family
+    _register_config(family)
+
+
+def recursive_class(name: str) -> type | None:
+    """The class called ``RecursiveLlamaConfig``, ``RecursiveLlamaModel`` or ``RecursiveLlamaForCausalLM``, or None."""
+    for family in FAMILIES.values():
+        if name in [f"Recursive{family.prefix}{suffix}" for suffix in _SUFFIXES]:
+            return register_models(family)[name]
+    return None
+
+
+@cache
+def register_models(family: Family) -> dict[str, type]:
+    """Register a family's model classes; all of its recursive classes by name."""
+    from loopway.modeling.causal_lm import causal_lm_class, model_class
+    from loopway.modeling.configuration import config_class
+
+    config, model, causal_lm = config_class(family), model_class(family), causal_lm_class(family)
+    transformers.AutoModel.register(config, model, exist_ok=True)
+    transformers.AutoModelForCausalLM.register(config, causal_lm, exist_ok=True)
+    return {cls.__name__: cls for cls in (config, model, causal_lm)}
+
+
+def _register_config(family: Family) -> None:
     """Name a family's recursive config in transformers' registry, without making the class."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -35,21 +80,7 @@ def register_config(family: Family) -> None:
 
 
 @cache
-def register_models(family: Family) -> None:
-    """Register a family's model classes; called when a config of the family is made."""
-    from transformers import AutoModel, AutoModelForCausalLM
-
-    from loopway.modeling.causal_lm import causal_lm_class, model_class
-    from loopway.modeling.configuration import config_class
-
-    AutoModel.register(config_class(family), model_class(family), exist_ok=True)
-    AutoModelForCausalLM.register(config_class(family), causal_lm_class(family), exist_ok=True)
-
-
-@cache
 def _warn_outside_tested_range() -> None:
-    import transformers
-
     first, after = TESTED_TRANSFORMERS
     if not Version(first) <= Version(transformers.__version__) < Version(after):
         warnings.warn(

@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig
 
 from loopway.data.tokenizer import load_tokenizer
 from loopway.modeling.accounting import ParameterReport, parameter_report
-from loopway.modeling.configuration import recursive_config
+from loopway.modeling.building import recursive_config
 from loopway.modeling.presets import pythia_config
 from loopway.training.run_config import RunConfig
 

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, StrictStr, field_validator, model_va
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from loopway.errors import ConfigError, LoopwayError
-from loopway.modeling.configuration import build_config, config_class
+from loopway.modeling.building import build_config
+from loopway.modeling.configuration import config_class
 from loopway.modeling.families import Family, family_named
 from loopway.modeling.presets import PYTHIA_SIZES, pythia_config, pythia_size
 from loopway.training.checks import one_line, unknown_key

@@ -1,0 +1,95 @@
+"""Recursive configs from a family's config or from plain values, with their names checked.
+
+The one way in which configs are made outside transformers' own loading; what is made here is known to the Auto
+classes. Knows nothing of presets and of files.
+"""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import PreTrainedConfig
+
+from loopway.errors import FamilyError, LoopwayError
+from loopway.layout import Layout
+from loopway.modeling.configuration import config_class
+from loopway.modeling.families import Family, family_named
+from loopway.modeling.registration import register_models
+
+# What transformers' configs take beside their fields: run-time choices, and rotary settings under their older names.
+_ALSO_UNDERSTOOD = (
+    "attn_implementation",
+    "name_or_path",
+    "num_labels",
+    "partial_rotary_factor",
+    "rope_scaling",
+    "rope_theta",
+    "rotary_emb_base",
+    "rotary_pct",
+    "torch_dtype",
+)
+
+
+def recursive_config(
+    family_config: PreTrainedConfig, *, layout: str, recurrence: str = "base", **options: Any
+) -> PreTrainedConfig:
+    """A recursive config from any supported family's config.
+
+    Args:
+        family_config: ``LlamaConfig(...)`` or another; its own ``num_hidden_layers`` is ignored.
+        layout: the segments, ``6+9R2+6``.
+        recurrence: ``base``, ``residual``, ``anchor``, ``anchor*``, sums, ``static``, ``dynamic``, ``mesh``, or a
+            registered one.
+        options: ``num_slots``, ``transition_router_input``, ``scale_embeddings``, ``depth_scaled_init`` and any
+            field of the family's config.
+
+    Raises:
+        FamilyError, LayoutError, RecurrenceError: for an unsupported family, or what can't be combined.
+    """
+    compute_depth = Layout.parse(layout).compute_depth
+    given = family_config.to_dict()
+    model_type = given.pop("model_type").removeprefix("recursive_")
+    family = family_named(model_type)
+    for follows_from_layout in ("num_hidden_layers", "architectures", "transformers_version"):
+        given.pop(follows_from_layout, None)
+    layer_types = given.pop("layer_types", None)
+    if layer_types and len(set(layer_types)) == 1:
+        given["layer_types"] = layer_types[:1] * compute_depth
+    elif layer_types:
+        given["layer_types"] = layer_types
+    check_field_names(family, options)
+    return build_config(family, {**given, **options, "layout": layout, "recurrence": recurrence})
+
+
+def check_field_names(family: Family, names: Iterable[str]) -> None:
+    """Refuse what isn't a field of the family's recursive config; transformers would keep a misspelt one unread.
+
+    Raises:
+        FamilyError: naming the nearest field.
+    """
+    known = [field.name for field in fields(config_class(family))] + list(_ALSO_UNDERSTOOD)
+    for name in names:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1)
+            hint = (
+                f"did you mean {nearest[0]!r}?" if nearest else "see the family's config class for its fields"
+            )
+            raise FamilyError(f"{family.model_type} config has no field {name!r}: {hint}")
+
+
+def build_config(family: Family, values: dict[str, Any]) -> PreTrainedConfig:
+    """The family's recursive config from plain fields; our errors come out as they are.
+
+    transformers wraps what a config's validation raises; the cause is what a user needs to read.
+    """
+    if values["layout"] is not None:
+        Layout.parse(values["layout"])  # what isn't even a string gets our message, not that of a type check
+    register_models(family)
+    try:
+        return config_class(family)(**values)
+    except LoopwayError:
+        raise
+    except (StrictDataclassError, ValueError, TypeError) as error:
+        raise FamilyError(f"{family.model_type} config: {error.__cause__ or error}") from error
