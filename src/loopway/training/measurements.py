@@ -5,6 +5,7 @@ Knows nothing of models and data.
 
 import contextlib
 import resource
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -36,8 +37,9 @@ class StepTimer:
         return len(counted) / sum(counted) if counted else None
 
     def settled_steps_per_second(self) -> float | None:
-        """Mean speed without the first steps, which warm caches up and compile."""
-        return self.steps_per_second(min(WARMUP_STEPS, max(len(self.seconds) - 1, 0)))
+        """The median step's speed, without the first steps, which warm caches up and compile."""
+        counted = self.seconds[min(WARMUP_STEPS, max(len(self.seconds) - 1, 0)) :]
+        return 1 / statistics.median(counted) if counted else None
 
 
 def reset_peak_memory(device: torch.device) -> None:

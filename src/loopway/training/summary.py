@@ -34,7 +34,7 @@ class RunSummary(BaseModel):
     """Mean over every target of the validation set; None without one."""
     validation_perplexity: float | None
     tokens_per_second: float | None
-    """Of the steps alone: without evaluation, saving and the first steps."""
+    """Of the median step, the first ones left out; without evaluation and saving."""
     peak_memory_bytes: int
     """Of the last sitting: allocated on a GPU, resident on a CPU."""
     wall_seconds: float
