@@ -381,7 +381,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_one_line(tiny_config: Buil
 def test_gradient_checkpointing_trains_the_same_model(tiny_config: Build, tmp_path: Path) -> None:
     summaries = [
         train(
-            tiny_config(training={"activation_checkpointing": checkpointing, "max_steps": 4}),
+            tiny_config(training={"gradient_checkpointing": checkpointing, "max_steps": 4}),
             tmp_path / str(checkpointing),
             data_folder=tmp_path / "data",
         )
