@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 import loopway
 from loopway.comparison import compare
 from loopway.comparison.config import CompareConfig
-from loopway.errors import ConfigError, LayoutError, RecurrenceError
+from loopway.errors import ConfigError, DataError, LayoutError, RecurrenceError
 
 VARIANTS = {
     "vanilla": {"layout": "4", "recurrence": "base"},
@@ -89,13 +89,17 @@ def test_it_leaves_the_table_curves_samples_and_every_model(
     assert content(Path("out/runs")) == before
     assert again.rows == result.rows
 
-    # A seed joins later without training the others again; another recipe is refused.
-    config |= {"seeds": [0, 1], "variants": {"mesh": VARIANTS["mesh"]}}
-    row = compare(written(config), folder="out").rows[0]
-    assert row.seeds == 2 and row.seed_deviation is not None
-    assert {k: v for k, v in content(Path("out/runs")).items() if "seed1" not in k} == before
+    # A variant joins later without training the others again; one that is missing and another recipe are refused.
+    config["variants"] = VARIANTS | {"anchor": {"layout": "1+1R2+1", "recurrence": "anchor"}}
+    assert len(compare(written(config), folder="out").rows) == 4
+    assert {k: v for k, v in content(Path("out/runs")).items() if "anchor" not in k} == before
+    everything = content(Path("out"))
+    with pytest.raises(ConfigError, match="has anchor-seed0 too"):
+        compare(written(config | {"variants": VARIANTS}), folder="out")
+    written(config)
     with pytest.raises(ConfigError, match="learning_rate"):
         compare("compare.yaml", ["training.learning_rate=0.5"], "out")
+    assert content(Path("out")) == everything
 
 
 def test_all_variants_see_the_same_data_and_those_of_one_seed_start_from_it(config: dict[str, Any]) -> None:
@@ -170,6 +174,21 @@ def test_a_comparison_without_validation_text_is_refused(config: dict[str, Any])
     assert not Path("out").exists()
 
 
+def test_a_folder_of_something_else_and_missing_text_leave_everything_as_it_was(
+    config: dict[str, Any],
+) -> None:
+    path = written(config)
+    Path("mine").mkdir()
+    Path("mine/table.md").write_text("mine")
+    for folder in ("mine", "compare.yaml"):
+        with pytest.raises(ConfigError, match="holds no comparison"):
+            compare(path, folder=folder)
+    assert [p.name for p in Path("mine").iterdir()] == ["table.md"]
+    with pytest.raises(DataError, match="nowhere"):
+        compare(path, ["data.train=nowhere.txt"], "out")
+    assert not Path("out").exists()
+
+
 def test_a_run_that_fails_stops_the_comparison_with_one_line(config: dict[str, Any]) -> None:
     config["training"]["learning_rate"] = 1e30
     command = [sys.executable, "-m", "loopway", "compare", str(written(config)), "--out", "out"]
@@ -194,12 +213,14 @@ def test_a_recurrence_from_a_user_s_file_is_compared(config: dict[str, Any]) -> 
         "plugins": ["half.py"],
         "variants": {"half": {"layout": "1+1R2+1", "recurrence": "half-anchor"}},
     }
-    assert compare(written(config), folder="out").rows[0].recurrence == "half-anchor"
+    row = compare(written(config | {"seeds": [0, 1]}), folder="out").rows[0]
+    assert row.recurrence == "half-anchor"
+    assert row.seeds == 2 and row.seed_deviation is not None
 
 
 def test_the_embedded_demo_is_equal_compute_and_a_third_fewer_layers() -> None:
     plan = CompareConfig.load()
-    layouts = {name: loopway.Layout.parse(run[0].model.layout) for name, run in plan.runs.items()}
+    layouts = {name: loopway.Layout.parse(run[0].model.layout or "") for name, run in plan.runs.items()}
     assert list(layouts) == ["vanilla", "base", "anchor", "mesh"]
     assert len({layout.compute_depth for layout in layouts.values()}) == 1
     assert {layout.parameter_depth for name, layout in layouts.items() if name != "vanilla"} == {

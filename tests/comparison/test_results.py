@@ -10,7 +10,7 @@ from loopway.comparison.results import VariantRuns, compare_losses, compare_vari
 from loopway.comparison.tables import COLUMNS, markdown_table
 from loopway.training.summary import RunSummary
 
-SAMPLES, TARGETS = 200, 64
+SAMPLES, TARGETS, SAMPLES_PER_DOCUMENT = 200, 64, 4
 
 
 def variant(
@@ -37,7 +37,12 @@ def variant(
         versions={},
     )
     return VariantRuns(
-        name, [summary] * len(per_target), per_target * TARGETS, np.full(SAMPLES, TARGETS), 3_000_000
+        name,
+        [summary] * len(per_target),
+        per_target * TARGETS,
+        np.full(SAMPLES, TARGETS),
+        np.arange(SAMPLES) // SAMPLES_PER_DOCUMENT,
+        3_000_000,
     )
 
 
@@ -109,12 +114,47 @@ def test_what_both_models_find_hard_is_no_noise() -> None:
     assert error < 1e-9
 
 
-def test_the_error_is_that_of_the_mean_of_paired_differences() -> None:
+def test_the_error_is_that_of_the_mean_of_paired_differences_over_documents() -> None:
     a, b = np.random.default_rng(0).normal(3, 1, (2, 1, SAMPLES))
     difference, error = compare_losses(variant("a", "4", "base", a), variant("b", "4", "base", b))
-    paired = (a - b)[0]
-    assert difference == pytest.approx(paired.mean())
-    assert error == pytest.approx(paired.std(ddof=1) / math.sqrt(SAMPLES))
+    of_documents = (a - b).reshape(-1, SAMPLES_PER_DOCUMENT).mean(1)
+    assert difference == pytest.approx(of_documents.mean())
+    assert error == pytest.approx(of_documents.std(ddof=1) / math.sqrt(len(of_documents)))
+
+
+def test_samples_of_one_document_are_no_independent_witnesses() -> None:
+    of_documents = np.random.default_rng(0).normal(0, 0.1, SAMPLES // SAMPLES_PER_DOCUMENT)
+    a = 3 + np.repeat(of_documents, SAMPLES_PER_DOCUMENT)[None]
+    _, error = compare_losses(variant("a", "4", "base", a), variant("b", "4", "base", 3.0))
+    assert error == pytest.approx(of_documents.std(ddof=1) / math.sqrt(len(of_documents)))
+
+
+def test_from_a_single_document_no_share_of_a_gap_is_told() -> None:
+    runs = [
+        variant("vanilla", "4", "base", 3.0),
+        variant("base", "1+1R2+1", "base", 3.1),
+        variant("mesh", "1+1R2+1", "mesh", 3.0),
+    ]
+    for run in runs:
+        run.documents[:] = 0
+    rows = compare_variants(runs)
+    assert rows[1].difference_error is None and rows[2].gap_closed is None
+
+
+def test_each_variant_is_held_against_the_vanilla_model_of_its_compute_depth() -> None:
+    rows = compare_variants(
+        [
+            variant("8", "8", "base", 3.0),
+            variant("12", "12", "base", 2.9),
+            variant("base", "2+4R2+2", "base", 3.1),
+            variant("mesh", "2+4R2+2", "mesh", 2.95),
+            variant("deep", "2+4R3+2", "mesh", 2.8),
+        ]
+    )
+    assert rows[0].difference is None and rows[1].difference is None
+    assert rows[3].difference == pytest.approx(0.05)
+    assert rows[3].gap_closed == pytest.approx(0.75)
+    assert (rows[4].difference, rows[4].percent_of_vanilla) == (None, None)
 
 
 def test_the_spread_over_seeds_adds_to_the_error() -> None:

@@ -124,3 +124,33 @@ def test_half_precision_logits_are_normalised_in_float32() -> None:
         loss = model.train(training)(ids, labels=ids).loss
         assert loss.dtype == torch.float32
         torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+def test_a_long_batch_in_half_precision_keeps_a_float32_loss_and_no_more_logits_than_a_chunk(
+    autocast: bool,
+) -> None:
+    vocabulary, tokens = 12_000, 1_500
+    assert vocabulary * tokens > 2**24
+    generator = torch.Generator().manual_seed(0)
+    dtype = torch.float32 if autocast else torch.bfloat16
+    hidden = torch.randn(1, tokens, 8, generator=generator).to(dtype).requires_grad_()
+    weight = torch.randn(vocabulary, 8, generator=generator).to(dtype).requires_grad_()
+    targets = torch.randint(vocabulary, (1, tokens), generator=generator)
+    targets[0, ::7] = -100
+    kept = []
+    with (
+        torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast),
+        torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t),
+    ):
+        loss = loss_module.loss_from_hidden(hidden, weight, targets)
+        plain = F.cross_entropy(F.linear(hidden, weight).float()[0].detach(), targets[0])
+    assert max(kept) < vocabulary * 512
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, plain, rtol=1e-5, atol=0.0)
+    loss.backward()
+    exact = [t.detach().double().requires_grad_() for t in (hidden, weight)]
+    loss_module.loss_from_logits(F.linear(*exact), targets).backward()
+    for ours, true in zip((hidden, weight), exact, strict=True):
+        assert ours.grad is not None and true.grad is not None
+        assert (ours.grad.double() - true.grad).norm() < 0.02 * true.grad.norm()

@@ -8,6 +8,7 @@ from running import build, random_blocks, randomize, run_stages
 from torch import Tensor
 
 from loopway import Layout
+from loopway.recurrence import RecurrenceOptions, build_recurrence
 
 SUPPLEMENTS = ("residual", "anchor", "anchor*")
 SUMS = ["+".join(names) for size in (1, 2, 3) for names in combinations(SUPPLEMENTS, size)]
@@ -109,3 +110,15 @@ def test_dynamic_computes_its_triple_per_token_from_the_stages_input() -> None:
         a1, a2, a3 = (stages.inputs[step] @ weight.T + bias).split(1, dim=-1)
         expected = a1 * stages.outputs[step] + a2 * stages.inputs[1] + a3 * embeddings
         torch.testing.assert_close(stages.inputs[step + 1], expected)
+
+
+def test_dynamic_coefficients_keep_their_precision_under_autocast() -> None:
+    options = RecurrenceOptions(Layout.parse("1R3"), 8)
+    dynamic = build_recurrence("dynamic", options)
+    with torch.no_grad():
+        for linear in dynamic.get_submodule("coefficients").children():
+            linear.get_parameter("bias").copy_(torch.tensor([1.001, 0.0, 0.0]))
+    states = torch.ones(1, 2, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed, _ = dynamic.advance(dynamic.start(states), 0, states, states)
+    torch.testing.assert_close(mixed, torch.full_like(states, 1.001))

@@ -1,6 +1,6 @@
 """What a comparison found: one row a variant, with differences and their errors.
 
-The noise of a difference is estimated from the paired losses of the validation samples, and of the seeds where there
+The noise of a difference is estimated from the paired losses of the validation documents, and of the seeds where there
 are several. Knows nothing of tables and figures.
 """
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from loopway.layout import Layout
 from loopway.training.summary import RunSummary
 
 #: A gap of fewer standard errors than this counts as noise: no share of it is given.
@@ -24,6 +25,7 @@ class VariantRuns:
         summaries: one per seed.
         loss_sums: summed loss of every validation sample, ``[seeds, samples]``, in nats.
         targets: number of targets of every validation sample, ``[samples]``.
+        documents: the document in which every validation sample begins, ``[samples]``.
         training_flops: per token.
     """
 
@@ -31,6 +33,7 @@ class VariantRuns:
     summaries: list[RunSummary]
     loss_sums: np.ndarray
     targets: np.ndarray
+    documents: np.ndarray
     training_flops: int
 
     @property
@@ -44,11 +47,11 @@ class Row:
     """One line of the table. Losses in nats per token; None where a value would mean nothing.
 
     Attributes:
-        percent_of_vanilla: non-embedding parameters, of the vanilla variant's.
+        percent_of_vanilla: non-embedding parameters, of the vanilla variant's of the same compute depth.
         training_flops: per token.
         seed_deviation: standard deviation of the loss over seeds.
         difference: loss minus the vanilla variant's.
-        difference_error: its standard error.
+        difference_error: its standard error; None also where there is but one document to judge from.
         gap_closed: share of the gap between base (same layout) and vanilla that the variant closes; None for these
             two and where the gap is smaller than twice its standard error.
     """
@@ -74,15 +77,18 @@ class Row:
 def compare_losses(a: VariantRuns, b: VariantRuns) -> tuple[float, float]:
     """a's loss minus b's, and its standard error.
 
-    The samples' differences are paired (both models saw the same text), so the text's own difficulty cancels. With
-    several seeds the spread of the per-seed differences is added in quadrature.
+    Differences are paired (both models saw the same text), so the text's own difficulty cancels. Samples of one
+    document are alike, so documents, not samples, are what was drawn at random. With several seeds the spread of the
+    per-seed differences is added in quadrature. With a single document the error can't be known: infinity.
     """
     differences = a.loss_sums - b.loss_sums
     per_sample, total = differences.mean(0), a.targets.sum()
     difference = float(per_sample.sum() / total)
-    samples, seeds = len(per_sample), len(differences)
-    residuals = per_sample - difference * a.targets
-    variance = samples / max(samples - 1, 1) * float((residuals**2).sum()) / float(total) ** 2
+    residuals = np.bincount(a.documents, weights=per_sample - difference * a.targets)[np.unique(a.documents)]
+    documents, seeds = len(residuals), len(differences)
+    if documents < 2:
+        return difference, math.inf
+    variance = documents / (documents - 1) * float((residuals**2).sum()) / float(total) ** 2
     if seeds > 1:
         variance += float(np.var(differences.sum(1) / total, ddof=1)) / seeds
     return difference, math.sqrt(variance)
@@ -90,12 +96,17 @@ def compare_losses(a: VariantRuns, b: VariantRuns) -> tuple[float, float]:
 
 def compare_variants(variants: list[VariantRuns]) -> list[Row]:
     """One row per variant, in the order given."""
-    vanilla = next((v for v in variants if _is_vanilla(v)), None)
-    return [_row(variant, vanilla, variants) for variant in variants]
+    return [_row(variant, variants) for variant in variants]
 
 
-def _row(variant: VariantRuns, vanilla: VariantRuns | None, variants: list[VariantRuns]) -> Row:
+def vanilla_for(variant: VariantRuns, variants: list[VariantRuns]) -> VariantRuns | None:
+    """The vanilla variant of the same compute depth; it itself if it is one."""
+    return next((v for v in variants if _is_vanilla(v) and _depth(v) == _depth(variant)), None)
+
+
+def _row(variant: VariantRuns, variants: list[VariantRuns]) -> Row:
     first = variant.summaries[0]
+    vanilla = vanilla_for(variant, variants)
     other = None if variant is vanilla else vanilla
     difference, error = compare_losses(variant, other) if other else (None, None)
     per_seed = variant.loss_sums.sum(1) / variant.targets.sum()
@@ -117,22 +128,25 @@ def _row(variant: VariantRuns, vanilla: VariantRuns | None, variants: list[Varia
         seed_deviation=float(np.std(per_seed, ddof=1)) if len(per_seed) > 1 else None,
         perplexity=math.exp(variant.loss),
         difference=difference,
-        difference_error=error,
-        gap_closed=_gap_closed(variant, vanilla, variants),
+        difference_error=error if error is not None and math.isfinite(error) else None,
+        gap_closed=_gap_closed(variant, variants),
         tokens_per_second=float(np.median(speeds)) if speeds else None,
         peak_memory_bytes=max(s.peak_memory_bytes for s in variant.summaries),
     )
 
 
-def _gap_closed(
-    variant: VariantRuns, vanilla: VariantRuns | None, variants: list[VariantRuns]
-) -> float | None:
+def _gap_closed(variant: VariantRuns, variants: list[VariantRuns]) -> float | None:
     layout = variant.summaries[0].layout
+    vanilla = vanilla_for(variant, variants)
     base = next((v for v in variants if _is_base(v) and v.summaries[0].layout == layout), None)
     if vanilla is None or base is None or variant in (vanilla, base):
         return None
     gap, error = compare_losses(base, vanilla)
     return (base.loss - variant.loss) / gap if gap > NOISE_FACTOR * error else None
+
+
+def _depth(variant: VariantRuns) -> int:
+    return Layout.parse(variant.summaries[0].layout).compute_depth
 
 
 def _is_vanilla(variant: VariantRuns) -> bool:
@@ -142,4 +156,4 @@ def _is_vanilla(variant: VariantRuns) -> bool:
 
 def _is_base(variant: VariantRuns) -> bool:
     summary = variant.summaries[0]
-    return "R" in summary.layout and summary.recurrence == "base"
+    return Layout.parse(summary.layout).is_looped and summary.recurrence == "base"

@@ -36,7 +36,7 @@ def explain(rows: list[Row]) -> str:
     )
     return (
         f"{seeds}Loss in nats per token on held-out documents. Δ vanilla ± its standard error, from paired "
-        f"validation samples{' and seeds' if rows[0].seeds > 1 else ''}. % of vanilla: non-embedding parameters. "
+        f"validation documents{' and seeds' if rows[0].seeds > 1 else ''}. % of vanilla: non-embedding parameters. "
         f"Gap closed: share of the base–vanilla gap; blank where that gap is under {NOISE_FACTOR:g} standard errors. "
         f"MFLOP/token: training, forward and backward."
     )

@@ -6,6 +6,7 @@ Knows nothing of models: hidden states, the head's weight and targets in, a scal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 IGNORE_INDEX = -100
 # Measured on 2 CPU cores: below this many logits holding them costs nothing; above, chunks of 512 rows are as fast
@@ -41,15 +42,16 @@ def loss_from_hidden(
     hidden: Tensor, head_weight: Tensor, targets: Tensor, num_items: Tensor | int | None = None
 ) -> Tensor:
     """As :func:`loss_from_logits`, from the last hidden state ``[batch, seq, hidden]``; long inputs go in chunks."""
-    exact = hidden.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(
-        hidden.device.type
-    )
-    if not exact or targets.numel() * head_weight.shape[0] <= _LOGITS_HELD:
+    if targets.numel() * head_weight.shape[0] <= _LOGITS_HELD:
         return loss_from_logits(F.linear(hidden, head_weight), targets, num_items)
+    hidden, targets = hidden.flatten(0, -2), targets.flatten().to(hidden.device)
+    in_half_precision = torch.is_autocast_enabled(hidden.device.type) or hidden.dtype.itemsize < 4
+    if in_half_precision:
+        return _loss_in_float32_chunks(hidden, head_weight, targets, num_items)
     loss = F.linear_cross_entropy(
-        hidden.flatten(0, -2),
+        hidden,
         head_weight,
-        targets.flatten().to(hidden.device),
+        targets,
         ignore_index=IGNORE_INDEX,
         reduction=_reduction(num_items),
         options=torch.nn.LinearCrossEntropyOptions(
@@ -57,6 +59,25 @@ def loss_from_hidden(
         ),
     )
     return _divided(loss, num_items)
+
+
+def _loss_in_float32_chunks(
+    hidden: Tensor, head_weight: Tensor, targets: Tensor, num_items: Tensor | int | None
+) -> Tensor:
+    """Half-precision products, float32 loss; torch's own op would return the loss in half precision.
+
+    Each chunk's logits are made once more in the backward pass instead of being kept.
+    """
+
+    def chunk_loss(rows: Tensor, chunk_targets: Tensor) -> Tensor:
+        logits = F.linear(rows, head_weight).float()
+        return F.cross_entropy(logits, chunk_targets, ignore_index=IGNORE_INDEX, reduction="sum")
+
+    chunks = zip(hidden.split(_CHUNK_ROWS), targets.split(_CHUNK_ROWS), strict=True)
+    losses = [checkpoint(chunk_loss, rows, wanted, use_reentrant=False) for rows, wanted in chunks]
+    return _divided(
+        torch.stack(losses).sum(), (targets != IGNORE_INDEX).sum() if num_items is None else num_items
+    )
 
 
 def _reduction(num_items: Tensor | int | None) -> str:

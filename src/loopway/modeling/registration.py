@@ -30,10 +30,14 @@ def register_family(family: Family) -> None:
     """Support another decoder family of transformers; its recursive classes are known to the Auto classes at once.
 
     Raises:
-        FamilyError: if the name is taken, or transformers has no such classes.
+        FamilyError: if the name is taken by another row, or transformers has no such classes.
     """
+    if FAMILIES.get(family.model_type) == family:
+        return
     if family.model_type in FAMILIES:
-        raise FamilyError(f"family {family.model_type!r} is registered already")
+        raise FamilyError(
+            f"family {family.model_type!r} is registered already, as {FAMILIES[family.model_type]}"
+        )
     missing = [
         name
         for name in (f"{family.prefix}{suffix}" for suffix in _SUFFIXES)

@@ -121,7 +121,11 @@ class Dynamic(LoopRecurrence):
             _start_at_base(linear.get_parameter("bias"))
 
     def combine(self, step: int, stage_input: Tensor, stage_output: Tensor, memory: LoopMemory) -> Tensor:
-        coefficients = self.coefficients[str(step)](stage_input).split(1, dim=-1)
+        # Not in an autocast's half precision: near 1 its steps are as large as what training changes.
+        with torch.autocast(stage_input.device.type, enabled=False):
+            linear = self.coefficients[str(step)]
+            seen = stage_input.to(linear.get_parameter("weight").dtype)
+            coefficients = linear(seen).split(1, dim=-1)
         return mix_states(coefficients, (stage_output, memory.anchor, memory.embeddings))
 
 

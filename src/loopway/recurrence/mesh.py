@@ -72,14 +72,6 @@ class MeSH(Recurrence):
 
     @classmethod
     def check(cls, options: RecurrenceOptions) -> None:
-        if options.num_slots is not None and options.num_slots < 1:
-            raise RecurrenceError(
-                f"num_slots is {options.num_slots}; it must be at least 1, or None for boundaries + 2"
-            )
-        if options.transition_router_input not in ("embedding", "prelude"):
-            raise RecurrenceError(
-                f"transition_router_input is {options.transition_router_input!r}; it must be 'embedding' or 'prelude'"
-            )
         if options.transition_router_input == "prelude" and options.layout.segments[0].loops > 1:
             raise RecurrenceError(
                 f"transition_router_input='prelude' needs a layout that begins with an unlooped segment; "

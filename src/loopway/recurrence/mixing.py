@@ -16,7 +16,7 @@ def mix_states(weights: Sequence[Tensor], states: Sequence[Tensor]) -> Tensor:
 
     Args:
         weights: one per state, each broadcastable to a state: ``[batch, seq, 1]`` for per-token weights, ``[]``
-            for a trained scalar. Computed in at least float32 and rounded to the states' type here.
+            for a trained scalar. In whatever precision they were computed; rounded to the states' type here.
         states: each ``[batch, seq, hidden]``.
 
     Returns:

@@ -44,6 +44,14 @@ def check_recurrence(name: str, options: RecurrenceOptions) -> None:
     """
     cls = _resolve(name)[0]
     layout = options.layout
+    if options.num_slots is not None and options.num_slots < 1:
+        raise RecurrenceError(
+            f"num_slots is {options.num_slots}; it must be at least 1, or None for boundaries + 2"
+        )
+    if options.transition_router_input not in ("embedding", "prelude"):
+        raise RecurrenceError(
+            f"transition_router_input is {options.transition_router_input!r}; it must be 'embedding' or 'prelude'"
+        )
     if cls.needs_loop and not layout.is_looped:
         raise LayoutError(
             f"recurrence {name!r} needs a looped segment and layout {layout} has none: loop one, as in 4+8R2+4, "

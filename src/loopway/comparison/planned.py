@@ -1,0 +1,89 @@
+"""One run of a comparison: its place, whether it is done, and a process of its own to do it in.
+
+Knows nothing of the other runs and of what is made of them.
+"""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from loopway.errors import LoopwayError
+from loopway.training.run_config import RunConfig
+from loopway.training.run_folder import RunFolder, write_atomically
+from loopway.training.summary import RunSummary
+
+_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One variant with one seed, and its place in the comparison's folder."""
+
+    name: str
+    config: RunConfig
+    comparison: Path
+
+    @property
+    def folder(self) -> RunFolder:
+        return RunFolder(self.comparison / "runs" / self.name)
+
+    def check_folder(self) -> None:
+        """Raise ConfigError if a run of another config has the place, before anything is trained."""
+        if self.folder.config.exists():
+            self.folder.check_same(self.config.to_dict(), self.config.plugins)
+
+    def train(self, data: Path) -> None:
+        """Train, or go on, unless it is finished. The config file also serves to train this run alone."""
+        if self.folder.is_finished:
+            return
+        config = self.comparison / "variants" / f"{self.name}.yaml"
+        config.parent.mkdir(exist_ok=True)
+        write_atomically(config, self.config.to_yaml())
+        _run_in_process(config, self.folder.path, data, self.name)
+
+    @property
+    def summary(self) -> RunSummary:
+        return RunSummary.read(self.folder.summary)
+
+    @property
+    def validation_losses(self) -> dict[str, list[float]]:
+        return json.loads(self.folder.validation_losses.read_text(encoding="utf-8"))
+
+
+def _run_in_process(config: Path, folder: Path, data: Path, title: str) -> None:
+    """Train in a process of its own, which saves and stops when this one is told to.
+
+    Raises:
+        LoopwayError: it failed; KeyboardInterrupt, SystemExit: it was interrupted or terminated.
+    """
+    command = [sys.executable, "-m", "loopway.comparison.worker", config, folder, data, title]
+    # A process group of its own, or Ctrl-C in a terminal would reach it twice.
+    with subprocess.Popen(command, process_group=0) as process, _forwarding_signals(process):
+        code = process.wait()
+    for number in _FORWARDED:
+        if code in (-number, 128 + number):
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+    if code:
+        raise LoopwayError(f"{title}: training failed (exit code {code}); what was done is in {folder}")
+
+
+@contextmanager
+def _forwarding_signals(process: subprocess.Popen) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {
+        number: signal.signal(number, lambda received, _: process.send_signal(received))
+        for number in _FORWARDED
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

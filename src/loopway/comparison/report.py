@@ -1,0 +1,75 @@
+"""What a comparison leaves behind: results.json, table.md, curves.png and samples.md.
+
+Knows finished runs; nothing of how they were done.
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from transformers import AutoConfig
+
+from loopway.comparison.figures import Curve, plot_curves
+from loopway.comparison.planned import PlannedRun
+from loopway.comparison.results import Row, VariantRuns, compare_variants, vanilla_for
+from loopway.comparison.tables import markdown_table
+from loopway.data.preparation import PreparedData
+from loopway.modeling.accounting import parameter_report
+from loopway.training.generation import Sampling, generate, open_model
+from loopway.training.metrics_log import read_metrics
+from loopway.training.run_folder import write_atomically
+
+_SAMPLE = Sampling(max_new_tokens=80, temperature=0.8, top_k=50)
+
+
+def write_results(
+    folder: Path, runs: dict[str, list[PlannedRun]], data: PreparedData, sequence_length: int
+) -> list[Row]:
+    """Write numbers, table and curves; the table's rows."""
+    variants = [_gather(name, by_seed, data, sequence_length) for name, by_seed in runs.items()]
+    rows = compare_variants(variants)
+    write_atomically(folder / "results.json", json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+    write_atomically(folder / "table.md", markdown_table(rows))
+    vanilla = next((v.name for v in variants if vanilla_for(v, variants) is v), None)
+    plot_curves([_curve(name, by_seed) for name, by_seed in runs.items()], vanilla, folder / "curves.png")
+    return rows
+
+
+def write_samples(folder: Path, runs: dict[str, list[PlannedRun]], prompt: str) -> None:
+    """Let every variant's first model go on from the prompt. Raises ConfigError if that fills a model's context."""
+    samples = [f"What each model makes of {prompt!r} (seed 0, temperature {_SAMPLE.temperature}).\n"]
+    for name, by_seed in runs.items():
+        text = generate(*open_model(by_seed[0].folder.path), prompt, _SAMPLE)
+        quoted = "\n".join(f"> {line}".rstrip() for line in text.splitlines())
+        samples.append(f"## {name}\n\n{quoted}\n")
+    write_atomically(folder / "samples.md", "\n".join(samples))
+
+
+def _gather(name: str, by_seed: list[PlannedRun], data: PreparedData, sequence_length: int) -> VariantRuns:
+    assert data.validation is not None, "a comparison's config asks for validation text"
+    losses = [planned.validation_losses for planned in by_seed]
+    starts = np.arange(len(losses[0]["sums"])) * sequence_length
+    model_config = AutoConfig.from_pretrained(by_seed[0].folder.model)
+    return VariantRuns(
+        name=name,
+        summaries=[planned.summary for planned in by_seed],
+        loss_sums=np.array([seed["sums"] for seed in losses]),
+        targets=np.array(losses[0]["targets"]),
+        documents=np.searchsorted(np.cumsum(data.validation.document_lengths), starts, side="right"),
+        training_flops=parameter_report(model_config, context_length=sequence_length).training_flops,
+    )
+
+
+def _curve(name: str, by_seed: list[PlannedRun]) -> Curve:
+    """Validation loss by tokens, mean over the seeds, which are evaluated at the same steps."""
+    seeds = [
+        {
+            line["tokens"]: line["validation_loss"]
+            for line in read_metrics(planned.folder.metrics)
+            if "validation_loss" in line
+        }
+        for planned in by_seed
+    ]
+    tokens = sorted(set.intersection(*map(set, seeds)))
+    return Curve(name, np.array(tokens), np.array([[seed[at] for at in tokens] for seed in seeds]).mean(0))
