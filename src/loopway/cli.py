@@ -90,11 +90,17 @@ def generate(
     ] = 1.0,
     greedy: Annotated[bool, typer.Option("--greedy", help="Always the likeliest token.")] = False,
     seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
+    plugin: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Python file that registers what the model is made of; may be given several times."
+        ),
+    ] = None,
 ) -> None:
     """Continue a text with a trained model, as it is written."""
     from loopway.training.generation import Sampling, stream
 
-    stream(model, prompt, Sampling(max_new_tokens, temperature, top_k, top_p, greedy, seed))
+    stream(model, prompt, Sampling(max_new_tokens, temperature, top_k, top_p, greedy, seed), plugin or ())
 
 
 @app.command()
@@ -104,9 +110,11 @@ def params(
     ],
     layout: Annotated[str | None, typer.Option(help="For example 2+4R2+2.")] = None,
     recurrence: Annotated[str | None, typer.Option(help="base, anchor, mesh, ...")] = None,
-    num_slots: Annotated[int | None, typer.Option(help="Slots of MeSH's buffer.")] = None,
-    vocab_size: Annotated[int | None, typer.Option(help="Instead of the model's own.")] = None,
-    context_length: Annotated[int | None, typer.Option(help="Tokens that attention is counted over.")] = None,
+    num_slots: Annotated[int | None, typer.Option(min=1, help="Slots of MeSH's buffer.")] = None,
+    vocab_size: Annotated[int | None, typer.Option(min=1, help="Instead of the model's own.")] = None,
+    context_length: Annotated[
+        int | None, typer.Option(min=1, help="Tokens that attention is counted over.")
+    ] = None,
 ) -> None:
     """Parameters, FLOPs and memory of a model, beside the vanilla model of the same compute depth."""
     from loopway.report.parameters import print_parameters

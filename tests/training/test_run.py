@@ -82,6 +82,7 @@ def test_the_folder_holds_what_the_run_was_and_gave(finished: Path, finished_con
     assert RunConfig.load(finished / "config.yaml") == finished_config
     names = {path.name for path in finished.iterdir()}
     assert names == {
+        ".lock",
         "config.yaml",
         "data",
         "metrics.jsonl",

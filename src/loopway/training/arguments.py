@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments, get_scheduler
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 
@@ -106,6 +106,8 @@ def complete_training(given: dict[str, Any], learning_rate: float | None) -> dic
     for key in ("global_batch_size", "per_device_train_batch_size", "per_device_eval_batch_size"):
         if section.get(key, 1) < 1:
             raise wrong_value(f"training.{key}", section[key], "at least 1")
+    if not 0 <= section.get("seed", 0) < 2**32:
+        raise wrong_value("training.seed", section["seed"], "0 to 2**32 - 1")
     for key, choices in (("lr_scheduler_type", SchedulerType), ("optim", OptimizerNames)):
         if key in section and section[key] not in (names := [choice.value for choice in choices]):
             raise not_among(f"training.{key}", section[key], names)
@@ -143,7 +145,7 @@ def training_arguments(section: dict[str, Any], checkpoints: Path, *, validate: 
         validate: whether there is a validation set.
 
     Raises:
-        ConfigError: values that transformers refuses, or a global batch that the workers can't share.
+        ConfigError: values that transformers or torch refuses, or a global batch that the workers can't share.
     """
     fields = {key: value for key, value in section.items() if key != "global_batch_size"}
     if not validate:
@@ -163,7 +165,8 @@ def training_arguments(section: dict[str, Any], checkpoints: Path, *, validate: 
         "logging_nan_inf_filter": False,
     }
     try:
-        arguments = TrainingArguments(**fields)
+        arguments = _one_device_a_worker(fields)
+        _check_optimizer(arguments)
         micro_batch = arguments.train_batch_size * arguments.world_size
         global_batch = section.get("global_batch_size", micro_batch)
         if global_batch % micro_batch:
@@ -176,8 +179,29 @@ def training_arguments(section: dict[str, Any], checkpoints: Path, *, validate: 
         if global_batch == micro_batch:
             return arguments
         # A second time, since what else depends on it (a DeepSpeed config) is fixed while it is built.
-        return TrainingArguments(**fields, gradient_accumulation_steps=global_batch // micro_batch)
+        return _one_device_a_worker(fields | {"gradient_accumulation_steps": global_batch // micro_batch})
     except ConfigError:
         raise
     except (TypeError, ValueError, ImportError) as error:
         raise ConfigError(f"training: {one_line(error)}") from None
+
+
+def _one_device_a_worker(fields: dict[str, Any]) -> TrainingArguments:
+    """Without a launcher the Trainer would take all GPUs at once (DataParallel), and a batch for each."""
+    arguments = TrainingArguments(**fields)
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
+
+
+def _check_optimizer(arguments: TrainingArguments) -> None:
+    """Let torch and transformers see the values of optimizer and schedule, which the Trainer shows them late."""
+    if arguments.optim_target_modules or "lomo" in str(arguments.optim):
+        return  # these are made from the model itself
+    optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(arguments)
+    get_scheduler(
+        arguments.lr_scheduler_type,
+        optimizer=optimizer_class([torch.nn.Parameter(torch.zeros(1))], **options),
+        num_warmup_steps=arguments.get_warmup_steps(100),
+        num_training_steps=100,
+        scheduler_specific_kwargs=dict(arguments.lr_scheduler_kwargs or {}),  # type: ignore[arg-type]
+    )

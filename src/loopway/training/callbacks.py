@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any, Self
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -179,18 +180,23 @@ class ProgressBar(TrainerCallback):
 
 
 class Interruption(TrainerCallback):
-    """Ctrl-C and SIGTERM end the run after the step that is running, with a checkpoint; a second one at once.
+    """Ctrl-C, SIGTERM and SIGHUP end the run after the step that is running, with a checkpoint; a second one at once.
 
-    A context manager: handlers are the process's own, so the old ones come back afterwards.
+    What one of several workers receives ends the run for all. A context manager: handlers are the process's own, so
+    the old ones come back afterwards.
     """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
+        """What the run ends for: the same in all workers, known at the end of a step."""
+        self._received_here: signal.Signals | None = None
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", None)):
+                if number is None or (number.name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN):
+                    continue  # Windows has none; nohup wants it ignored
                 self._before[number] = signal.signal(number, self._receive)
         return self
 
@@ -199,13 +205,19 @@ class Interruption(TrainerCallback):
             signal.signal(number, handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
+        if self._received_here is not None:
             raise KeyboardInterrupt
-        self.received = signal.Signals(number)
+        self._received_here = signal.Signals(number)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        if self.received is not None:
+        number = int(self._received_here or 0)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            highest = torch.tensor(number, device=args.device)
+            torch.distributed.all_reduce(highest, torch.distributed.ReduceOp.MAX)
+            number = int(highest)
+        if number:
+            self.received = signal.Signals(number)
             control.should_save = True
             control.should_training_stop = True

@@ -3,6 +3,7 @@
 Knows nothing of how the model was trained.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from transformers import (
 import loopway  # noqa: F401  (makes the recursive families known to the Auto classes)
 from loopway.errors import ConfigError
 from loopway.training.callbacks import no_file_bars
-from loopway.training.checks import wrong_value
+from loopway.training.checks import one_line, wrong_value
 from loopway.training.plugins import load_plugins
 from loopway.training.run_folder import RunFolder
 
@@ -50,22 +51,40 @@ class Sampling:
             raise wrong_value("top_p", self.top_p, "more than 0, at most 1")
 
 
-def open_model(path: Path | str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def open_model(
+    path: Path | str, plugins: Sequence[Path | str] = ()
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model and tokenizer in a run folder, a model folder or a checkpoint, on the GPU where there is one.
 
+    Args:
+        plugins: Python files that register what the model is made of. No other code is run, also none that lies in
+            the run folder.
+
     Raises:
-        ConfigError: there is no model.
+        ConfigError: there is no model, or it can't be opened.
     """
     path = Path(path)
     folder = _model_folder(path)
-    for parent in (path, *path.resolve().parents[:2]):
-        if RunFolder(parent).config.is_file() and RunFolder(parent).plugins.is_dir():
-            load_plugins(sorted(RunFolder(parent).plugins.glob("*.py")))
+    load_plugins(plugins)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    with no_file_bars():
-        return AutoModelForCausalLM.from_pretrained(folder, device_map=device), AutoTokenizer.from_pretrained(
-            folder
-        )
+    try:
+        with no_file_bars():
+            model = AutoModelForCausalLM.from_pretrained(folder, device_map=device)
+            return model, AutoTokenizer.from_pretrained(folder)
+    except Exception as error:
+        reason = f"{folder} can't be opened: {one_line(error)}"
+        if not plugins and (copies := _plugins_of_run(path)):
+            options = " ".join(f"--plugin {copy}" for copy in copies)
+            reason += f". Its run had plugins, which are not run unasked; if you trust them, add {options}"
+        raise ConfigError(reason) from error
+
+
+def _plugins_of_run(path: Path) -> list[Path]:
+    """The copies of its plugins that lie in the run folder that `path` is, or is in."""
+    for parent in (path, *path.resolve().parents[:2]):
+        if RunFolder(parent).config.is_file():
+            return sorted(RunFolder(parent).plugins.glob("*.py"))
+    return []
 
 
 def _model_folder(path: Path) -> Path:
@@ -98,7 +117,8 @@ def generate(
         ConfigError: the prompt fills the context.
     """
     sampling = sampling or Sampling()
-    ids = tokenizer(prompt, return_tensors="pt").input_ids.long()
+    # As in training, without special tokens of the tokenizer's own.
+    ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False).input_ids.long()
     if ids.shape[1] == 0:
         # Documents follow each other in training, so what comes before one is the end of another.
         ids = torch.tensor([[tokenizer.eos_token_id]])
@@ -129,7 +149,7 @@ def generate(
     return str(tokenizer.decode(output[0], skip_special_tokens=True))
 
 
-def stream(path: Path | str, prompt: str, sampling: Sampling) -> None:
+def stream(path: Path | str, prompt: str, sampling: Sampling, plugins: Sequence[Path | str] = ()) -> None:
     """Print the prompt and what the model in `path` makes of it, as it comes. Raises as :func:`open_model` does."""
-    model, tokenizer = open_model(path)
+    model, tokenizer = open_model(path, plugins)
     generate(model, tokenizer, prompt, sampling, streamer=TextStreamer(tokenizer, skip_special_tokens=True))

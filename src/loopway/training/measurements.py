@@ -4,7 +4,7 @@ Knows nothing of models and data.
 """
 
 import contextlib
-import resource
+import re
 import statistics
 import sys
 import time
@@ -55,6 +55,12 @@ def peak_memory_bytes(device: torch.device) -> int:
     """Most memory held so far: allocated by torch on CUDA, resident of the whole process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "linux":  # ru_maxrss would begin at the peak of the process that started this one
+        peak = re.search(r"^VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+        if peak:
+            return int(peak[1]) * 1024
+    import resource  # not on Windows
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

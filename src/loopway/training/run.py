@@ -3,11 +3,13 @@
 The same config, seed and machine give the same bits, interrupted or not. Knows nothing of comparisons.
 """
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from transformers import AutoModelForCausalLM, PreTrainedConfig, set_seed
@@ -18,6 +20,7 @@ from loopway.data.packing import PackedSamples
 from loopway.data.preparation import PreparedData, prepare
 from loopway.errors import LoopwayError
 from loopway.modeling.accounting import parameter_report
+from loopway.modeling.stack import find_stack
 from loopway.training.arguments import training_arguments
 from loopway.training.callbacks import Interruption, ProgressBar, RunLog, perplexity, say
 from loopway.training.measurements import device_name, peak_memory_bytes, reset_peak_memory
@@ -46,10 +49,13 @@ def train(
         console: where progress goes; None is standard error.
 
     Raises:
-        LoopwayError: a mistake in the config or the data, a folder of another run, a loss that isn't finite. A folder
-            that was made for this run and got no further than its data is removed again.
+        LoopwayError: a mistake in the config or the data, a folder of another run or one in which another process is
+            training, a loss that isn't finite.
         KeyboardInterrupt: Ctrl-C; there is a checkpoint of the last step.
-        SystemExit: SIGTERM; likewise.
+        SystemExit: SIGTERM or SIGHUP; likewise.
+
+    Whatever is raised, a folder that was made for this run is removed again if it has neither a line of metrics nor
+    a checkpoint.
     """
     run = RunFolder(Path(folder))
     console = console or Console(stderr=True)
@@ -60,15 +66,16 @@ def train(
     if run.is_finished:
         say(console, f"{run.path}: already finished, nothing to do")
         return RunSummary.read(run.summary)
-    try:
-        with arguments.main_process_first(desc="data"):
-            data = prepare(config.data, Path(data_folder) if data_folder else run.data)
-        model_config = config.build_model_config(data.tokenizer)
-    except LoopwayError:
-        if is_new:
-            shutil.rmtree(run.path)
-        raise
-    return _Run(config, run, data, model_config, title or run.path.name, console).execute()
+    with run.locked() if arguments.should_save else contextlib.nullcontext():
+        try:
+            with arguments.main_process_first(desc="data"):
+                data = prepare(config.data, Path(data_folder) if data_folder else run.data)
+            model_config = config.build_model_config(data.tokenizer)
+            return _Run(config, run, data, model_config, title or run.path.name, console).execute()
+        except BaseException:
+            if is_new and not run.has_progress:
+                shutil.rmtree(run.path)
+            raise
 
 
 class _Run:
@@ -94,6 +101,10 @@ class _Run:
         self.train_samples, self.validation_samples = self._samples()
         set_seed(self.arguments.seed)
         self.model = AutoModelForCausalLM.from_config(model_config)
+        if self.arguments.fsdp_plugin_args is not None:  # a unit for each layer, where no class is given
+            layer = type(find_stack(self.model).layers[0]).__name__
+            plugin: dict[str, Any] = self.arguments.fsdp_plugin_args
+            plugin.setdefault("transformer_cls_names_to_wrap", layer)
 
     def _samples(self) -> tuple[PackedSamples, PackedSamples | None]:
         """Training samples in the order they are seen, to the last step, and validation samples."""
@@ -172,8 +183,16 @@ class _Run:
     def _finish(self, trainer: SampleTrainer, run_log: RunLog) -> RunSummary:
         args, log = self.arguments, run_log.log
         aside = self.run.path / ".model.partial"
-        shutil.rmtree(aside, ignore_errors=True)
+        if args.should_save:
+            shutil.rmtree(aside, ignore_errors=True)
+        if (plugin := getattr(trainer.accelerator.state, "fsdp_plugin", None)) is not None:
+            plugin.set_state_dict_type("FULL_STATE_DICT")  # checkpoints may be sharded, the model is whole
         trainer.save_model(str(aside))
+        if args.should_save and not any(aside.glob("*.safetensors")):
+            raise LoopwayError(
+                f"{self.run.path}: the trained model's weights were not written; checkpoints are in "
+                f"{self.run.checkpoints}; let the sharding plugin gather whole weights and run the same command again"
+            )
         losses = trainer.sample_losses
         speed = run_log.timer.settled_steps_per_second()
         tokens = run_log.tokens_per_step

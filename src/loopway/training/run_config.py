@@ -58,6 +58,12 @@ class RunConfig(BaseModel):
                 raise wrong_value(name, section, "a mapping")
             sections[name] = section
         plugins = check_value("plugins", content.get("plugins") or [], list[str])
+        names = [Path(plugin).name for plugin in plugins]
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigError(
+                    f"plugins: several files are called {name}; a run keeps copies under their names"
+                )
         load_plugins(plugins)  # first, since they may register what the model section names
         for name, section_type in _SECTIONS.items():
             try:
@@ -89,11 +95,12 @@ class RunConfig(BaseModel):
         Raises:
             LoopwayError: a layout, recurrence or field that is wrong, or samples longer than the model reads.
         """
-        if tokenizer is None:
-            config = self.model.build(vocab_size=1)
-        else:
-            ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-            config = self.model.build(vocab_size=len(tokenizer), **ids)
+        ids: dict[str, Any] = {
+            "pad_token_id": None
+        }  # nothing is padded; a family's own is an ordinary token here
+        if tokenizer is not None:
+            ids |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+        config = self.model.build(vocab_size=1 if tokenizer is None else len(tokenizer), **ids)
         longest = getattr(config, "max_position_embeddings", None)
         if longest is not None and self.data.sequence_length > longest:
             raise ConfigError(

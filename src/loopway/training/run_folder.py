@@ -1,16 +1,19 @@
 """The folder of a run: where its parts are, whether it is new, half done or finished, and of which config.
 
     config.yaml  plugins/  data/  metrics.jsonl  tensorboard/  checkpoints/checkpoint-N/  model/
-    validation_losses.json  summary.json (last)
+    validation_losses.json  summary.json (last)  .lock (held while a process trains)
 
 Knows nothing of how a run is done.
 """
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import sys
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,6 +79,35 @@ class RunFolder:
     def is_finished(self) -> bool:
         return self.summary.exists()
 
+    @property
+    def has_progress(self) -> bool:
+        """Whether a line of metrics or a checkpoint, perhaps a broken one, would be lost with the folder."""
+        has_lines = self.metrics.exists() and self.metrics.stat().st_size > 0
+        return has_lines or any(self.checkpoints.glob("*"))
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Within, no other process trains in this folder, where the system has such locks.
+
+        Raises:
+            ConfigError: one does.
+        """
+        if sys.platform == "win32":
+            yield
+            return
+        import fcntl
+
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(
+                    f"another process is training in {self.path}; wait for it, or choose another folder"
+                ) from None
+            except OSError:
+                pass  # a file system without locks
+            yield
+
     def begin(self, config: dict[str, Any], plugins: list[str]) -> bool:
         """Claim the folder for a run of `config`; True if it is new, False if such a run has begun here.
 
@@ -87,7 +119,10 @@ class RunFolder:
             return False
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise ConfigError(f"{self.path} exists and holds no run; choose another folder")
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{self.path} can't be made: {error.strerror}; choose another folder") from None
         if plugins:
             self.plugins.mkdir()
             for plugin in plugins:

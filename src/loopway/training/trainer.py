@@ -5,6 +5,7 @@ keeps one loss per sample, a loss that isn't finite stops the run, and nothing i
 Knows nothing of configs and run folders.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from transformers import EvalPrediction, PreTrainedTokenizerBase, Trainer, default_data_collator
 from transformers.trainer import TRAINING_ARGS_NAME
 
+from loopway.data.packing import IGNORED_LABEL
 from loopway.errors import LoopwayError
 
 
@@ -52,6 +54,7 @@ class SampleTrainer(Trainer):
         """Saved with every checkpoint."""
         self.sample_losses: SampleLosses | None = None
         """Of the latest evaluation."""
+        self._step_loss: torch.Tensor | float = 0.0
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | int | None:
         # The Trainer counts targets only where there are "labels" too.
@@ -64,9 +67,16 @@ class SampleTrainer(Trainer):
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)
-        if not torch.isfinite(loss):
+        self._step_loss = self._step_loss + loss
+        if not self.accelerator.sync_gradients:
+            return loss
+        # Once an optimizer step, before the update, and the same in all workers: a sum keeps what isn't finite.
+        total = self.accelerator.reduce(self._step_loss, reduction="sum")
+        assert isinstance(total, torch.Tensor)
+        self._step_loss = 0.0
+        if not math.isfinite(total.item()):
             raise TrainingError(
-                f"the loss became {loss.item()} at step {self.state.global_step + 1}; a lower learning_rate, longer "
+                f"the loss became {total.item()} at step {self.state.global_step + 1}; a lower learning_rate, longer "
                 f"warmup or bf16 instead of fp16 may help; checkpoints from before are in {self.args.output_dir}"
             )
         return loss
@@ -86,9 +96,12 @@ class SampleTrainer(Trainer):
         # Sample by sample, so that only one sample's logits are held in float32.
         pairs = zip(logits, targets, strict=True)
         sums = torch.stack(
-            [F.cross_entropy(logit.float(), target, reduction="sum") for logit, target in pairs]
+            [
+                F.cross_entropy(logit.float(), target, reduction="sum", ignore_index=IGNORED_LABEL)
+                for logit, target in pairs
+            ]
         )
-        return None, sums, (targets != -100).sum(dim=-1)
+        return None, sums, (targets != IGNORED_LABEL).sum(dim=-1)
 
     def _keep_sample_losses(self, prediction: EvalPrediction) -> dict[str, float]:
         sums, targets = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
