@@ -186,3 +186,18 @@ def test_ctrl_c_saves_says_how_to_go_on_and_exits_130(here: Path) -> None:
     assert "run the same command to go on" in error.splitlines()[-1]
     assert "Traceback" not in error
     assert list((here / "long" / "checkpoints").glob("checkpoint-*/trainer_state.json"))
+
+
+@pytest.mark.parametrize("option", ["--vocab-size=-4", "--context-length=0", "--num-slots=0"])
+def test_params_refuses_sizes_below_one(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], option: str
+) -> None:
+    assert run_main(monkeypatch, "params", "160m", option) == 2
+    assert option.partition("=")[0] in (error := capfd.readouterr().err) and "Traceback" not in error
+
+
+def test_a_run_folder_that_cannot_be_made_is_one_line(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main(monkeypatch, "train", "run.yaml", "--out", "text.jsonl/run") == 2
+    assert capfd.readouterr().err.startswith("loopway: text.jsonl/run can't be made: ")

@@ -2,6 +2,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 
 from loopway.errors import ConfigError
 from loopway.training.generation import Sampling, generate, open_model, stream
@@ -75,3 +76,29 @@ def test_where_there_is_no_model_the_error_says_what_to_give(run: Path, tmp_path
     (run / "model").rename(tmp_path / "elsewhere")
     with pytest.raises(ConfigError, match=r"isn't finished.*checkpoint-8"):
         open_model(run)
+
+
+def test_a_prompt_gets_no_special_tokens_that_training_did_not_see(run: Path) -> None:
+    model, tokenizer = open_model(run)
+    plain = generate(model, tokenizer, "the", Sampling(max_new_tokens=20, greedy=True))
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(  # type: ignore
+        single=f"{tokenizer.eos_token} $A", special_tokens=[(tokenizer.eos_token, tokenizer.eos_token_id)]
+    )
+    assert tokenizer("the").input_ids[0] == tokenizer.eos_token_id
+    assert generate(model, tokenizer, "the", Sampling(max_new_tokens=20, greedy=True)) == plain
+
+
+def test_no_code_of_a_folder_is_run_unasked(run: Path) -> None:
+    (run / "plugins").mkdir()
+    (run / "plugins" / "mine.py").write_text("raise SystemExit('was run')")
+    open_model(run)
+    open_model(run / "model")
+    with pytest.raises(SystemExit, match="was run"):
+        open_model(run, [run / "plugins" / "mine.py"])
+
+
+def test_a_folder_without_weights_is_one_line(run: Path) -> None:
+    (run / "model" / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match=r"model can't be opened: .*model.safetensors") as error:
+        open_model(run)
+    assert "\n" not in str(error.value)

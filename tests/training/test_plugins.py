@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from loopway.errors import ConfigError
+from loopway.recurrence import registry
 from loopway.training.generation import Sampling, generate, open_model
 from loopway.training.plugins import load_plugins
 from loopway.training.run import train
@@ -37,7 +38,11 @@ def test_a_recurrence_from_a_user_s_file_trains_and_its_model_opens_from_the_run
     summary = train(config, tmp_path / "run")
     assert summary.recurrence == "half"
     assert (tmp_path / "run" / "plugins" / "half.py").read_text() == plugin.read_text()
-    model, tokenizer = open_model(tmp_path / "run")
+    model, tokenizer = open_model(tmp_path / "run")  # the same process knows it
+    del registry._RECURRENCES["half"]  # as in another process
+    with pytest.raises(ConfigError, match=r"unknown recurrence 'half'.* --plugin .*plugins/half.py"):
+        open_model(tmp_path / "run" / "model")
+    model, tokenizer = open_model(tmp_path / "run", [tmp_path / "run" / "plugins" / "half.py"])
     assert generate(model, tokenizer, "the cat", Sampling(max_new_tokens=3)).startswith("the cat")
 
 

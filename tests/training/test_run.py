@@ -258,7 +258,10 @@ def test_a_checkpoint_with_a_cut_off_file_is_not_whole(tiny_config: Build, tmp_p
     assert run.newest_checkpoint() == (run.checkpoints / "checkpoint-4", [last])
 
 
-@pytest.mark.parametrize("number, error", [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+@pytest.mark.parametrize(
+    "number, error",
+    [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit), (signal.SIGHUP, SystemExit)],
+)
 def test_an_interrupted_run_goes_on_to_the_same_bits(
     tiny_config: Build,
     tmp_path: Path,
@@ -427,3 +430,50 @@ def test_progress_without_a_terminal_is_plain_lines(tiny_config: Build, tmp_path
     lines = (tmp_path / "log.txt").read_text().splitlines()
     assert all("\x1b" not in line for line in lines)
     assert any(line.startswith("mine  step 8/8  loss ") and "tokens/s" in line for line in lines)
+
+
+def test_whatever_fails_before_the_first_step_leaves_nothing_behind(
+    tiny_config: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("loopway.training.trainer.SampleTrainer.training_step", fail)
+        with pytest.raises(RuntimeError):
+            train(tiny_config(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    train(tiny_config(), tmp_path / "run")
+    (tmp_path / "run" / "summary.json").unlink()
+    monkeypatch.setattr("loopway.training.run._Run._finish", fail)
+    with pytest.raises(RuntimeError):
+        train(tiny_config(), tmp_path / "run")
+    assert RunFolder(tmp_path / "run").newest_checkpoint()[0] is not None
+
+
+def test_two_processes_never_train_in_one_folder(tiny_config: Build, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.begin(tiny_config().to_dict(), [])
+    with run.locked(), pytest.raises(ConfigError, match="another process is training in"):
+        train(tiny_config(), run.path)
+    assert not run.data.exists()
+    train(tiny_config(training={}), run.path)
+
+
+def test_a_run_whose_weights_were_not_written_is_not_finished(
+    tiny_config: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loopway.training.trainer.SampleTrainer.save_model", lambda *_, **__: None)
+    with pytest.raises(LoopwayError, match="weights were not written"):
+        train(tiny_config(training={"save_strategy": "no"}), tmp_path / "run")
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def test_a_step_is_judged_as_a_whole_before_the_update(
+    tiny_config: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([float("nan"), 1.0])  # of the two micro-batches of step 1
+    monkeypatch.setattr("transformers.Trainer.training_step", lambda *_, **__: torch.tensor(next(losses)))
+    with pytest.raises(LoopwayError, match="the loss became nan at step 1"):
+        train(tiny_config(), tmp_path / "run")
+    assert next(losses, None) is None

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import TrainingArguments
+import torch
+from transformers import AutoModelForCausalLM, TrainingArguments
 
 from loopway.errors import ConfigError, LoopwayError
 from loopway.training.arguments import REFUSED, training_arguments
@@ -58,6 +59,7 @@ def test_an_unknown_key_names_the_nearest_known_one(
         ("training.global_batch_size=0", "training.global_batch_size: got 0, expected at least 1"),
         ("training.max_steps=-1", "training.max_steps: got -1, expected more than 0"),
         ("training.eval_strategy=epoch", "training.eval_strategy: got 'epoch', expected steps"),
+        ("training.seed=-1", "training.seed: got -1, expected 0 to"),
         ("training=3", "training: got 3, expected a mapping"),
         ("data.sequence_length=long", "data.sequence_length: got 'long', expected a valid integer"),
         ("data.sequence_length=0", "data.sequence_length: got 0, expected greater than 0"),
@@ -215,3 +217,47 @@ def test_sections_are_merged_not_replaced(tiny: dict[str, Any], tmp_path: Path) 
     (tmp_path / "run.yaml").write_text("extends: base.yaml\nmodel: {layout: 2+1R2}\n", encoding="utf-8")
     expected = RunConfig.from_dict(merge(tiny, {"model": {"layout": "2+1R2"}, "training": {"seed": 3}}))
     assert RunConfig.load(tmp_path / "run.yaml", ["training.seed=3"]) == expected
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "llama", "qwen3", "mistral", "olmo2"])
+def test_no_ordinary_token_is_taken_for_padding(tiny: dict[str, Any], family: str) -> None:
+    fields = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 2}
+    if family == "gpt_neox":
+        del fields["num_key_value_heads"]
+    model = {"family": family, "layout": "1+1R2+1", **fields}
+    config = RunConfig.from_dict(tiny | {"model": model}).build_model_config()
+    assert AutoModelForCausalLM.from_config(config).get_input_embeddings().padding_idx is None
+
+
+def test_several_gpus_without_a_launcher_are_one_device(
+    tiny_config: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    for global_batch in (2, 4):
+        config = tiny_config(training={"use_cpu": False, "global_batch_size": global_batch})
+        arguments = training_arguments(config.training, Path("unused"), validate=True)
+        assert (arguments.n_gpu, arguments.train_batch_size) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    "training, message",
+    [
+        ({"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"foo": 1}}, "foo"),
+        ({"adam_beta1": 2.0}, "Invalid beta"),
+        ({"learning_rate": -1.0}, "Invalid learning rate"),
+    ],
+)
+def test_values_of_optimizer_and_schedule_are_checked_early(
+    tiny_config: Build, training: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        training_arguments(tiny_config(training=training).training, Path("unused"), validate=True)
+
+
+def test_plugins_of_one_name_would_overwrite_each_other_s_copy(tiny: dict[str, Any], tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.py").write_text("")
+    tiny["plugins"] = [str(tmp_path / folder / "mine.py") for folder in ("one", "two")]
+    with pytest.raises(ConfigError, match=r"several files are called mine.py"):
+        RunConfig.from_dict(tiny)

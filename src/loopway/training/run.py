@@ -138,22 +138,26 @@ class _Run:
         reset_peak_memory(self.arguments.device)
         with Interruption() as interruption, ProgressBar(self.console, self.title, log) as bar:
             trainer = self._trainer([run_log, bar, interruption])
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            try:
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            finally:  # its thread writes into the folder, which may be removed
+                if self.tensorboard.tb_writer is not None:
+                    self.tensorboard.tb_writer.close()
             if interruption.received is not None and trainer.state.global_step < trainer.state.max_steps:
                 self._stop(interruption.received, trainer.state.global_step)
             self._evaluate_final(trainer)
             return self._finish(trainer, run_log)
 
     def _trainer(self, callbacks: list) -> SampleTrainer:
-        tensorboard = TensorBoardCallback()
-        tensorboard.logging_dir = str(self.run.tensorboard)
+        self.tensorboard = TensorBoardCallback()
+        self.tensorboard.logging_dir = str(self.run.tensorboard)
         trainer = SampleTrainer(
             model=self.model,
             args=self.arguments,
             train_dataset=self.train_samples,
             eval_dataset=self.validation_samples,
             tokenizer=self.data.tokenizer,
-            callbacks=[*callbacks, tensorboard],
+            callbacks=[*callbacks, self.tensorboard],
         )
         trainer.remove_callback(PrinterCallback)
         return trainer
