@@ -201,3 +201,23 @@ def test_a_run_folder_that_cannot_be_made_is_one_line(
 ) -> None:
     assert run_main(monkeypatch, "train", "run.yaml", "--out", "text.jsonl/run") == 2
     assert capfd.readouterr().err.startswith("loopway: text.jsonl/run can't be made: ")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no file-size limit to stand for a full disk")
+def test_a_full_disk_is_one_line_and_the_same_command_works_once_there_is_room(here: Path) -> None:
+    import resource
+
+    (here / "long.txt").write_text("a state of our union, and then another state\n" * 4000)
+    (here / "held.txt").write_text("the state of the union is strong\n" * 100)
+    command = [sys.executable, "-m", "loopway", "train", "run.yaml", "--out", "out"]
+    command += ["data.train=long.txt", "data.validation=held.txt"]
+
+    def little_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+
+    done = subprocess.run(command, cwd=here, capture_output=True, text=True, preexec_fn=little_room)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("loopway: the system says 'File too large'")
+    assert "Traceback" not in done.stderr
+    assert not (here / "out").exists()
+    assert subprocess.run(command, cwd=here, capture_output=True).returncode == 0

@@ -35,11 +35,20 @@ class DataError(LoopwayError):
 
 @contextmanager
 def exit_on_error() -> Iterator[None]:
-    """What ends a program: a user's mistake is one line on standard error and exit code 2, Ctrl-C is 130."""
+    """What ends a program: a user's mistake is one line on standard error and exit code 2, Ctrl-C is 130.
+
+    So is what the system refuses (a full disk, a folder without the right to write): it is no fault of the program.
+    """
     try:
         yield
     except LoopwayError as error:
         print(f"loopway: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno is None:  # a library's own, which needs its traceback
+            raise
+        place = f": {error.filename}" if error.filename else ""
+        print(f"loopway: the system says {error.strerror!r}{place}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
