@@ -3,6 +3,7 @@
 from loopway.data.config import DataConfig, HubDataset
 from loopway.data.packing import PackedSamples
 from loopway.data.preparation import PreparedData, prepare
+from loopway.data.samples import Source, TokenSamples
 from loopway.data.token_file import TokenFile, write_token_file
 
 __all__ = [
@@ -10,7 +11,9 @@ __all__ = [
     "HubDataset",
     "PackedSamples",
     "PreparedData",
+    "Source",
     "TokenFile",
+    "TokenSamples",
     "prepare",
     "write_token_file",
 ]

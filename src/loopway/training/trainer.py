@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from transformers import EvalPrediction, PreTrainedTokenizerBase, Trainer, default_data_collator
 from transformers.trainer import TRAINING_ARGS_NAME
 
-from loopway.data.packing import IGNORED_LABEL
+from loopway.data.samples import IGNORED_LABEL
 from loopway.errors import LoopwayError
 
 

@@ -1,0 +1,106 @@
+"""The order in which samples are seen: from the index of a sample to the row of the data that it is.
+
+A row's number says where it stands in the data, an index when it is seen. Which row an index is depends on the
+arguments and the index alone, and takes memory that doesn't grow with the number of rows: a run may ask from anywhere,
+in any number of processes. Indices are best asked for in rising order, since what was computed last is kept.
+
+Knows nothing of token files.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import accumulate
+
+import numpy as np
+
+from loopway.data.permutation import permuted
+from loopway.errors import DataError
+
+_KEPT = 4096  # permuted rows computed at a time
+MIXTURE_BLOCK = 1000
+"""Samples in a row among which every source of a mixture has its exact share."""
+
+
+class EpochOrder:
+    """Rows 0..rows-1, epoch after epoch: in order where `key` is None, else anew by the key in each epoch."""
+
+    def __init__(self, rows: int, key: tuple[int, ...] | None) -> None:
+        self.rows = rows
+        self._key = key
+        self._kept: tuple[tuple[int, int] | None, np.ndarray] = None, np.empty(0, dtype=np.int64)
+
+    def row(self, index: int) -> int:
+        """The row that is seen as number `index` (from 0)."""
+        epoch, position = divmod(index, self.rows)
+        if self._key is None:
+            return position
+        block, place = divmod(position, _KEPT)
+        name, images = self._kept
+        if name != (epoch, block):
+            positions = np.arange(block * _KEPT, min((block + 1) * _KEPT, self.rows))
+            images = permuted(positions, self.rows, *self._key, epoch)
+            self._kept = (epoch, block), images
+        return int(images[place])
+
+
+class MixedOrder:
+    """Several sources, one after another in the data, each seen as often as its weight says.
+
+    Of 1,000 consecutive samples (0..999, 1000..1999, ...) each source has the same whole number, at places that depend
+    on `seed`; None puts each source's together. Among a source's own samples the order is that of `orders`.
+
+    Raises :class:`DataError` for weights that aren't positive, and for one so small that it gets none of the 1,000.
+    """
+
+    def __init__(self, orders: Sequence[EpochOrder], weights: Sequence[float], seed: int | None) -> None:
+        counts = block_counts(weights)
+        self._orders = orders
+        self._first_rows = [0, *accumulate(order.rows for order in orders)]
+        self._seed = seed
+        self._counts = np.array(counts)
+        # Of an unshuffled block: the source of each sample, and how many of that source come before it.
+        self._sources = np.repeat(np.arange(len(counts)), counts)
+        self._earlier = np.concatenate([np.arange(count) for count in counts])
+        self._kept: tuple[int | None, np.ndarray, np.ndarray] = None, self._sources, self._earlier
+
+    def row(self, index: int) -> int:
+        """The row, counted over all sources, that is seen as number `index` (from 0)."""
+        block, place = divmod(index, MIXTURE_BLOCK)
+        kept, sources, numbers = self._kept
+        if kept != block:
+            sources, numbers = self._block(block)
+            self._kept = block, sources, numbers
+        source = int(sources[place])
+        return self._first_rows[source] + self._orders[source].row(int(numbers[place]))
+
+    def _block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of each sample in the block: its source, and which of that source's samples it is. int64[1000] each."""
+        sources, earlier = self._sources, self._earlier
+        if self._seed is not None:
+            sources = sources[permuted(np.arange(MIXTURE_BLOCK), MIXTURE_BLOCK, self._seed, block)]
+            earlier = np.empty_like(earlier)
+            earlier[np.argsort(sources, kind="stable")] = self._earlier
+        return sources, block * self._counts[sources] + earlier
+
+
+def block_counts(weights: Sequence[float]) -> list[int]:
+    """How many of 1,000 samples each source has: proportional to its weight, rounded by the largest remainder.
+
+    Raises :class:`DataError` for weights that aren't positive, and for one so small that its source gets none.
+    """
+    for weight in weights:
+        if not 0 < weight < math.inf:
+            raise DataError(f"a source has weight {weight}; give a positive number, or leave the source out")
+    total = math.fsum(weights)
+    shares = [weight / total * MIXTURE_BLOCK for weight in weights]
+    counts = [math.floor(share) for share in shares]
+    by_remainder = sorted(range(len(shares)), key=lambda source: counts[source] - shares[source])
+    for source in by_remainder[: MIXTURE_BLOCK - sum(counts)]:
+        counts[source] += 1
+    for weight, count in zip(weights, counts, strict=True):
+        if count == 0:
+            raise DataError(
+                f"a source has weight {weight} of {total:g} in all and would get none of {MIXTURE_BLOCK} samples; "
+                f"give it a thousandth of all weights or more, or leave the source out"
+            )
+    return counts

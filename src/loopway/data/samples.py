@@ -1,0 +1,200 @@
+"""Fixed-length samples of token files, in an order that depends on the seed and the index of a sample alone.
+
+Documents are concatenated and cut without regard to their boundaries. Whether attention may cross a boundary is the
+choice `mask_documents`: with it, position ids restart at every document, from which transformers' attention masks see
+that the sample is several sequences (without an attention mask and without a cache).
+
+Knows nothing of text, tokenizers or batches.
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Literal
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from loopway.data.order import EpochOrder, MixedOrder
+from loopway.data.token_file import TokenFile
+from loopway.errors import DataError
+
+IGNORED_LABEL = -100  # of PyTorch's cross entropy
+
+
+@dataclass(frozen=True)
+class Source:
+    """Token files that belong together, and their weight in a mixture: any positive number."""
+
+    files: Sequence[TokenFile]
+    weight: float | None = None
+
+
+def samples_per_epoch(num_tokens: int, sequence_length: int) -> int:
+    """How many samples of `sequence_length` + 1 tokens, each beginning at the last token of the one before."""
+    return max(num_tokens - 1, 0) // sequence_length
+
+
+class TokenSamples(Dataset[dict[str, torch.Tensor]]):
+    """Samples of `sequence_length` tokens and their labels.
+
+    An item holds `input_ids` int64[sequence_length] and `shift_labels` int64[sequence_length], the token after each;
+    they may share memory, so change a copy. With `mask_documents` it also holds `position_ids`
+    int64[sequence_length], which restart at every document, and the first token of a document is nobody's label (-100).
+    An item depends on the files, the arguments and its index alone. `num_samples` (default: one epoch) may span many
+    epochs.
+
+    `sampling` is how the files become rows of `sequence_length` + 1 tokens:
+
+    - "packed": each file is cut into rows that begin at the last token of the one before, so that each token but
+      the first is predicted exactly once an epoch; an end shorter than a row is dropped.
+    - "preshuffled": the file's own sequences are the rows, and they are seen as they stand, whatever the seed is.
+
+    Without weights the rows of all files are one set: each is seen once an epoch, in the order of the files where
+    `seed` is None, else shuffled anew in each epoch. With weights, each source has its share of every 1,000
+    consecutive samples (the nearest number of whole ones), and each of its rows is seen once before any is seen twice;
+    an epoch is as many samples as there are rows. The seed then also says which sample is of which source.
+
+    With `vocab_size` every sample that is read is searched for ids outside the vocabulary.
+
+    Raises :class:`DataError` for files without a whole sample, preshuffled sequences of another length or with
+    `mask_documents` (they don't say where documents end), weights on some sources only, weights that
+    :class:`MixedOrder` refuses, and, from an item, ids outside the vocabulary.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        sequence_length: int,
+        *,
+        sampling: Literal["packed", "preshuffled"] = "packed",
+        seed: int | None = None,
+        num_samples: int | None = None,
+        mask_documents: bool = False,
+        vocab_size: int | None = None,
+    ) -> None:
+        if sampling == "preshuffled" and mask_documents:
+            raise DataError(
+                "data.mask_documents: preshuffled sequences don't say where documents end; set it to false, or "
+                "data.sampling to packed"
+            )
+        self.sequence_length = sequence_length
+        self.mask_documents = mask_documents
+        self.vocab_size = vocab_size
+        self._preshuffled = sampling == "preshuffled"
+        self._files = [file for source in sources for file in source.files]
+        rows = [[self._rows(file) for file in source.files] for source in sources]
+        self._first_rows = [0, *accumulate(count for counts in rows for count in counts)]
+        self._order = self._make_order(sources, [sum(counts) for counts in rows], seed)
+        self.samples_per_epoch = self._first_rows[-1]
+        self.num_samples = self.samples_per_epoch if num_samples is None else num_samples
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        if not 0 <= index < self.num_samples:
+            raise IndexError(f"sample {index} of {self.num_samples}")
+        file, start, tokens = self._read(index)
+        if self.vocab_size is not None:
+            _check_ids(file, start, tokens, self.vocab_size)
+        ids = tokens.astype(np.int64)
+        item = {"input_ids": torch.from_numpy(ids[:-1]), "shift_labels": torch.from_numpy(ids[1:])}
+        return self._masked(item, file, start) if self.mask_documents else item
+
+    def document_of_samples(self) -> np.ndarray:
+        """Number, over all files, of the document in which each sample begins: int64[num_samples].
+
+        Reads the files' whole indices: for validation sets.
+        """
+        documents, before = [np.empty(0, dtype=np.int64)], 0
+        for file, first, last in zip(self._files, self._first_rows, self._first_rows[1:], strict=True):
+            ends = np.cumsum(file.document_lengths)
+            starts = np.arange(last - first) * self._stride
+            documents.append(before + np.searchsorted(ends, starts, side="right"))
+            before += len(ends)
+        rows = [self._order.row(index) for index in range(self.num_samples)]
+        return np.concatenate(documents)[rows]
+
+    @property
+    def _stride(self) -> int:
+        """Tokens from the beginning of one row to that of the next."""
+        return self.sequence_length + self._preshuffled
+
+    def _rows(self, file: TokenFile) -> int:
+        if not self._preshuffled:
+            return samples_per_epoch(file.num_tokens, self.sequence_length)
+        self._check_sequence(file, 0, file.sequence_size(0))
+        if file.num_tokens != file.num_sequences * self._stride:
+            raise DataError(
+                f"{file.prefix}: {file.num_tokens} tokens are not {file.num_sequences} preshuffled sequences of "
+                f"{self._stride}; all must have the same length, or set data.sampling to packed"
+            )
+        return file.num_sequences
+
+    def _check_sequence(self, file: TokenFile, number: int, size: int) -> None:
+        if size != self._stride:
+            raise DataError(
+                f"{file.prefix}: sequence {number} has {size} tokens, not sequence_length {self.sequence_length} + 1; "
+                f"set data.sequence_length to {size - 1}, or data.sampling to packed"
+            )
+
+    def _make_order(
+        self, sources: Sequence[Source], rows: list[int], seed: int | None
+    ) -> EpochOrder | MixedOrder:
+        weights = [source.weight for source in sources if source.weight is not None]
+        if weights and len(weights) < len(sources):
+            raise DataError("some sources have a weight and some have none; give all of them one, or none")
+        key = None if seed is None or self._preshuffled else (seed,)
+        if not weights:
+            self._check_long_enough(self._files, sum(rows))
+            return EpochOrder(sum(rows), key)
+        for source, count in zip(sources, rows, strict=True):
+            self._check_long_enough(source.files, count)
+        orders = [EpochOrder(count, key and (*key, number)) for number, count in enumerate(rows)]
+        return MixedOrder(orders, weights, seed)
+
+    def _check_long_enough(self, files: Sequence[TokenFile], rows: int) -> None:
+        if not files:
+            raise DataError("a source without token files; give it at least one")
+        if rows == 0:
+            longest = max(files, key=lambda file: file.num_tokens)
+            raise DataError(
+                f"{longest.prefix}: {longest.num_tokens} tokens are fewer than one sample of sequence_length "
+                f"{self.sequence_length} + 1; give more text or shorten data.sequence_length"
+            )
+
+    def _read(self, index: int) -> tuple[TokenFile, int, np.ndarray]:
+        """The sample's file, the place in it where the sample begins, and its tokens, [sequence_length + 1]."""
+        row = self._order.row(index)
+        number = bisect_right(self._first_rows, row) - 1
+        file, row = self._files[number], row - self._first_rows[number]
+        start = row * self._stride
+        if not self._preshuffled:
+            return file, start, file.read(start, start + self.sequence_length + 1)
+        tokens = file.sequence(row)
+        self._check_sequence(file, row, len(tokens))
+        return file, start, tokens
+
+    def _masked(self, item: dict[str, torch.Tensor], file: TokenFile, start: int) -> dict[str, torch.Tensor]:
+        length = self.sequence_length
+        begins = file.document_begins(start + 1, start + length + 1) - start  # in 1..length
+        labels = item["shift_labels"].clone()  # input_ids see the same memory
+        labels[begins - 1] = IGNORED_LABEL
+        origins = np.zeros(length + 1, dtype=np.int64)
+        origins[begins] = begins
+        positions = np.arange(length) - np.maximum.accumulate(origins)[:-1]
+        return item | {"shift_labels": labels, "position_ids": torch.from_numpy(positions)}
+
+
+def _check_ids(file: TokenFile, start: int, tokens: np.ndarray, vocab_size: int) -> None:
+    """Raises :class:`DataError` for an id outside the vocabulary among tokens that begin at `start` in the file."""
+    unsigned = tokens.view(f"u{tokens.itemsize}")  # where what is below 0 is large
+    if unsigned.max() >= vocab_size:
+        at = int(np.argmax(unsigned >= vocab_size))
+        raise DataError(
+            f"{file.prefix}: token {start + at} is {tokens[at]}, outside the vocabulary 0..{vocab_size - 1}; give the "
+            f"tokenizer that the file was made with, or make the file again"
+        )
