@@ -4,7 +4,8 @@ from loopway.data.config import DataConfig, HubDataset
 from loopway.data.packing import PackedSamples
 from loopway.data.preparation import PreparedData, prepare
 from loopway.data.samples import Source, TokenSamples
-from loopway.data.token_file import TokenFile, write_token_file
+from loopway.data.token_file import TokenFile
+from loopway.data.token_writer import write_token_file
 
 __all__ = [
     "DataConfig",

@@ -1,131 +1,210 @@
 """Token files: the ``.bin`` + ``.idx`` pair of Megatron-LM and GPT-NeoX, read with memory maps.
 
-``.bin`` holds nothing but token ids. ``.idx``, little-endian: 9 bytes magic, u64 version, u8 dtype code, u64 number of
-sequences N, u64 number of document entries D, i32 sizes[N] in tokens, i64 pointers[N] in bytes, i64 documents[D],
-the sequence at which each document begins and N at the end. Loopway writes one sequence a document.
+``.bin`` holds nothing but token ids, document after document; together they are the stream. It may lie in shards
+``x-00000-of-00020.bin``, ``x-00001-of-00020.bin``, ... beside one ``x.idx``: then the stream is their bytes in order,
+and a shard may end anywhere, even inside a token. (Published sets differ in whether the number after ``of`` is the
+count or the number of the last shard; both are read.)
 
-Knows nothing of text, tokenizers or samples.
+Opening takes the same time and memory for any size. Knows nothing of text, tokenizers or samples.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import glob
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 
+from loopway.data.token_index import TokenIndex, map_file
 from loopway.errors import DataError
 
-_MAGIC = b"MMIDIDX\x00\x00"
-_VERSION = 1
-_DTYPES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 8: np.uint16}
-_HEADER = np.dtype(
-    [("magic", "V9"), ("version", "<u8"), ("dtype", "u1"), ("sequences", "<u8"), ("documents", "<u8")]
-)
+_SHARD = re.compile(r"(?P<prefix>.+)-(?P<number>\d{5})-of-(?P<of>\d{5})")
+_PIECE = 2**20  # bytes whose ids are checked at a time
+_PIECES = 64  # a file of more is checked in places
 
 
-def _pair(prefix: Path | str) -> tuple[Path, Path]:
-    # not with_suffix: a prefix may hold dots of its own
-    return Path(f"{prefix}.bin"), Path(f"{prefix}.idx")
-
-
-@dataclass(frozen=True, eq=False)
 class TokenFile:
-    """An open token file. ``tokens`` is a read-only memory map: int[num_tokens], all documents in order."""
+    """An open token file; :meth:`open` is how to get one.
+
+    Nothing is read but headers and a few places of the index. An object that goes to another process opens the file
+    again there. Positions and lengths are in tokens.
+    """
 
     prefix: Path
-    tokens: np.ndarray
-    document_lengths: np.ndarray
-    """int64[documents], in tokens, the end-of-text token included."""
+    """Path without ``.bin`` or ``.idx``."""
+    num_tokens: int
+    """Of the stream."""
 
-    @property
-    def num_tokens(self) -> int:
-        return len(self.tokens)
+    def __init__(self, prefix: Path, bins: list[Path]) -> None:
+        self.prefix = prefix
+        idx = Path(f"{prefix}.idx")
+        if not idx.is_file():
+            raise DataError(f"{idx}: no such file; a token file is a pair of .bin and .idx")
+        self._index = TokenIndex(idx)
+        self._shards = [map_file(path) for path in bins]
+        ends = list(accumulate(len(shard) for shard in self._shards))
+        self._begins = [0, *ends[:-1]]
+        if ends[-1] != self._index.num_bytes:
+            name = bins[0] if len(bins) == 1 else f"{bins[0]} to {bins[-1].name}"
+            raise DataError(
+                f"{name}: {ends[-1]} bytes, but {idx.name} describes {self._index.num_bytes}; "
+                "a file is cut short or missing, or the index is another file's"
+            )
+        if ends[-1] == 0:
+            raise DataError(f"{bins[0]}: holds no tokens")
+        self.num_tokens = ends[-1] // self.dtype.itemsize
 
     @classmethod
-    def open(cls, prefix: Path | str) -> "TokenFile":
-        """Opens ``prefix.bin`` and ``prefix.idx``; raises :class:`DataError` where they are missing or damaged."""
-        bin_path, idx_path = _pair(prefix)
-        for path in (bin_path, idx_path):
-            if not path.is_file():
-                raise DataError(f"{path}: no such file; a token file is a pair of .bin and .idx")
-        dtype, sizes, pointers, documents = _read_index(idx_path)
-        starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
-        if not np.array_equal(pointers, starts[:-1] * dtype.itemsize):
-            raise DataError(f"{idx_path}: damaged: sequences do not follow one another in the .bin file")
-        expected, actual = int(starts[-1]) * dtype.itemsize, bin_path.stat().st_size
-        if actual != expected:
-            raise DataError(f"{bin_path}: {actual} bytes, but {idx_path.name} describes {expected}")
-        if actual == 0:
-            raise DataError(f"{bin_path}: holds no tokens")
-        tokens = np.memmap(bin_path, dtype=dtype, mode="r")
-        return cls(Path(prefix), tokens, np.diff(starts[documents]))
+    def open(cls, path: Path | str) -> "TokenFile":
+        """Opens a token file by its prefix (``x``), by ``x.bin`` or ``x.idx``, or by any of its shards.
+
+        Raises :class:`DataError` where a file is missing or damaged, or holds no tokens.
+        """
+        prefix = _prefix(Path(path))
+        return cls(prefix, _bins(prefix))
 
     def __reduce__(self):
-        # A worker process maps the file again instead of receiving a copy of its tokens.
-        return TokenFile.open, (self.prefix,)
+        return TokenFile.open, (Path(f"{self.prefix}.idx"),)  # a bare prefix may itself end in .bin
 
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the ids: a little-endian integer."""
+        return self._index.dtype
 
-def _read_index(path: Path) -> tuple[np.dtype, np.ndarray, np.ndarray, np.ndarray]:
-    """dtype of the tokens, sizes int32[N], pointers int64[N], documents int64[D]; all checked against the length."""
-    content = path.read_bytes()
-    if len(content) < _HEADER.itemsize:
-        raise DataError(f"{path}: truncated: {len(content)} bytes, the header alone has {_HEADER.itemsize}")
-    header = np.frombuffer(content, _HEADER, count=1)[0]
-    if header["magic"].tobytes() != _MAGIC:
-        raise DataError(
-            f"{path}: not the index of a token file (it begins with {content[:9]!r}, not {_MAGIC!r})"
-        )
-    if header["version"] != _VERSION:
-        raise DataError(f"{path}: version {header['version']} of the format; only {_VERSION} is known")
-    code = int(header["dtype"])
-    if code not in _DTYPES:
-        allowed = ", ".join(f"{known} ({np.dtype(_DTYPES[known])})" for known in _DTYPES)
-        raise DataError(
-            f"{path}: dtype code {code} is not one of the integers that token ids can have: {allowed}"
-        )
-    # Python integers: a damaged count must not overflow into a plausible one.
-    sequences, entries = int(header["sequences"]), int(header["documents"])
-    expected = _HEADER.itemsize + (4 + 8) * sequences + 8 * entries
-    if len(content) != expected:
-        raise DataError(
-            f"{path}: truncated or damaged: {len(content)} bytes, but {sequences} sequences and {entries} document "
-            f"entries take {expected}"
-        )
-    offset = _HEADER.itemsize
-    sizes = np.frombuffer(content, "<i4", sequences, offset)
-    pointers = np.frombuffer(content, "<i8", sequences, offset + 4 * sequences)
-    documents = np.frombuffer(content, "<i8", entries, offset + 12 * sequences)
-    if (sizes < 0).any():
-        raise DataError(f"{path}: damaged: a sequence of negative length")
-    if entries < 1 or documents[0] != 0 or documents[-1] != sequences or (np.diff(documents) < 0).any():
-        raise DataError(f"{path}: damaged: the document index must rise from 0 to {sequences}")
-    return np.dtype(_DTYPES[code]).newbyteorder("<"), sizes, pointers, documents
+    @property
+    def num_sequences(self) -> int:
+        return self._index.num_sequences
 
+    @property
+    def num_documents(self) -> int:
+        return self._index.num_documents
 
-def write_token_file(prefix: Path | str, documents: Iterable[Sequence[int]], vocab_size: int) -> TokenFile:
-    """Writes ``prefix.bin`` and ``prefix.idx``, one sequence a document, and opens them.
+    @cached_property
+    def document_lengths(self) -> np.ndarray:
+        """int64[documents]. Reads the whole index and keeps one number a document: for small files."""
+        return self._index.document_lengths()
 
-    Ids take 2 bytes where ``vocab_size`` allows, else 4. Raises :class:`DataError` for an id outside the vocabulary
-    and for no tokens at all.
-    """
-    code = 8 if vocab_size <= 2**16 else 4
-    dtype = np.dtype(_DTYPES[code]).newbyteorder("<")
-    bin_path, idx_path = _pair(prefix)
-    sizes: list[int] = []
-    with bin_path.open("wb") as file:
-        for document in documents:
-            ids = np.asarray(document, dtype=np.int64)
-            if ids.size and not 0 <= ids.min() <= ids.max() < vocab_size:
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """The tokens of the stream from ``start`` to ``stop``, [stop - start] of ``dtype``, not to be written to.
+
+        They are a view of the file, aligned or not, or a copy where they lie in several shards. Raises ``IndexError``
+        outside the stream.
+        """
+        if not 0 <= start <= stop <= self.num_tokens:
+            raise IndexError(f"tokens {start}..{stop} of {self.num_tokens} in {self.prefix}")
+        first_byte, last_byte = start * self.dtype.itemsize, stop * self.dtype.itemsize
+        number = bisect_right(self._begins, first_byte) - 1
+        content = self._shards[number][first_byte - self._begins[number] : last_byte - self._begins[number]]
+        if len(content) < last_byte - first_byte:
+            rest = zip(self._shards[number + 1 :], self._begins[number + 1 :], strict=True)
+            content = np.concatenate(
+                [content, *(shard[: max(last_byte - begin, 0)] for shard, begin in rest)]
+            )
+        return content.view(self.dtype)
+
+    def sequence(self, index: int) -> np.ndarray:
+        """The tokens of a sequence, as :meth:`read`; :class:`DataError` if the index is damaged there."""
+        return self.read(*self._index.sequence(index))
+
+    def sequence_size(self, index: int) -> int:
+        """How many tokens a sequence has; errors as :meth:`sequence`."""
+        start, stop = self._index.sequence(index)
+        return stop - start
+
+    def document_begins(self, start: int, stop: int) -> np.ndarray:
+        """int64[...], rising: the positions p in the stream, ``start`` <= p < ``stop``, at which a document begins.
+
+        Raises ``IndexError`` outside the stream and :class:`DataError` if the index is damaged there.
+        """
+        if not 0 <= start <= stop <= self.num_tokens:
+            raise IndexError(f"tokens {start}..{stop} of {self.num_tokens} in {self.prefix}")
+        return self._index.document_begins(start, stop)
+
+    def check_ids(self, vocab_size: int) -> None:
+        """Raises :class:`DataError` for a token id outside 0..``vocab_size`` - 1.
+
+        Looks at every token of up to 64 MiB, and at 64 evenly spread MiB of more; :meth:`verify` looks at all.
+        """
+        self._check_ids(vocab_size, self._places())
+
+    def verify(self, vocab_size: int | None = None) -> None:
+        """Reads everything, in bounded memory.
+
+        Raises :class:`DataError` if the index contradicts itself or a token id is negative or, where ``vocab_size``
+        is given, outside the vocabulary.
+        """
+        self._index.verify()
+        largest = int(np.iinfo(self.dtype).max)
+        self._check_ids(largest + 1 if vocab_size is None else vocab_size, self._pieces())
+
+    def _check_ids(self, vocab_size: int, pieces: Iterable[tuple[int, int]]) -> None:
+        possible = np.iinfo(self.dtype)
+        if possible.min == 0 and possible.max < vocab_size:
+            return
+        for start, stop in pieces:
+            ids = self.read(start, stop)
+            if ids.min() < 0 or ids.max() >= vocab_size:
+                position = int(np.argmax((ids < 0) | (ids >= vocab_size)))
                 raise DataError(
-                    f"{bin_path}: document {len(sizes)} has a token id outside 0..{vocab_size - 1}"
+                    f"{self.prefix}: token {start + position} has the id {ids[position]}, outside 0..{vocab_size - 1}; "
+                    "give the tokenizer that wrote the file"
                 )
-            file.write(ids.astype(dtype).tobytes())
-            sizes.append(len(ids))
-    starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
-    header = np.array([(_MAGIC, _VERSION, code, len(sizes), len(sizes) + 1)], dtype=_HEADER)
-    with idx_path.open("wb") as file:
-        file.write(header.tobytes())
-        file.write(np.asarray(sizes, dtype="<i4").tobytes())
-        file.write((starts[:-1] * dtype.itemsize).astype("<i8").tobytes())
-        file.write(np.arange(len(sizes) + 1, dtype="<i8").tobytes())
-    return TokenFile.open(prefix)
+
+    def _pieces(self) -> Iterator[tuple[int, int]]:
+        size = _PIECE // self.dtype.itemsize
+        return ((start, min(start + size, self.num_tokens)) for start in range(0, self.num_tokens, size))
+
+    def _places(self) -> Iterable[tuple[int, int]]:
+        size = _PIECE // self.dtype.itemsize
+        if self.num_tokens <= size * _PIECES:
+            return self._pieces()
+        starts = np.linspace(0, self.num_tokens - size, _PIECES).astype(np.int64).tolist()
+        return [(start, start + size) for start in starts]
+
+
+def _prefix(path: Path) -> Path:
+    """``x`` of x, x.bin, x.idx and x-00003-of-00020.bin."""
+    if path.suffix in (".bin", ".idx"):
+        path = path.with_suffix("")
+    shard = _SHARD.fullmatch(path.name)
+    return path.with_name(shard["prefix"]) if shard and _is_shard(path) else path
+
+
+def _is_shard(prefix: Path) -> bool:
+    # each of many token files may be called like a shard; what has an index of its own is none
+    return not Path(f"{prefix}.idx").exists()
+
+
+def _bins(prefix: Path) -> list[Path]:
+    """``x.bin``, or all of its shards in order."""
+    whole = Path(f"{prefix}.bin")
+    found = {}
+    for path in prefix.parent.glob(f"{glob.escape(prefix.name)}-*-of-*.bin"):
+        shard = _SHARD.fullmatch(path.stem)
+        if shard and shard["prefix"] == prefix.name and _is_shard(path.with_suffix("")):
+            found[shard["of"], int(shard["number"])] = path
+    if not found:
+        if not whole.is_file():
+            raise DataError(f"{whole}: no such file; a token file is a pair of .bin and .idx")
+        return [whole]
+    paths = [path for _, path in sorted(found.items())]
+    if whole.exists():
+        raise DataError(f"{whole}: lies beside shards of it ({paths[0].name}, ...); keep one or the other")
+    ofs = sorted({of for of, _ in found})
+    if len(ofs) > 1:
+        raise DataError(
+            f"{prefix}.bin: shards of several sets (...-of-{ofs[0]}.bin, ...-of-{ofs[1]}.bin); keep one set"
+        )
+    numbers = [number for _, number in sorted(found)]
+    count = max(int(ofs[0]), len(numbers))
+    missing = sorted(set(range(count)) - set(numbers))
+    if missing:
+        names = ", ".join(f"{prefix.name}-{number:05}-of-{ofs[0]}.bin" for number in missing[:3])
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise DataError(
+            f"{prefix.parent}: holds {len(numbers)} shards of {prefix.name}.bin, not {names}{more}"
+        )
+    return paths

@@ -1,0 +1,208 @@
+"""The ``.idx`` half of a token file: where sequences and documents lie in the ``.bin``, read by memory map and written.
+
+Little-endian: 9 bytes magic, u64 version, u8 dtype code, u64 number of sequences N, u64 number of document entries D,
+i32 sizes[N] in tokens, i64 pointers[N] in bytes, i64 documents[D], the sequence at which each document begins and N at
+the end. Some writers leave the N out; the rest is one more document then.
+
+An index may have hundreds of millions of entries: it is never read whole unless asked for. What was not checked when
+it was opened is checked when it is used. Knows nothing of the ``.bin`` but its dtype, and of what the tokens mean.
+"""
+
+import mmap
+import os
+import struct
+from bisect import bisect_left
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from loopway.errors import DataError
+
+_MAGIC = b"MMIDIDX\x00\x00"
+_VERSION = 1
+_HEADER = struct.Struct("<9sQBQQ")
+_DTYPES = {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2"}
+_FLOATS = (6, 7)
+_SPOTS = 4096  # neighbours compared on opening
+_CHUNK = 2**18  # entries read or written at a time
+
+
+def map_file(path: Path) -> np.ndarray:
+    """uint8[bytes], read-only, without reading anything; a plain array is sliced faster than ``numpy.memmap``."""
+    with path.open("rb") as file:
+        if path.stat().st_size == 0:  # which can't be mapped
+            return np.empty(0, np.uint8)
+        return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+
+
+class TokenIndex:
+    """An open ``.idx``.
+
+    Checks the header, the exact length of the file, the first and last entries, and that neighbouring entries follow
+    one another at up to 4,096 evenly spread places (:meth:`verify` checks the rest). Raises :class:`DataError` there
+    and wherever an entry that is used points outside what the index describes.
+    """
+
+    dtype: np.dtype
+    """Of the ids in the ``.bin``: a little-endian integer."""
+    num_bytes: int
+    """Length of the ``.bin`` that the index describes."""
+    num_documents: int
+    sizes: np.ndarray
+    """int32[sequences], in tokens, memory-mapped."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        content = map_file(path)
+        self.dtype, sequences, entries = _read_header(path, content)
+        offset = _HEADER.size
+        self.sizes = content[offset : (offset := offset + 4 * sequences)].view("<i4")
+        self._pointers = content[offset : (offset := offset + 8 * sequences)].view("<i8")
+        self._documents = content[offset:].view("<i8")
+        if entries == 0 or self._documents[0] != 0:
+            raise self._unordered_documents()
+        self._check(_spots(sequences - 1), _spots(entries - 1))
+        last = int(self._documents[-1])
+        if last > sequences:
+            raise self._unordered_documents()
+        self.num_documents = entries if last < sequences else entries - 1
+        self.num_bytes = 0
+        if sequences:
+            if self.sizes[-1] < 0:
+                raise self._negative_size()
+            self.num_bytes = int(self._pointers[-1]) + int(self.sizes[-1]) * self.dtype.itemsize
+            if self._pointers[0] != 0 or self.num_bytes < 0 or self.num_bytes % self.dtype.itemsize:
+                raise self._scattered_sequences()
+
+    @property
+    def num_sequences(self) -> int:
+        return len(self.sizes)
+
+    def sequence(self, index: int) -> tuple[int, int]:
+        """Start and stop of a sequence, in tokens from the beginning of the ``.bin``; ``IndexError`` if there is none."""
+        if not 0 <= index < len(self.sizes):
+            raise IndexError(f"sequence {index} of {len(self.sizes)} in {self.path}")
+        start, size, itemsize = int(self._pointers[index]), int(self.sizes[index]), self.dtype.itemsize
+        if size < 0:
+            raise self._negative_size()
+        if start % itemsize or not 0 <= start <= self.num_bytes - size * itemsize:
+            raise DataError(f"{self.path}: damaged: sequence {index} lies outside the .bin file")
+        return start // itemsize, start // itemsize + size
+
+    def document_begins(self, start: int, stop: int) -> np.ndarray:
+        """int64[...], rising: the positions p, ``start`` <= p < ``stop``, in tokens, at which a document begins."""
+        itemsize = self.dtype.itemsize
+        first = bisect_left(self._pointers, start * itemsize)
+        last = bisect_left(self._pointers, stop * itemsize, lo=first)
+        from_ = bisect_left(self._documents, first, hi=self.num_documents)
+        to = bisect_left(self._documents, last, lo=from_, hi=self.num_documents)
+        begins = self._positions(from_, to)
+        if begins.size and not start <= begins[0] <= begins[-1] < stop:
+            raise self._unordered_documents()
+        return begins[np.diff(begins, prepend=-1) > 0]  # empty documents begin where the next one does
+
+    def document_lengths(self) -> np.ndarray:
+        """int64[documents], in tokens. Reads the whole index into memory."""
+        end = self.num_bytes // self.dtype.itemsize
+        begins = self._positions(0, self.num_documents)
+        if begins.size and not begins[0] == 0 <= begins[-1] <= end:
+            raise self._unordered_documents()
+        return np.diff(begins, append=end)
+
+    def verify(self) -> None:
+        """Reads the whole index, in bounded memory; raises :class:`DataError` where it contradicts itself."""
+        sequence_pairs, document_pairs = len(self.sizes) - 1, len(self._documents) - 1
+        for start in range(0, max(sequence_pairs, document_pairs), _CHUNK):
+            stop = start + _CHUNK
+            self._check(
+                np.arange(start, min(stop, sequence_pairs)), np.arange(start, min(stop, document_pairs))
+            )
+
+    def _check(self, sequences: np.ndarray, entries: np.ndarray) -> None:
+        """Raises unless the given sequences and document entries, int64[...], are followed by what comes after."""
+        sizes = self.sizes[sequences].astype(np.int64)
+        if (sizes < 0).any():
+            raise self._negative_size()
+        ends = self._pointers[sequences] + sizes * self.dtype.itemsize
+        if (ends != self._pointers[sequences + 1]).any():
+            raise self._scattered_sequences()
+        here, after = self._documents[entries], self._documents[entries + 1]
+        if ((here < 0) | (here > after) | (after > len(self.sizes))).any():
+            raise self._unordered_documents()
+
+    def _positions(self, start: int, stop: int) -> np.ndarray:
+        """int64[stop - start], in tokens, never falling: where the documents from ``start`` to ``stop`` begin."""
+        firsts = np.asarray(self._documents[start:stop], np.int64)
+        count = len(self.sizes)
+        if firsts.size and not 0 <= firsts.min() <= firsts.max() <= count:
+            raise self._unordered_documents()
+        # a document that begins at the sequence after the last is empty and begins at the end
+        ends = np.full(len(firsts), self.num_bytes, np.int64)
+        ends[firsts < count] = self._pointers[firsts[firsts < count]]
+        if (ends % self.dtype.itemsize).any() or (np.diff(ends) < 0).any():
+            raise self._scattered_sequences()
+        return ends // self.dtype.itemsize
+
+    def _negative_size(self) -> DataError:
+        return DataError(f"{self.path}: damaged: a sequence of negative length")
+
+    def _scattered_sequences(self) -> DataError:
+        return DataError(f"{self.path}: damaged: sequences do not follow one another in the .bin file")
+
+    def _unordered_documents(self) -> DataError:
+        return DataError(f"{self.path}: damaged: the document index must rise from 0 to {len(self.sizes)}")
+
+
+def _read_header(path: Path, content: np.ndarray) -> tuple[np.dtype, int, int]:
+    """dtype, sequences and document entries, checked against the length of the file."""
+    if len(content) < _HEADER.size:
+        raise DataError(f"{path}: truncated: {len(content)} bytes, the header alone has {_HEADER.size}")
+    magic, version, code, sequences, entries = _HEADER.unpack(content[: _HEADER.size].tobytes())
+    if magic != _MAGIC:
+        raise DataError(f"{path}: not the index of a token file (it begins with {magic!r}, not {_MAGIC!r})")
+    if version != _VERSION:
+        raise DataError(f"{path}: version {version} of the format; only {_VERSION} is known")
+    if code not in _DTYPES:
+        allowed = ", ".join(f"{known} ({np.dtype(name).name})" for known, name in _DTYPES.items())
+        what = "a float (which one depends on the writer)" if code in _FLOATS else "unknown"
+        raise DataError(f"{path}: dtype code {code} is {what}; token ids are integers: {allowed}")
+    expected = _HEADER.size + (4 + 8) * sequences + 8 * entries  # Python integers: huge counts don't overflow
+    if len(content) != expected:
+        raise DataError(
+            f"{path}: truncated or damaged: {len(content)} bytes, but {sequences} sequences and {entries} document "
+            f"entries take {expected}"
+        )
+    return np.dtype(_DTYPES[code]), sequences, entries
+
+
+def _spots(pairs: int) -> np.ndarray:
+    """int64[up to 4,096], evenly spread over 0..pairs - 1; all of them where they are so few."""
+    count = min(pairs, _SPOTS)
+    return np.arange(count) * pairs // max(count, 1)
+
+
+def write_index(path: Path, dtype: np.dtype, lengths: np.ndarray) -> None:
+    """Writes the index of documents that are one sequence each; ``lengths`` int32[documents], in tokens.
+
+    ``dtype`` is uint16 or int32. Takes no memory for a document: ``lengths`` may be a memory map. On disk when it returns.
+    """
+    code = next(code for code, name in _DTYPES.items() if np.dtype(name) == dtype)
+    with path.open("wb") as file:
+        file.write(_HEADER.pack(_MAGIC, _VERSION, code, len(lengths), len(lengths) + 1))
+        for chunk in _chunks(lengths):
+            file.write(chunk.astype("<i4").tobytes())
+        pointer = 0
+        for chunk in _chunks(lengths):
+            ends = pointer + np.cumsum(chunk, dtype=np.int64) * dtype.itemsize
+            file.write((ends - chunk.astype(np.int64) * dtype.itemsize).astype("<i8").tobytes())
+            pointer = int(ends[-1])
+        for start in range(0, len(lengths) + 1, _CHUNK):
+            file.write(np.arange(start, min(start + _CHUNK, len(lengths) + 1), dtype="<i8").tobytes())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _chunks(array: np.ndarray) -> Iterator[np.ndarray]:
+    for start in range(0, len(array), _CHUNK):
+        yield array[start : start + _CHUNK]
