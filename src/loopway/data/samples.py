@@ -84,6 +84,8 @@ class TokenSamples(Dataset[dict[str, torch.Tensor]]):
         self.mask_documents = mask_documents
         self.vocab_size = vocab_size
         self._preshuffled = sampling == "preshuffled"
+        # tokens from the beginning of one row to that of the next
+        self._stride = sequence_length + 1 if self._preshuffled else sequence_length
         self._files = [file for source in sources for file in source.files]
         rows = [[self._rows(file) for file in source.files] for source in sources]
         self._first_rows = [0, *accumulate(count for counts in rows for count in counts)]
@@ -98,11 +100,22 @@ class TokenSamples(Dataset[dict[str, torch.Tensor]]):
         if not 0 <= index < self.num_samples:
             raise IndexError(f"sample {index} of {self.num_samples}")
         file, start, tokens = self._read(index)
-        if self.vocab_size is not None:
-            _check_ids(file, start, tokens, self.vocab_size)
         ids = tokens.astype(np.int64)
-        item = {"input_ids": torch.from_numpy(ids[:-1]), "shift_labels": torch.from_numpy(ids[1:])}
-        return self._masked(item, file, start) if self.mask_documents else item
+        if self.vocab_size is not None:
+            _check_ids(file, start, ids, self.vocab_size)
+        inputs, labels = ids[:-1], ids[1:]
+        if not self.mask_documents:
+            return {"input_ids": torch.from_numpy(inputs), "shift_labels": torch.from_numpy(labels)}
+        begins = file.document_begins(start + 1, start + self._stride + 1) - start  # in 1..sequence_length
+        labels = labels.copy()
+        labels[begins - 1] = IGNORED_LABEL
+        edges = np.concatenate(([0], begins, [self.sequence_length]))
+        positions = np.arange(self.sequence_length) - np.repeat(edges[:-1], edges[1:] - edges[:-1])
+        return {
+            "input_ids": torch.from_numpy(inputs),
+            "shift_labels": torch.from_numpy(labels),
+            "position_ids": torch.from_numpy(positions),
+        }
 
     def document_of_samples(self) -> np.ndarray:
         """Number, over all files, of the document in which each sample begins: int64[num_samples].
@@ -117,11 +130,6 @@ class TokenSamples(Dataset[dict[str, torch.Tensor]]):
             before += len(ends)
         rows = [self._order.row(index) for index in range(self.num_samples)]
         return np.concatenate(documents)[rows]
-
-    @property
-    def _stride(self) -> int:
-        """Tokens from the beginning of one row to that of the next."""
-        return self.sequence_length + self._preshuffled
 
     def _rows(self, file: TokenFile) -> int:
         if not self._preshuffled:
@@ -178,23 +186,13 @@ class TokenSamples(Dataset[dict[str, torch.Tensor]]):
         self._check_sequence(file, row, len(tokens))
         return file, start, tokens
 
-    def _masked(self, item: dict[str, torch.Tensor], file: TokenFile, start: int) -> dict[str, torch.Tensor]:
-        length = self.sequence_length
-        begins = file.document_begins(start + 1, start + length + 1) - start  # in 1..length
-        labels = item["shift_labels"].clone()  # input_ids see the same memory
-        labels[begins - 1] = IGNORED_LABEL
-        origins = np.zeros(length + 1, dtype=np.int64)
-        origins[begins] = begins
-        positions = np.arange(length) - np.maximum.accumulate(origins)[:-1]
-        return item | {"shift_labels": labels, "position_ids": torch.from_numpy(positions)}
 
-
-def _check_ids(file: TokenFile, start: int, tokens: np.ndarray, vocab_size: int) -> None:
-    """Raises :class:`DataError` for an id outside the vocabulary among tokens that begin at `start` in the file."""
-    unsigned = tokens.view(f"u{tokens.itemsize}")  # where what is below 0 is large
-    if unsigned.max() >= vocab_size:
-        at = int(np.argmax(unsigned >= vocab_size))
+def _check_ids(file: TokenFile, start: int, ids: np.ndarray, vocab_size: int) -> None:
+    """Raises :class:`DataError` for an id outside the vocabulary among int64 ids that begin at `start` in the file."""
+    unsigned = ids.view(np.uint64)  # where what is below 0 is large
+    at = unsigned.argmax()  # faster than max
+    if unsigned.item(at) >= vocab_size:
         raise DataError(
-            f"{file.prefix}: token {start + at} is {tokens[at]}, outside the vocabulary 0..{vocab_size - 1}; give the "
+            f"{file.prefix}: token {start + at} is {ids[at]}, outside the vocabulary 0..{vocab_size - 1}; give the "
             f"tokenizer that the file was made with, or make the file again"
         )
