@@ -14,7 +14,7 @@ from transformers import (
 )
 
 import loopway
-from loopway.data import PackedSamples, TokenFile
+from loopway.data import Source, TokenSamples, write_token_file
 
 SIZES: dict[str, Any] = {
     "vocab_size": 32,
@@ -34,7 +34,7 @@ MODELS = {
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("family", MODELS)
-def test_a_document_does_not_see_the_one_before_it(family, attention):
+def test_a_document_does_not_see_the_one_before_it(tmp_path, family, attention):
     torch.manual_seed(0)
     model = MODELS[family]().double().eval()
     model.set_attn_implementation(attention)
@@ -43,8 +43,9 @@ def test_a_document_does_not_see_the_one_before_it(family, attention):
     changed[:4] = [11, 12, 13, 14]  # of the first document, whose 5 tokens end with 0
 
     def logits(stream, mask_documents):
-        file = TokenFile("memory", stream, np.array([5, 6, 6]))  # type: ignore[arg-type]
-        samples = PackedSamples(file, 8, mask_documents=mask_documents)
+        documents = [document.tolist() for document in np.split(stream, [5, 11])]
+        file = write_token_file(tmp_path / "x", documents, SIZES["vocab_size"])
+        samples = TokenSamples([Source([file])], 8, mask_documents=mask_documents)
         batch = torch.utils.data.default_collate([samples[0], samples[1]])
         batch.pop("shift_labels")
         with torch.no_grad():

@@ -91,8 +91,8 @@ def block_counts(weights: Sequence[float]) -> list[int]:
     for weight in weights:
         if not 0 < weight < math.inf:
             raise DataError(f"a source has weight {weight}; give a positive number, or leave the source out")
-    total = math.fsum(weights)
-    shares = [weight / total * MIXTURE_BLOCK for weight in weights]
+    parts = [weight / max(weights) for weight in weights]  # whose sum can't overflow
+    shares = [part / math.fsum(parts) * MIXTURE_BLOCK for part in parts]
     counts = [math.floor(share) for share in shares]
     by_remainder = sorted(range(len(shares)), key=lambda source: counts[source] - shares[source])
     for source in by_remainder[: MIXTURE_BLOCK - sum(counts)]:
@@ -100,7 +100,7 @@ def block_counts(weights: Sequence[float]) -> list[int]:
     for weight, count in zip(weights, counts, strict=True):
         if count == 0:
             raise DataError(
-                f"a source has weight {weight} of {total:g} in all and would get none of {MIXTURE_BLOCK} samples; "
-                f"give it a thousandth of all weights or more, or leave the source out"
+                f"a source has weight {weight} and would get none of {MIXTURE_BLOCK} samples; give it at least a "
+                "thousandth of all weights, or leave the source out"
             )
     return counts

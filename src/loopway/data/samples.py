@@ -10,7 +10,7 @@ Knows nothing of text, tokenizers or batches.
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Literal
 
 import numpy as np
@@ -122,8 +122,8 @@ class TokenSamples(Dataset[dict[str, torch.Tensor]]):
 
         Reads the files' whole indices: for validation sets.
         """
-        documents, before = [np.empty(0, dtype=np.int64)], 0
-        for file, first, last in zip(self._files, self._first_rows, self._first_rows[1:], strict=True):
+        documents, before = [], 0
+        for file, (first, last) in zip(self._files, pairwise(self._first_rows), strict=True):
             ends = np.cumsum(file.document_lengths)
             starts = np.arange(last - first) * self._stride
             documents.append(before + np.searchsorted(ends, starts, side="right"))
