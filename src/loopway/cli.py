@@ -58,6 +58,65 @@ def train(
 
 
 @app.command()
+def prepare(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Text: files (.txt, .jsonl, .jsonl.gz, .jsonl.zst, .parquet, .json), folders, globs. "
+            "With --check: prepared folders or .bin files."
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for tokenizer, token files and manifest.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="A Hugging Face dataset: its name, or a local folder.")
+    ] = None,
+    config: Annotated[str | None, typer.Option(help="The dataset's configuration.")] = None,
+    split: Annotated[str, typer.Option(help="The dataset's split.")] = "train",
+    streaming: Annotated[
+        bool, typer.Option("--streaming", help="Read the dataset as it arrives and store only its tokens.")
+    ] = False,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Path or name of one; without it, a byte-level BPE is trained.")
+    ] = None,
+    vocab_size: Annotated[int, typer.Option(help="Largest size of a tokenizer that is trained.")] = 4096,
+    text_field: Annotated[str, typer.Option(help="Field or column that holds the text.")] = "text",
+    validation: Annotated[
+        list[str] | None, typer.Option(help="Held-out text, as SOURCES; may be given several times.")
+    ] = None,
+    validation_fraction: Annotated[
+        float, typer.Option(help="Share of the documents to hold out where --validation isn't given.")
+    ] = 0.05,
+    seed: Annotated[int, typer.Option(help="Of the choice of held-out documents.")] = 0,
+    skip_unreadable: Annotated[
+        bool, typer.Option("--skip-unreadable", help="Leave out, and list, records that can't be read.")
+    ] = False,
+    processes: Annotated[int | None, typer.Option(help="Processes that tokenise; one a core.")] = None,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Read token files whole: index, ids, checksums, duplicate documents."),
+    ] = False,
+) -> None:
+    """Turn text into token files, once, for any number of runs. Started again, it goes on where it was."""
+    from loopway.data.command import check_command, prepare_command
+
+    if check:
+        typer.echo(check_command(sources or [], validation, tokenizer))
+        return
+    chosen = {"dataset": dataset, "config": config, "split": split, "streaming": streaming}
+    fields = {
+        "train": [*(sources or []), *([chosen] if dataset else [])],
+        "validation": validation or None,
+        "validation_fraction": validation_fraction,
+        "tokenizer": tokenizer,
+        "vocab_size": vocab_size,
+        "text_field": text_field,
+        "skip_unreadable": skip_unreadable,
+        "seed": seed,
+    }
+    typer.echo(prepare_command(fields, out, processes))
+
+
+@app.command()
 def compare(
     config: Annotated[
         str | None, typer.Argument(help="YAML file with variants:; the built-in demo if not given.")

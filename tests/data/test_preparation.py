@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from loopway.data import DataConfig, PackedSamples, prepare
-from loopway.data.preparation import split_documents
+from loopway.data import PreparationConfig, TokenSamples, prepare
+from loopway.data.samples import Source
 from loopway.data.tokenizer import train_tokenizer
 from loopway.errors import DataError
 
@@ -25,19 +25,16 @@ def make_corpus(folder, documents=20, seed=0):
 
 
 def config(corpus, **fields):
-    return DataConfig(
-        **({"train": [str(corpus)], "sequence_length": 16, "validation_fraction": 0.2} | fields)
-    )
+    return PreparationConfig(**({"train": [str(corpus)], "validation_fraction": 0.2} | fields))
 
 
 def texts_of(prepared, half):
     file = getattr(prepared, half)
-    texts, start = [], 0
-    for length in file.document_lengths:
-        ids = file.tokens[start : start + length].tolist()
+    texts = []
+    for number in range(file.num_documents):
+        ids = file.sequence(number).tolist()
         assert ids[-1] == prepared.tokenizer.eos_token_id
         texts.append(prepared.tokenizer.decode(ids[:-1]))
-        start += length
     return texts
 
 

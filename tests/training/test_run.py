@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
-from loopway.data.packing import PackedSamples
-from loopway.data.preparation import prepare
+from loopway.data.loading import open_data
 from loopway.errors import ConfigError, DataError, LoopwayError
 from loopway.training.metrics_log import MetricsLog, read_metrics
 from loopway.training.run import train
@@ -115,9 +114,9 @@ def test_metrics_are_logged_at_every_interval_and_at_the_last_step(finished: Pat
 def test_the_validation_loss_is_the_mean_over_every_target(
     finished: Path, finished_config: RunConfig
 ) -> None:
-    data = prepare(finished_config.data, finished / "data")
-    assert data.validation is not None
-    samples = PackedSamples(data.validation, 32)
+    data = open_data(finished_config.data, finished / "data")
+    samples = data.validation_samples()
+    assert samples is not None
     model = AutoModelForCausalLM.from_pretrained(finished / "model").eval()
     inputs = torch.stack([sample["input_ids"] for sample in samples])  # type: ignore[attr-defined]
     targets = torch.stack([sample["shift_labels"] for sample in samples])  # type: ignore[attr-defined]
@@ -297,8 +296,8 @@ def test_steps_see_the_samples_in_the_order_of_the_data_set(tiny_config: Build, 
     """The first loss is that of the model as it was initialised on the first samples."""
     config = tiny_config(training={"logging_steps": 1, "max_steps": 3})
     train(config, tmp_path / "run")
-    data = prepare(config.data, tmp_path / "run" / "data")
-    samples = PackedSamples(data.train, 32, seed=config.data.seed)
+    data = open_data(config.data, tmp_path / "run" / "data")
+    samples = data.training_samples()
     set_seed(config.training["seed"])
     model = AutoModelForCausalLM.from_config(config.build_model_config(data.tokenizer)).eval()
     inputs, targets = (
@@ -337,11 +336,12 @@ def test_masked_documents_do_not_see_each_other_in_training_and_evaluation(
     """The validation loss is that of each document's part of a sample on its own."""
     config = tiny_config(data={"mask_documents": True, "sequence_length": 200})
     summary = train(config, tmp_path / "run")
-    data = prepare(config.data, tmp_path / "run" / "data")
-    assert data.validation is not None
+    data = open_data(config.data, tmp_path / "run" / "data")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model").eval()
+    samples = data.validation_samples()
+    assert samples is not None
     sums, targets, parts = 0.0, 0, 0
-    for index in range(len(samples := PackedSamples(data.validation, 200, mask_documents=True))):
+    for index in range(len(samples)):
         sample = samples[index]
         starts = [*(sample["position_ids"] == 0).nonzero().flatten().tolist(), 200]
         for start, end in itertools.pairwise(starts):
@@ -361,8 +361,8 @@ def test_whole_epochs_repeat_nothing_but_the_epochs(tiny_config: Build, tmp_path
         training={"max_steps": None, "num_train_epochs": 2, "global_batch_size": 8, "eval_strategy": "no"},
     )
     summary = train(config, tmp_path / "run")
-    data = prepare(config.data, tmp_path / "run" / "data")
-    per_epoch = len(PackedSamples(data.train, 512))
+    data = open_data(config.data, tmp_path / "run" / "data")
+    per_epoch = len(data.training_samples())
     assert summary.steps == 2 * per_epoch // 8
     assert summary.tokens == summary.steps * 8 * 512
     assert 1.5 < summary.epochs <= 2

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from loopway.checks import check_value, unknown_key
 from loopway.data.config import DataConfig
 from loopway.errors import ConfigError, LoopwayError
-from loopway.training.checks import check_value, unknown_key
 from loopway.training.run_config import RunConfig
 from loopway.training.yaml_files import apply_overrides, merge, read_yaml
 

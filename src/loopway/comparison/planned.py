@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loopway.errors import LoopwayError
+from loopway.files import write_atomically
 from loopway.training.run_config import RunConfig
-from loopway.training.run_folder import RunFolder, write_atomically
+from loopway.training.run_folder import RunFolder
 from loopway.training.summary import RunSummary
 
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

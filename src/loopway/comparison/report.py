@@ -14,20 +14,18 @@ from loopway.comparison.figures import Curve, plot_curves
 from loopway.comparison.planned import PlannedRun
 from loopway.comparison.results import Row, VariantRuns, compare_variants, vanilla_for
 from loopway.comparison.tables import markdown_table
-from loopway.data.preparation import PreparedData
+from loopway.data.loading import RunData
+from loopway.files import write_atomically
 from loopway.modeling.accounting import parameter_report
 from loopway.training.generation import Sampling, generate, open_model
 from loopway.training.metrics_log import read_metrics
-from loopway.training.run_folder import write_atomically
 
 _SAMPLE = Sampling(max_new_tokens=80, temperature=0.8, top_k=50)
 
 
-def write_results(
-    folder: Path, runs: dict[str, list[PlannedRun]], data: PreparedData, sequence_length: int
-) -> list[Row]:
+def write_results(folder: Path, runs: dict[str, list[PlannedRun]], data: RunData) -> list[Row]:
     """Write numbers, table and curves; the table's rows."""
-    variants = [_gather(name, by_seed, data, sequence_length) for name, by_seed in runs.items()]
+    variants = [_gather(name, by_seed, data) for name, by_seed in runs.items()]
     rows = compare_variants(variants)
     write_atomically(folder / "results.json", json.dumps([asdict(row) for row in rows], indent=2) + "\n")
     write_atomically(folder / "table.md", markdown_table(rows))
@@ -46,18 +44,20 @@ def write_samples(folder: Path, runs: dict[str, list[PlannedRun]], prompt: str) 
     write_atomically(folder / "samples.md", "\n".join(samples))
 
 
-def _gather(name: str, by_seed: list[PlannedRun], data: PreparedData, sequence_length: int) -> VariantRuns:
-    assert data.validation is not None, "a comparison's config asks for validation text"
+def _gather(name: str, by_seed: list[PlannedRun], data: RunData) -> VariantRuns:
+    samples = data.validation_samples()
+    assert samples is not None, "a comparison asks for validation text"
     losses = [planned.validation_losses for planned in by_seed]
-    starts = np.arange(len(losses[0]["sums"])) * sequence_length
     model_config = AutoConfig.from_pretrained(by_seed[0].folder.model)
     return VariantRuns(
         name=name,
         summaries=[planned.summary for planned in by_seed],
         loss_sums=np.array([seed["sums"] for seed in losses]),
         targets=np.array(losses[0]["targets"]),
-        documents=np.searchsorted(np.cumsum(data.validation.document_lengths), starts, side="right"),
-        training_flops=parameter_report(model_config, context_length=sequence_length).training_flops,
+        documents=samples.document_of_samples(),
+        training_flops=parameter_report(
+            model_config, context_length=data.config.sequence_length
+        ).training_flops,
     )
 
 

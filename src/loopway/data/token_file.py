@@ -123,6 +123,17 @@ class TokenFile:
             raise IndexError(f"tokens {start}..{stop} of {self.num_tokens} in {self.prefix}")
         return self._index.document_begins(start, stop)
 
+    def documents(self) -> Iterator[np.ndarray]:
+        """The tokens of every document in turn, as :meth:`read`."""
+        start = None
+        for first, last in self._pieces():
+            for begin in self.document_begins(first, last).tolist():
+                if start is not None:
+                    yield self.read(start, begin)
+                start = begin
+        if start is not None:
+            yield self.read(start, self.num_tokens)
+
     def check_ids(self, vocab_size: int) -> None:
         """Raises :class:`DataError` for a token id outside 0..``vocab_size`` - 1.
 

@@ -18,7 +18,7 @@ from loopway.data.token_index import TokenIndex, map_file, write_index
 from loopway.errors import DataError
 
 _LONGEST = 2**31 - 1  # tokens in a document: the format holds lengths as int32
-_CHUNK = 2**22  # bytes read at a time
+_CHUNK = 2**20  # bytes read at a time
 
 
 class TokenWriter:

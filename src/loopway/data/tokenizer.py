@@ -3,10 +3,10 @@
 Knows nothing of files of text, splits or samples: whoever calls :func:`train_tokenizer` decides which texts it sees.
 """
 
-from collections.abc import Iterable, Iterator
-from itertools import islice
+import hashlib
+import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import cast
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -68,28 +68,8 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def encode_documents(
-    tokenizer: PreTrainedTokenizerFast, texts: Iterable[str], *, batch_size: int = 256
-) -> Iterator[list[int]]:
-    """Each text's token ids with the end-of-text token appended.
-
-    A special token's name inside a text is encoded as ordinary text: a document can't end itself.
-    """
-
-    end_of_text = cast(int, tokenizer.eos_token_id)
-
-    def encode(batch: list[str]) -> Iterator[list[int]]:
-        encoded = tokenizer(
-            batch,
-            add_special_tokens=False,
-            split_special_tokens=True,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )
-        for ids in encoded["input_ids"]:
-            yield [*ids, end_of_text]
-
-    remaining = iter(texts)
-    while batch := list(islice(remaining, batch_size)):
-        yield from encode(batch)
+def fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
+    """What ids mean, as a hash: equal for two tokenizers that decode every id alike and end texts alike."""
+    vocabulary = sorted(tokenizer.get_vocab().items())
+    content = json.dumps([vocabulary, tokenizer.eos_token_id], ensure_ascii=True)
+    return hashlib.sha256(content.encode()).hexdigest()

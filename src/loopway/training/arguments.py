@@ -15,8 +15,8 @@ from transformers import Trainer, TrainingArguments, get_scheduler
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 
+from loopway.checks import check_value, not_among, one_line, unknown_key, wrong_value
 from loopway.errors import ConfigError
-from loopway.training.checks import check_value, not_among, one_line, unknown_key, wrong_value
 
 # Section 4 of the paper; what it leaves open (logging, evaluation, checkpoints) is ten times a run.
 DEFAULTS: dict[str, Any] = {

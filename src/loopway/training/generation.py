@@ -18,9 +18,9 @@ from transformers import (
 )
 
 import loopway  # noqa: F401  (makes the recursive families known to the Auto classes)
+from loopway.checks import one_line, wrong_value
 from loopway.errors import ConfigError
 from loopway.training.callbacks import no_file_bars
-from loopway.training.checks import one_line, wrong_value
 from loopway.training.plugins import load_plugins
 from loopway.training.run_folder import RunFolder
 

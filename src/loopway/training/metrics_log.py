@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from loopway.training.run_folder import write_atomically
+from loopway.files import write_atomically
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -10,12 +10,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, StrictStr, field_validator, model_validator
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
+from loopway.checks import one_line, unknown_key
 from loopway.errors import ConfigError, LoopwayError
 from loopway.modeling.building import build_config
 from loopway.modeling.configuration import config_class
 from loopway.modeling.families import Family, family_named
 from loopway.modeling.presets import PYTHIA_SIZES, pythia_config, pythia_size
-from loopway.training.checks import one_line, unknown_key
 
 VOCAB_MULTIPLE = 128
 _REFUSED = {

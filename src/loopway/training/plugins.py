@@ -8,8 +8,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from loopway.checks import one_line
 from loopway.errors import ConfigError, LoopwayError
-from loopway.training.checks import one_line
 
 _loaded: set[Path] = set()
 

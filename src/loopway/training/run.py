@@ -16,9 +16,10 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, set_seed
 from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback
 
-from loopway.data.packing import PackedSamples
-from loopway.data.preparation import PreparedData, prepare
+from loopway.data.loading import RunData, open_data
+from loopway.data.samples import TokenSamples
 from loopway.errors import LoopwayError
+from loopway.files import write_atomically
 from loopway.modeling.accounting import parameter_report
 from loopway.modeling.stack import find_stack
 from loopway.training.arguments import training_arguments
@@ -26,7 +27,7 @@ from loopway.training.callbacks import Interruption, ProgressBar, RunLog, perple
 from loopway.training.measurements import device_name, peak_memory_bytes, reset_peak_memory
 from loopway.training.metrics_log import MetricsLog
 from loopway.training.run_config import RunConfig
-from loopway.training.run_folder import RunFolder, write_atomically
+from loopway.training.run_folder import RunFolder
 from loopway.training.summary import RunSummary, library_versions
 from loopway.training.trainer import SampleTrainer
 
@@ -54,8 +55,8 @@ def train(
         KeyboardInterrupt: Ctrl-C; there is a checkpoint of the last step.
         SystemExit: SIGTERM or SIGHUP; likewise.
 
-    Whatever is raised, a folder that was made for this run is removed again if it has neither a line of metrics nor
-    a checkpoint.
+    Whatever is raised, a folder that was made for this run is removed again if it has no data, no line of metrics and
+    no checkpoint.
     """
     run = RunFolder(Path(folder))
     console = console or Console(stderr=True)
@@ -69,11 +70,12 @@ def train(
     with run.locked() if arguments.should_save else contextlib.nullcontext():
         try:
             with arguments.main_process_first(desc="data"):
-                data = prepare(config.data, Path(data_folder) if data_folder else run.data)
+                data = open_data(config.data, Path(data_folder) if data_folder else run.data)
             model_config = config.build_model_config(data.tokenizer)
+            data.check_ids(model_config.vocab_size)
             return _Run(config, run, data, model_config, title or run.path.name, console).execute()
         except BaseException:
-            if is_new and not run.has_progress:
+            if is_new and not run.has_progress and not run.has_data:
                 shutil.rmtree(run.path)
             raise
 
@@ -85,7 +87,7 @@ class _Run:
         self,
         config: RunConfig,
         run: RunFolder,
-        data: PreparedData,
+        data: RunData,
         model_config: PreTrainedConfig,
         title: str,
         console: Console,
@@ -95,10 +97,9 @@ class _Run:
         self.data = data
         self.console = console
         self.title = title
-        self.arguments = training_arguments(
-            config.training, run.checkpoints, validate=data.validation is not None
-        )
-        self.train_samples, self.validation_samples = self._samples()
+        self.arguments = training_arguments(config.training, run.checkpoints, validate=bool(data.validation))
+        self.train_samples = self._training_samples(model_config.vocab_size)
+        self.validation_samples = data.validation_samples(vocab_size=model_config.vocab_size)
         set_seed(self.arguments.seed)
         self.model = AutoModelForCausalLM.from_config(model_config)
         if self.arguments.fsdp_plugin_args is not None:  # a unit for each layer, where no class is given
@@ -106,21 +107,15 @@ class _Run:
             plugin: dict[str, Any] = self.arguments.fsdp_plugin_args
             plugin.setdefault("transformer_cls_names_to_wrap", layer)
 
-    def _samples(self) -> tuple[PackedSamples, PackedSamples | None]:
-        """Training samples in the order they are seen, to the last step, and validation samples."""
-        data = self.config.data
-        packing = {"sequence_length": data.sequence_length, "mask_documents": data.mask_documents}
-        epoch = PackedSamples(self.data.train, seed=data.seed, **packing)
+    def _training_samples(self, vocab_size: int) -> TokenSamples:
+        """In the order in which they are seen, to the last step."""
         args = self.arguments
         self.samples_per_step = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
-        self.steps_per_epoch = len(epoch) / self.samples_per_step
+        self.steps_per_epoch = self.data.training_samples().samples_per_epoch / self.samples_per_step
         if args.max_steps <= 0:
             # Whole steps only: the last tokens of the last epoch may be left out, none are seen once more.
             args.max_steps = max(1, int(args.num_train_epochs * self.steps_per_epoch))
-        train = PackedSamples(
-            self.data.train, seed=data.seed, num_samples=args.max_steps * self.samples_per_step, **packing
-        )
-        return train, PackedSamples(self.data.validation, **packing) if self.data.validation else None
+        return self.data.training_samples(args.max_steps * self.samples_per_step, vocab_size=vocab_size)
 
     def execute(self) -> RunSummary:
         checkpoint, broken = self.run.newest_checkpoint()

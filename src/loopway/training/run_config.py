@@ -11,10 +11,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from loopway.checks import check_value, config_error, unknown_key, wrong_value
 from loopway.data.config import DataConfig
 from loopway.errors import ConfigError
 from loopway.training.arguments import complete_training
-from loopway.training.checks import check_value, config_error, unknown_key, wrong_value
 from loopway.training.model_section import ModelConfig
 from loopway.training.plugins import load_plugins
 from loopway.training.yaml_files import apply_overrides, read_yaml

@@ -8,12 +8,9 @@ Knows nothing of how a run is done.
 
 import contextlib
 import json
-import os
 import re
 import shutil
-import sys
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +19,7 @@ import yaml
 from safetensors import SafetensorError, safe_open
 
 from loopway.errors import ConfigError
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """A reader finds the old text or the new one, never a part."""
-    aside = path.with_name(f".{path.name}.partial")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
+from loopway.files import locked, write_atomically
 
 
 @dataclass(frozen=True)
@@ -49,6 +40,11 @@ class RunFolder:
     @property
     def data(self) -> Path:
         return self.path / "data"
+
+    @property
+    def has_data(self) -> bool:
+        """Whether text was prepared here, or begun to be."""
+        return any(self.path.glob(f"{self.data.name}*"))
 
     @property
     def metrics(self) -> Path:
@@ -85,37 +81,26 @@ class RunFolder:
         has_lines = self.metrics.exists() and self.metrics.stat().st_size > 0
         return has_lines or any(self.checkpoints.glob("*"))
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Within, no other process trains in this folder, where the system has such locks.
-
-        Raises:
-            ConfigError: one does.
-        """
-        if sys.platform == "win32":
-            yield
-            return
-        import fcntl
-
-        with (self.path / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ConfigError(
-                    f"another process is training in {self.path}; wait for it, or choose another folder"
-                ) from None
-            except OSError:
-                pass  # a file system without locks
-            yield
+    def locked(self) -> contextlib.AbstractContextManager[None]:
+        """Within, no other process trains in this folder. Raises ConfigError if one does."""
+        return locked(self.path / ".lock", f"another process is training in {self.path}")
 
     def begin(self, config: dict[str, Any], plugins: list[str]) -> bool:
-        """Claim the folder for a run of `config`; True if it is new, False if such a run has begun here.
+        """Claim the folder for a run of `config`; True if it is new.
+
+        A run that came no further than its data has not begun: its config may still change.
 
         Raises:
             ConfigError: the folder holds something else, or a run of another config; nothing is changed.
         """
         if self.config.exists():
-            self.check_same(config, plugins)
+            try:
+                self.check_same(config, plugins)
+            except ConfigError:
+                if self.has_progress:
+                    raise
+                with self.locked():
+                    self._write_config(config, plugins)
             return False
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise ConfigError(f"{self.path} exists and holds no run; choose another folder")
@@ -123,12 +108,16 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"{self.path} can't be made: {error.strerror}; choose another folder") from None
+        self._write_config(config, plugins)
+        return True
+
+    def _write_config(self, config: dict[str, Any], plugins: list[str]) -> None:
+        shutil.rmtree(self.plugins, ignore_errors=True)
         if plugins:
             self.plugins.mkdir()
             for plugin in plugins:
                 shutil.copyfile(plugin, self.plugins / Path(plugin).name)
         write_atomically(self.config, yaml.safe_dump(config, sort_keys=False))
-        return True
 
     def check_same(self, config: dict[str, Any], plugins: list[str]) -> None:
         """Raise ConfigError, naming what differs, unless the run begun here is one of `config`."""

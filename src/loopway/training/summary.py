@@ -11,7 +11,8 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
-from loopway.training.run_folder import RunFolder, write_atomically
+from loopway.files import write_atomically
+from loopway.training.run_folder import RunFolder
 
 
 class RunSummary(BaseModel):

@@ -1,0 +1,256 @@
+"""The work of a preparation: a tokenizer, then every source in turn, its documents encoded and put on their side.
+
+A folder holds all that is needed to go on after an interruption. Knows how a prepared folder comes about; not where it
+will lie in the end, nor whether there is one already.
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+from transformers import PreTrainedTokenizerFast
+
+from loopway.data.checkpoint import Checkpoint
+from loopway.data.config import PreparationConfig
+from loopway.data.encoding import Encoded, Encoding, encode_in_order
+from loopway.data.prepared import MANIFEST
+from loopway.data.progress import Meter
+from loopway.data.readers import Hash
+from loopway.data.records import Document, Piece, Position, read_documents
+from loopway.data.sides import Half, Sides
+from loopway.data.sources import FileSource, TextSource
+from loopway.data.splitting import digest_of, new_hash
+from loopway.data.tokenizer import fingerprint, load_tokenizer, train_tokenizer
+from loopway.data.training_texts import TrainingTexts
+from loopway.errors import DataError
+from loopway.files import write_atomically
+
+_CHECKPOINT_SECONDS = 10.0
+
+
+class Assembly:
+    """One preparation, from its first document or from a checkpoint.
+
+    Args:
+        folder: to work in.
+        request: what the result depends on; work begun for another request is not gone on with.
+        config: the same, to be read.
+        train: sources of training documents.
+        validation: sources of validation documents; none: some of the training documents.
+        meter: told how far it is.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        request: dict[str, Any],
+        config: PreparationConfig,
+        train: Sequence[TextSource],
+        validation: Sequence[TextSource],
+        meter: Meter,
+    ) -> None:
+        self.folder = folder
+        self.request = request
+        self.config = config
+        self.train = train
+        self.validation = validation
+        self.meter = meter
+        self._work: list[tuple[Half, TextSource]] = [
+            *(("validation", source) for source in validation),
+            *(("train", source) for source in train),
+        ]
+        self._fraction = 0.0 if validation else config.validation_fraction
+        self._new_hash = partial(new_hash, config.seed)
+        self._request, self._checkpoint = folder / "request.json", folder / "checkpoint.json"
+
+    def run(self, given: PreTrainedTokenizerFast | None, processes: int) -> None:
+        """Does all of it, or what is left. With ``given`` None a tokenizer is trained.
+
+        Raises :class:`DataError`; what was done by then is kept if there is a checkpoint.
+        """
+        self._claim()
+        try:
+            if not (self.folder / MANIFEST).exists():
+                held_out = self._digests_of_validation()
+                tokenizer = self._tokenizer(given, held_out)
+                state = Checkpoint.read(self._checkpoint)
+                with closing(self._sides(len(tokenizer), held_out, state)) as sides:
+                    self._encode(tokenizer, sides, state, processes)
+                    self._finish(sides, tokenizer, processes, is_trained=given is None)
+            self._checkpoint.unlink(missing_ok=True)
+            self._request.unlink()
+        except BaseException:
+            if not self._checkpoint.exists():
+                shutil.rmtree(self.folder)
+            raise
+
+    def _claim(self) -> None:
+        """Makes sure that what lies here was begun for this request and this text, and sets the time it holds for."""
+        if self._checkpoint.exists():
+            there = json.loads(self._request.read_text(encoding="utf-8"))
+            if there != self.request:
+                begun = there["config"] | {"tokenizer's content": there["given_tokenizer"]}
+                wanted = self.request["config"] | {"tokenizer's content": self.request["given_tokenizer"]}
+                key = next((key for key in wanted if wanted[key] != begun.get(key)), "format")
+                raise DataError(
+                    f"{self.folder}: holds the beginnings of a preparation with data.{key} = {begun.get(key)!r}, not "
+                    f"{wanted.get(key)!r}; go back to that, choose another folder, or delete this one"
+                )
+            state = Checkpoint.read(self._checkpoint)
+            in_rows = state.position != [0, 0] and state.prefix is None
+            self._check_unchanged(self._work[: state.source + in_rows])
+            os.utime(self._request)
+        else:
+            for path in self.folder.iterdir():
+                if path.name != ".lock":
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            write_atomically(self._request, json.dumps(self.request))
+
+    def _check_unchanged(self, work: Sequence[tuple[Half, TextSource]]) -> None:
+        begun = self._request.stat().st_mtime_ns
+        for _, source in work:
+            if isinstance(source, FileSource) and source.changed_ns > begun:
+                raise self._changed(source)
+
+    def _changed(self, source: TextSource) -> DataError:
+        return DataError(
+            f"{source.name}: was changed after tokens had been made of it; delete {self.folder} and begin again"
+        )
+
+    def _digests_of_validation(self) -> set[bytes]:
+        """Of the validation documents that are given, so that none of them is trained on."""
+        return {
+            piece.digest or digest_of(record.text, self.config.seed)
+            for source in self.validation
+            for piece in source.pieces(Position(), self._new_hash)
+            for record in read_documents(piece, self.config.text_field)
+            if isinstance(record, Document)
+        }
+
+    def _tokenizer(
+        self, given: PreTrainedTokenizerFast | None, held_out: set[bytes]
+    ) -> PreTrainedTokenizerFast:
+        folder, config = self.folder / "tokenizer", self.config
+        if not self._checkpoint.exists():
+            tokenizer = given
+            if tokenizer is None:
+                self.meter.begin("training the tokenizer", None)
+                texts = TrainingTexts(self.train, config.text_field, self._fraction, config.seed, held_out)
+                tokenizer = train_tokenizer(texts, config.vocab_size)
+            tokenizer.save_pretrained(folder)
+        return load_tokenizer(str(folder.absolute()))
+
+    def _sides(self, vocab_size: int, held_out: set[bytes], state: Checkpoint) -> Sides:
+        return Sides(
+            self.folder,
+            vocab_size,
+            fraction=self._fraction,
+            held_out=held_out,
+            skip_unreadable=self.config.skip_unreadable,
+            state=state.sides,
+        )
+
+    def _encode(
+        self, tokenizer: PreTrainedTokenizerFast, sides: Sides, state: Checkpoint, processes: int
+    ) -> None:
+        """Encodes every source, from the checkpoint on, and puts what it gives on its side."""
+        encoding = Encoding(
+            tokenizer=tokenizer.backend_tokenizer.to_str(),
+            end_of_text=int(tokenizer.eos_token_id),  # type: ignore[arg-type]
+            text_field=self.config.text_field,
+            seed=self.config.seed,
+        )
+        with closing(encode_in_order(self._pieces(state), encoding, processes)) as encoded:
+            self._write(encoded, sides, state)
+
+    def _pieces(self, state: Checkpoint) -> Iterator[tuple[int, Piece]]:
+        """Every piece that is left, with the number of its source."""
+        start = Position(*state.position)
+        for number in range(state.source, len(self._work)):
+            for piece in self._work[number][1].pieces(start, self._new_hash):
+                yield number, piece
+            start = Position()
+
+    def _write(self, encoded: Iterator[tuple[int, Piece, Encoded]], sides: Sides, state: Checkpoint) -> None:
+        sizes = [source.size for _, source in self._work]
+        self.meter.begin("tokenising", None if None in sizes else sum(size or 0 for size in sizes))
+        prefix, saved, is_between = self._digest_so_far(state), time.monotonic(), True
+        before = sum(size or 0 for size in sizes[: state.source])
+        try:
+            for number, piece, documents in encoded:
+                is_between = False  # until the state says what the files hold
+                text_bytes = sides.take(self._work[number][0], piece, documents)
+                if number != state.source:
+                    before += sum(size or 0 for size in sizes[state.source : number])
+                    state.source, prefix = number, self._new_hash()
+                state.position, state.prefix = list(piece.end), None
+                if piece.kind == "lines":
+                    prefix.update(cast(bytes, piece.content))
+                    state.prefix = prefix.digest().hex()
+                is_between = not sides.inside_document
+                self.meter.update(before + piece.progress, text_bytes)
+                if is_between and time.monotonic() - saved > _CHECKPOINT_SECONDS:
+                    self._save(sides, state)
+                    saved = time.monotonic()
+            state.source, state.position, state.prefix = len(self._work), [0, 0], None
+        finally:
+            if is_between and any(writer.documents for writer in sides.writers.values()):
+                self._save(sides, state)
+
+    def _save(self, sides: Sides, state: Checkpoint) -> None:
+        state.sides = sides.checkpoint()
+        state.write(self._checkpoint)
+
+    def _digest_so_far(self, state: Checkpoint) -> Hash:
+        """Of what was read of the current source; raises :class:`DataError` if that is no longer what the file holds."""
+        prefix = self._new_hash()
+        if state.prefix is not None:
+            source = self._work[state.source][1]
+            assert isinstance(source, FileSource)
+            if source.prefix_digest(state.position[0], prefix).hex() != state.prefix:
+                raise self._changed(source)
+        return prefix
+
+    def _finish(
+        self, sides: Sides, tokenizer: PreTrainedTokenizerFast, processes: int, *, is_trained: bool
+    ) -> None:
+        """Makes sure that there is something on every side that must have it, and writes the manifest."""
+        try:
+            counts = self._checked(sides.finish())
+        except DataError:
+            self._checkpoint.unlink(missing_ok=True)  # nothing to go on with
+            raise
+        self._check_unchanged(self._work)
+        self.meter.begin("hashing the sources", None)
+        with ThreadPoolExecutor(processes) as threads:
+            identities = list(threads.map(lambda item: item[1].identity(), self._work))
+        given = len(self.validation)
+        manifest = self.request | {
+            "sources": {"train": identities[given:], "validation": identities[:given]},
+            "tokenizer": {
+                "vocab_size": len(tokenizer),
+                "trained_here": is_trained,
+                "fingerprint": fingerprint(tokenizer),
+            },
+            **counts,
+        }
+        text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+        write_atomically(self.folder / MANIFEST, text)
+
+    def _checked(self, counts: dict[str, Any]) -> dict[str, Any]:
+        for half, sources in (("validation", self.validation), ("train", self.train)):
+            if sources and counts[half] is None:
+                if counts["left_out"]["duplicates"]:
+                    raise DataError(
+                        "data.train: every document is also a validation document; nothing is left to train on"
+                    )
+                names = ", ".join(source.name for source in sources[:3])
+                raise DataError(f"data.{half}: no documents in {names}")
+        return counts

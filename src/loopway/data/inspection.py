@@ -1,0 +1,89 @@
+"""A whole look at token files: is every byte what it should be, and which documents are on both sides.
+
+Reads everything once, in bounded memory but for one hash a validation document. Knows nothing of how the files were
+made.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from loopway.data.config import TokenSource
+from loopway.data.token_file import TokenFile
+from loopway.data.token_sources import find_tokens
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found of some token files; they are whole, or there would have been an error."""
+
+    files: list[TokenFile]
+    validation: list[TokenFile]
+    duplicates: list[tuple[str, str]] = field(default_factory=list)
+    """Training documents that are validation documents too: (``file, document 3``, ``file, document 0``)."""
+
+    def text(self) -> str:
+        """The outcome in some lines."""
+        lines = []
+        for kind, files in (("", self.files), (" (validation)", self.validation)):
+            lines += [
+                f"{file.prefix}{kind}: {file.num_documents:,} documents, {file.num_tokens:,} tokens, whole"
+                for file in files
+            ]
+        if self.validation:
+            lines.append(f"{len(self.duplicates):,} training documents are validation documents too")
+            lines += [f"  {train} is {validation}" for train, validation in self.duplicates[:10]]
+            if len(self.duplicates) > 10:
+                lines.append(f"  and {len(self.duplicates) - 10:,} more")
+        return "\n".join(lines)
+
+
+def inspect(
+    train: Sequence[str | TokenSource],
+    validation: Sequence[str | TokenSource] | None = None,
+    vocab_size: int | None = None,
+) -> Inspection:
+    """Reads token files from the first byte to the last.
+
+    Args:
+        train: prepared folders or ``.bin`` files, as in ``data.train``.
+        validation: likewise; None: the prepared folders' own.
+        vocab_size: that ids must stay below; None: of a prepared folder its tokenizer's, of others any.
+
+    Raises:
+        DataError: a damaged index, ids outside the vocabulary, a file whose checksum isn't the manifest's.
+    """
+    found = [find_tokens(entry, field="data.train") for entry in train]
+    held_out = [find_tokens(entry, field="data.validation") for entry in validation or []]
+    for tokens in (*found, *held_out):
+        for folder in tokens.folders:
+            folder.verify()
+        for file in tokens.files:
+            if vocab_size is not None or not tokens.folders:
+                file.verify(vocab_size)
+    files = [file for tokens in found for file in tokens.files]
+    others = [file for tokens in held_out for file in tokens.files]
+    if validation is None:
+        folders = [folder for tokens in found for folder in tokens.folders]
+        others = [folder.validation for folder in folders if folder.validation is not None]
+    return Inspection(files, others, list(duplicates(files, others)))
+
+
+def duplicates(train: Sequence[TokenFile], validation: Sequence[TokenFile]) -> Iterator[tuple[str, str]]:
+    """The training documents whose tokens are those of a validation document, each with the first such document."""
+    first: dict[bytes, str] = {}
+    for file in validation:
+        for number, digest in enumerate(_digests(file)):
+            first.setdefault(digest, f"{file.prefix}, document {number}")
+    if not first:
+        return
+    for file in train:
+        for number, digest in enumerate(_digests(file)):
+            if digest in first:
+                yield f"{file.prefix}, document {number}", first[digest]
+
+
+def _digests(file: TokenFile) -> Iterator[bytes]:
+    """A hash of the ids of each document, whatever their width."""
+    for ids in file.documents():
+        yield hashlib.blake2b(ids.astype("<i8").tobytes(), digest_size=16).digest()

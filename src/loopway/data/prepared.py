@@ -1,0 +1,105 @@
+"""A prepared folder: a tokenizer, token files and a manifest that says what they were made from.
+
+    tokenizer/  train.bin  train.idx  validation.bin  validation.idx  left_out.jsonl  manifest.json (last)
+
+Knows how such a folder is opened and checked, not how it is made.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from transformers import PreTrainedTokenizerFast
+
+from loopway.data.token_file import TokenFile
+from loopway.data.tokenizer import fingerprint, load_tokenizer
+from loopway.errors import DataError
+
+FORMAT = 2
+MANIFEST = "manifest.json"
+LEFT_OUT = "left_out.jsonl"
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether a folder is a prepared one."""
+    return (folder / MANIFEST).is_file()
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a prepared folder. Raises :class:`DataError` if it is none that this version can read."""
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        manifest = None
+    if not isinstance(manifest, dict) or not {"format", "config", "train"} <= manifest.keys():
+        raise DataError(f"{path}: not a manifest that loopway wrote; choose another folder")
+    if manifest["format"] != FORMAT:
+        raise DataError(
+            f"{folder}: prepared by another version of loopway; choose another folder, or delete this one"
+        )
+    return manifest
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """An open prepared folder."""
+
+    folder: Path
+    tokenizer: PreTrainedTokenizerFast
+    train: TokenFile
+    validation: TokenFile | None
+    manifest: dict[str, Any]
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens that the tokenizer really has, the end-of-text token included."""
+        return len(self.tokenizer)
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Opens a prepared folder.
+
+        Raises :class:`DataError` if a file is missing, cut off, or not the one that the manifest was written for. That
+        the files' contents are still what they were is checked by :meth:`verify`.
+        """
+        manifest = read_manifest(folder)
+        tokenizer = load_tokenizer(str((folder / "tokenizer").absolute()))
+        if fingerprint(tokenizer) != manifest["tokenizer"]["fingerprint"]:
+            raise DataError(
+                f"{folder / 'tokenizer'}: not the tokenizer that the token files were made with; put it back, or "
+                "prepare the text again"
+            )
+        files = {half: _open_half(folder, half, manifest) for half in ("train", "validation")}
+        assert files["train"] is not None
+        return cls(folder, tokenizer, files["train"], files["validation"], manifest)
+
+    def verify(self) -> None:
+        """Reads everything and holds it against the manifest; raises :class:`DataError` where it differs."""
+        for half, file in (("train", self.train), ("validation", self.validation)):
+            if file is None:
+                continue
+            file.verify(self.vocab_size)
+            path = self.folder / f"{half}.bin"
+            with path.open("rb") as content:
+                if hashlib.file_digest(content, "sha256").hexdigest() != self.manifest[half]["sha256"]:
+                    raise DataError(
+                        f"{path}: its SHA-256 is not the manifest's: the file has changed since it was written"
+                    )
+
+
+def _open_half(folder: Path, half: str, manifest: dict[str, Any]) -> TokenFile | None:
+    counts = manifest.get(half)
+    if counts is None:
+        return None
+    file = TokenFile.open(folder / half)
+    found = {"documents": file.num_documents, "tokens": file.num_tokens}
+    for unit, number in found.items():
+        if number != counts[unit]:
+            raise DataError(
+                f"{folder / half}.bin: {number:,} {unit}, but {MANIFEST} says {counts[unit]:,}; put the file back, or "
+                "prepare the text again"
+            )
+    return file

@@ -1,0 +1,224 @@
+"""Reads files piece by piece, so that memory doesn't grow with a file: text, JSONL (plain, gzip, zstandard), parquet.
+
+A reader yields the :class:`Piece` objects of one file from a position on; what it yields depends on the file alone.
+Where a file can't be read on, the last piece says why; what single records hold is looked at later. Knows nothing of
+splits and tokenizers.
+"""
+
+import codecs
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from loopway.data.records import BINARY, EMPTY, Piece, Position, parse_json
+from loopway.errors import DataError
+
+PIECE_BYTES = 2**20
+"""About so much text makes a piece."""
+LONG_TEXT = 4 * 2**20
+"""A text file of more bytes is read in parts."""
+LONGEST_JSON = 256 * 2**20
+"""A .json file of more bytes is refused: it can only be read whole."""
+ROWS = 64
+"""Rows of a table a piece."""
+_CUT_WINDOW = 2**16
+_BETWEEN_WORDS = re.compile(rb"(?<=\S)(?= \S)")
+
+
+class Hash(Protocol):
+    """What hashlib's objects can do."""
+
+    def update(self, data: bytes, /) -> None: ...
+    def digest(self) -> bytes: ...
+
+
+def read_text(path: Path, name: str, new_hash: Callable[[], Hash]) -> Iterator[Piece]:
+    """A text file: one document, in parts if it is long."""
+    size = path.stat().st_size
+    if size <= LONG_TEXT:
+        yield Piece(name, "text", path.read_bytes(), 1, Position(size), size)
+        return
+    try:
+        digest = _digest_of_long_text(path, name, new_hash())
+    except DataError as error:
+        yield _unreadable(name, str(error), Position(size), size)
+        return
+    with path.open("rb") as file:
+        offset, line, rest = 0, 1, b""
+        while block := file.read(PIECE_BYTES):
+            content = rest + block
+            is_last = offset + len(content) == size
+            cut = len(content) if is_last else _place_to_cut(content)
+            part, rest = content[:cut], content[cut:]
+            offset += len(part)
+            yield Piece(name, "part", part, line, Position(offset), offset, is_last, digest)
+            line += part.count(b"\n")
+
+
+def _digest_of_long_text(path: Path, name: str, digest: Hash) -> bytes:
+    """Reads the file once before any of it is used: a document is known whole, and its mistakes are, before its end."""
+    decoder, line = codecs.getincrementaldecoder("utf-8-sig")(), 1
+    with path.open("rb") as file:
+        while block := file.read(PIECE_BYTES):
+            if b"\0" in block:
+                raise DataError(BINARY.format(name))
+            try:
+                text = decoder.decode(block)
+            except UnicodeDecodeError as error:
+                line += block[: max(error.start, 0)].count(b"\n")
+                raise DataError(f"{name}, line {line}: not valid UTF-8; convert the file to UTF-8") from None
+            digest.update(text.encode())
+            line += block.count(b"\n")
+    if decoder.getstate()[0]:
+        raise DataError(f"{name}, line {line}: not valid UTF-8; the file ends within a character")
+    return digest.digest()
+
+
+def _place_to_cut(content: bytes) -> int:
+    """Where tokens don't notice: before a lone space between two words, at a line's end, at least between characters."""
+    start = max(len(content) - _CUT_WINDOW, 1)
+    places = [match.start() for match in _BETWEEN_WORDS.finditer(content, start)]
+    if places:
+        return places[-1]
+    newline = content.rfind(b"\n", start)
+    if newline > 0:
+        return newline
+    place = len(content)
+    while place > 1 and 0x80 <= content[place - 1] < 0xC0:  # behind the last whole character
+        place -= 1
+    return place - 1
+
+
+def read_lines(path: Path, name: str, compression: str | None, start: Position) -> Iterator[Piece]:
+    """A JSONL file: as many whole lines a piece as fit, at least one."""
+    size = path.stat().st_size
+    offset, lines, is_blank = start.offset, start.records, start == Position()
+    try:
+        with _unpacked(path, name, compression, offset) as (file, raw):
+            for content in _whole_lines(file):
+                is_blank = is_blank and not content.strip()
+                first, offset, lines = lines + 1, offset + len(content), lines + content.count(b"\n")
+                progress = offset if compression is None else raw.tell()
+                yield Piece(name, "lines", content, first, Position(offset, lines), min(progress, size))
+    except DataError as error:
+        yield _unreadable(name, str(error), Position(offset, lines), size)
+        return
+    if is_blank:
+        yield _unreadable(name, EMPTY.format(name), Position(offset, lines), size)
+
+
+def _whole_lines(file: Any) -> Iterator[bytes]:
+    """The rest of a file, cut behind newlines."""
+    blocks: list[bytes] = []
+    while block := file.read(PIECE_BYTES):
+        end = block.rfind(b"\n") + 1
+        if end:
+            yield b"".join([*blocks, block[:end]])
+            blocks = [block[end:]]
+        else:  # within a line that is longer than a block
+            blocks.append(block)
+    if rest := b"".join(blocks):
+        yield rest
+
+
+def prefix_digest(path: Path, name: str, compression: str | None, length: int, digest: Hash) -> bytes:
+    """The digest of a JSONL file's first ``length`` bytes, unpacked."""
+    with _unpacked(path, name, compression, 0) as (file, _):
+        while length and (block := file.read(min(length, PIECE_BYTES))):
+            digest.update(block)
+            length -= len(block)
+    return digest.digest()
+
+
+@contextmanager
+def _unpacked(
+    path: Path, name: str, compression: str | None, offset: int
+) -> Iterator[tuple[IO[bytes] | Any, IO[bytes]]]:
+    """The file unpacked from ``offset`` on, and the file as it lies on disk, whose position tells how far it was read."""
+    with path.open("rb") as raw:
+        if compression is None:
+            raw.seek(offset)
+            yield raw, raw
+            return
+        import pyarrow
+
+        try:
+            with pyarrow.input_stream(raw, compression=compression) as file:
+                while offset and (block := file.read(min(offset, PIECE_BYTES))):
+                    offset -= len(block)
+                yield file, raw
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            raise DataError(f"{name}: can't be unpacked as {compression}: {error}") from None
+
+
+def read_json(path: Path, name: str) -> Iterator[Piece]:
+    """A JSON file that holds a list of objects; it is read whole."""
+    size = path.stat().st_size
+    if size > LONGEST_JSON:
+        raise DataError(
+            f"{name}: a .json file of {size:,} bytes would be read whole; up to {LONGEST_JSON:,} are; "
+            "write one object a line and name it .jsonl"
+        )
+    try:
+        records = _json_list(path.read_bytes(), name)
+    except DataError as error:
+        yield _unreadable(name, str(error), Position(), size)
+        return
+    yield Piece(name, "records", records, 1, Position(records=len(records)), size)
+
+
+def _json_list(content: bytes, name: str) -> list[Any]:
+    if not content.strip():
+        raise DataError(EMPTY.format(name))
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = 1 + content[: error.start].count(b"\n")
+        raise DataError(f"{name}, line {line}: not valid UTF-8; convert the file to UTF-8") from None
+    records = parse_json(text, name)
+    if not isinstance(records, list):
+        raise DataError(
+            f"{name}: a .json file must hold a list of objects; for one object a line, name it .jsonl"
+        )
+    return records
+
+
+def read_parquet(path: Path, name: str, text_field: str, start: Position) -> Iterator[Piece]:
+    """The text column of a parquet file, some rows a piece."""
+    import pyarrow
+    from pyarrow import parquet
+
+    size = path.stat().st_size
+    try:
+        # A buffer makes columns be read in pages and not in whole row groups.
+        with parquet.ParquetFile(path, buffer_size=PIECE_BYTES, pre_buffer=False) as file:
+            columns = file.schema_arrow.names
+            if text_field not in columns:
+                raise DataError(
+                    f"{name}: no column {text_field!r}; there are {', '.join(columns)}; set data.text_field"
+                )
+            rows, total = 0, file.metadata.num_rows
+            for group in range(file.num_row_groups):
+                in_group = file.metadata.row_group(group).num_rows
+                if rows + in_group <= start.records:
+                    rows += in_group
+                    continue
+                for batch in file.iter_batches(ROWS, row_groups=[group], columns=[text_field]):
+                    values = batch.column(0).to_pylist()[max(start.records - rows, 0) :]
+                    rows += batch.num_rows
+                    if values:
+                        end = Position(records=rows)
+                        yield Piece(name, "rows", values, rows - len(values), end, size * rows / total)
+    except (pyarrow.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        yield _unreadable(name, f"{name}: can't be read as parquet: {reason}", start, size)
+
+
+def _unreadable(name: str, reason: str, end: Position, progress: float) -> Piece:
+    return Piece(name, "unreadable", reason, end.records + 1, end, progress)

@@ -1,0 +1,82 @@
+"""Which texts a new tokenizer is trained on: a sample of the training documents, never of the validation set.
+
+Little text is used whole. Of more, every source gives its first documents, in proportion to its size. Knows nothing of
+how a tokenizer is trained.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from functools import partial
+
+import numpy as np
+
+from loopway.data.records import Document, Position, read_documents
+from loopway.data.sources import TextSource
+from loopway.data.splitting import digest_of, keys_of, new_hash, set_aside
+
+SAMPLE_BYTES = 256 * 2**20
+
+
+class TrainingTexts:
+    """An iterable of the texts, which can be gone through again.
+
+    Args:
+        sources: of the training documents.
+        text_field: see :class:`loopway.data.config.PreparationConfig`, also for ``fraction`` and ``seed``.
+        fraction: of the documents that is set aside; 0 where validation text is given.
+        seed: of the split.
+        held_out: digests of validation documents that are given.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[TextSource],
+        text_field: str,
+        fraction: float,
+        seed: int,
+        held_out: Collection[bytes],
+    ) -> None:
+        self.sources = sources
+        self.text_field = text_field
+        self.fraction = fraction
+        self.seed = seed
+        self.held_out = held_out
+        self._swapped = self._key_of_swapped()
+
+    def __iter__(self) -> Iterator[str]:
+        for digest, text in self._documents():
+            if digest not in self.held_out and not self._is_aside(keys_of(digest)):
+                yield text
+
+    def _is_aside(self, key: np.ndarray) -> bool:
+        return bool(set_aside(key, self.fraction)[0]) != (int(key[0]) == self._swapped)
+
+    def _key_of_swapped(self) -> int | None:
+        """The document that changes sides if chance left one empty, as far as the sample can tell.
+
+        The one that comes first of all documents comes first of the sample, if it is in it.
+        """
+        if not self.fraction:
+            return None
+        keys = np.array([keys_of(digest)[0] for digest, _ in self._documents()], dtype=np.uint64)
+        aside = set_aside(keys, self.fraction)
+        if aside.any() != aside.all() or not len(keys):
+            return None
+        return int(keys.max() if aside.all() else keys.min())
+
+    def _documents(self) -> Iterator[tuple[bytes, str]]:
+        for source, budget in zip(self.sources, self._budgets(), strict=True):
+            for piece in source.pieces(Position(), partial(new_hash, self.seed)):
+                for record in read_documents(piece, self.text_field):
+                    if isinstance(record, Document):  # what can't be read is dealt with when all is encoded
+                        budget -= len(record.text)
+                        yield piece.digest or digest_of(record.text, self.seed), record.text
+                if budget < 0:
+                    break
+
+    def _budgets(self) -> list[float]:
+        """Characters that each source may give."""
+        known = [source.size for source in self.sources if source.size is not None]
+        average = sum(known) / len(known) if known else SAMPLE_BYTES + 1
+        sizes = [source.size if source.size is not None else average for source in self.sources]
+        total = sum(sizes)
+        return [np.inf if total <= SAMPLE_BYTES else SAMPLE_BYTES * size / total for size in sizes]

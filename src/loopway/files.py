@@ -1,0 +1,41 @@
+"""Files that are whole or not there, and folders that one process has for itself.
+
+Knows nothing of what is in them.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from loopway.errors import ConfigError
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """A reader finds the old text or the new one, never a part."""
+    aside = path.with_name(f".{path.name}.partial")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, path)
+
+
+@contextlib.contextmanager
+def locked(path: Path, otherwise: str) -> Iterator[None]:
+    """Within, no other process holds the lock file ``path``, where the system has such locks.
+
+    Raises:
+        ConfigError: one does; the message begins with ``otherwise``.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"{otherwise}; wait for it, or choose another folder") from None
+        except OSError:
+            pass  # a file system without locks
+        yield
