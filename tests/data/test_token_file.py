@@ -41,7 +41,7 @@ def use(file: TokenFile) -> None:
     asked = [
         lambda: file.check_ids(2**16),
         lambda: file.verify(2**16),
-        lambda: file.document_lengths.sum() == file.num_tokens or pytest.fail("documents lose tokens"),
+        lambda: document_lengths_sum(file),
         *(lambda i=i: len(file.sequence(i)) == file.sequence_size(i) for i in range(file.num_sequences)),
     ]
     for start in range(file.num_tokens):
@@ -52,6 +52,11 @@ def use(file: TokenFile) -> None:
             question()
         except DataError:
             continue
+
+
+def document_lengths_sum(file: TokenFile) -> None:
+    assert (file.document_lengths >= 0).all()
+    assert file.document_lengths.sum() == file.num_tokens
 
 
 def begins_within(file: TokenFile, start: int, stop: int) -> None:
@@ -199,6 +204,7 @@ def test_token_files_that_are_only_called_like_shards_stay_apart(tmp_path):
         (["x-00000-of-00003", "x-00001-of-00003"], "not x-00002-of-00003.bin$"),
         (["x-00001-of-00002", "x-00002-of-00002"], "not x-00000-of-00002.bin$"),
         (["x-00009-of-00009"], "holds 1 shards of x.bin, not .*, x-00002-of-00009.bin and 6 more$"),
+        (["x-00000-of-00001", "x-00001-of-00001", "x-00003-of-00001"], "not x-00002-of-00001.bin$"),
         # the last shard where "of" is its number: only the bytes tell
         (
             ["x-00000-of-00002", "x-00001-of-00002"],
@@ -319,36 +325,52 @@ def test_random_bytes_never_crash(tmp_path, content, with_header):
     use(file)
 
 
-NUMBERS = st.integers(-1, 5) | st.sampled_from(
-    [2**31 - 1, 2**31, 2**62, 2**63 - 1, -(2**63), -(2**31), 10_000]
+def write_large(folder: Path, each: int, damage) -> bool:
+    """30,000 sequences of a token, ``each`` a document, of which opening looks at one in seven; whether it is valid.
+
+    ``damage`` is (part of the index, place, number to add) of each entry to damage.
+    """
+    count = 30_000
+    parts = {
+        "sizes": np.full(count, 1, "<i4"),
+        "pointers": np.arange(0, 2 * count, 2, dtype="<i8"),
+        "documents": np.arange(0, count + 1, each, dtype="<i8"),
+    }
+    for name, place, added in damage:
+        possible = np.iinfo(parts[name].dtype)
+        parts[name][place] = min(max(int(parts[name][place]) + added, possible.min), possible.max)
+    (folder / "x.bin").write_bytes(np.arange(count, dtype="<u2").tobytes())
+    (folder / "x.idx").write_bytes(index(8, **parts))
+    documents = parts["documents"]
+    return bool(
+        (parts["sizes"] == 1).all()
+        and (parts["pointers"] == np.arange(0, 2 * count, 2)).all()
+        and (documents[0] == 0 and (documents[1:] >= documents[:-1]).all() and documents[-1] <= count)
+    )
+
+
+DAMAGE = st.tuples(
+    st.sampled_from(["sizes", "pointers", "documents"]),
+    st.integers(1, 8) | st.integers(0, 9_999),
+    st.integers(-9, 9) | st.sampled_from([10_000, 2**31, 2**62, 2**63, -10_000, -(2**31), -(2**63)]),
 )
 
 
-@given(st.data())
+@given(st.lists(DAMAGE, max_size=4), st.integers(1, 3))
 @settings(SAME_FOLDER, max_examples=300)
-def test_damage_that_opening_does_not_see_never_crashes(tmp_path, data):
-    """In a file of so many sequences that only some places are looked at. What `verify` passes, all else passes."""
-    count = 9_000
-    sizes, pointers, documents = [1] * count, list(range(0, 2 * count, 2)), list(range(count + 1))
-    smallest = {"size": -(2**31), "pointer": -(2**63), "document": -(2**63)}
-    entries = {"size": sizes, "pointer": pointers, "document": documents}
-    places = []
-    for _ in range(data.draw(st.integers(1, 5))):
-        place, name = data.draw(st.integers(0, count - 1)), data.draw(st.sampled_from(list(entries)))
-        damaged = entries[name][place] + data.draw(NUMBERS)
-        entries[name][place] = min(max(damaged, smallest[name]), -smallest[name] - 1)
-        places.append(place)
-    (tmp_path / "x.bin").write_bytes(np.arange(count, dtype="<u2").tobytes())
-    (tmp_path / "x.idx").write_bytes(index(8, sizes, pointers, documents))
+def test_damage_that_opening_does_not_see_never_crashes(tmp_path, damage, each):
+    """All is answered within bounds or refused; what `verify` passes, all else passes."""
+    valid = write_large(tmp_path, each, damage)
     try:
         file = TokenFile.open(tmp_path / "x")
     except DataError:
+        assert not valid
         return
-    questions = [lambda: file.verify(count), lambda: file.document_lengths]
-    for place in places:
+    questions = [lambda: file.verify(30_000), lambda: document_lengths_sum(file)]
+    for place in [*range(10), *(place for _, place, _ in damage)]:
         questions += [lambda i=place: file.sequence(i), lambda i=place: file.sequence_size(i)]
-        for start in (max(place - 3, 0), place):
-            questions.append(lambda i=start: begins_within(file, i, min(i + 9, count)))
+        for stop in range(place, min(place + 10, 30_000)):
+            questions.append(lambda i=place, j=stop: begins_within(file, i, j))
     refused = []
     for question in questions:
         try:
@@ -356,9 +378,60 @@ def test_damage_that_opening_does_not_see_never_crashes(tmp_path, data):
             refused.append(False)
         except DataError:
             refused.append(True)
-    assert refused[0] or not any(refused)
-    if sizes != [1] * count or pointers != list(range(0, 2 * count, 2)):
-        assert refused[0]
+    assert refused[0] == (not valid)
+    assert not (valid and any(refused))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (("sizes", -1, -2), "negative length"),
+        (("pointers", 0, 2), "do not follow one another"),
+        (("pointers", -1, 1), "do not follow one another"),
+        (("documents", 0, 1), "document index must rise"),
+        (("documents", -1, 1), "document index must rise"),
+    ],
+)
+def test_opening_looks_at_the_first_and_last_entries_of_any_file(tmp_path, damage, message):
+    write_large(tmp_path, 1, [damage])
+    with (tmp_path / "x.bin").open("ab") as file:
+        file.write(bytes(max(damage[2], 0)))  # so that its length tells nothing
+    with pytest.raises(DataError, match=message):
+        TokenFile.open(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("damage", "refused"),
+    [
+        (("sizes", 4, -2), lambda file: file.sequence_size(4)),
+        (("sizes", 4, 30_000), lambda file: file.sequence(4)),
+        (("pointers", 4, 1), lambda file: file.sequence(4)),
+        (("pointers", 4, -10), lambda file: file.sequence(4)),
+        (("pointers", 4, 1), lambda file: file.document_lengths),
+        (("pointers", 4, 4), lambda file: file.document_lengths),
+        (("pointers", -2, 4), lambda file: file.document_lengths),
+        (("documents", 4, 30_000), lambda file: file.document_lengths),
+        (("documents", 4, -(2**40)), lambda file: file.document_lengths),
+    ],
+)
+def test_damage_is_refused_where_it_is_used(tmp_path, damage, refused):
+    write_large(tmp_path, 1, [damage])
+    file = TokenFile.open(tmp_path / "x")
+    for question in (refused, TokenFile.verify):
+        with pytest.raises(DataError, match=r"x.idx: damaged"):
+            question(file)
+
+
+def test_verify_reads_an_index_of_any_length_to_its_end(tmp_path):
+    write_sequences(tmp_path / "x", np.full(600_000, 1), np.arange(600_001), tokens=np.zeros(600_000))
+    TokenFile.open(tmp_path / "x").verify()
+    content = bytearray((tmp_path / "x.idx").read_bytes())
+    for entry in (262_143, 262_144, 599_990):  # at the border of what is read at a time, and near the end
+        damaged = bytearray(content)
+        damaged[34 + 4 * entry] = 2
+        (tmp_path / "x.idx").write_bytes(damaged)
+        with pytest.raises(DataError, match="do not follow one another"):
+            TokenFile.open(tmp_path / "x").verify()
 
 
 @pytest.mark.parametrize("count", [2, 3, 100, 4_097])

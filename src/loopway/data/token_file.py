@@ -210,8 +210,7 @@ def _bins(prefix: Path) -> list[Path]:
             f"{prefix}.bin: shards of several sets (...-of-{ofs[0]}.bin, ...-of-{ofs[1]}.bin); keep one set"
         )
     numbers = [number for _, number in sorted(found)]
-    count = max(int(ofs[0]), len(numbers))
-    missing = sorted(set(range(count)) - set(numbers))
+    missing = sorted(set(range(max(int(ofs[0]), numbers[-1]))) - set(numbers))
     if missing:
         names = ", ".join(f"{prefix.name}-{number:05}-of-{ofs[0]}.bin" for number in missing[:3])
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""

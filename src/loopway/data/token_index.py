@@ -72,7 +72,7 @@ class TokenIndex:
             if self.sizes[-1] < 0:
                 raise self._negative_size()
             self.num_bytes = int(self._pointers[-1]) + int(self.sizes[-1]) * self.dtype.itemsize
-            if self._pointers[0] != 0 or self.num_bytes < 0 or self.num_bytes % self.dtype.itemsize:
+            if self._pointers[0] != 0 or self.num_bytes % self.dtype.itemsize:
                 raise self._scattered_sequences()
 
     @property
@@ -95,8 +95,8 @@ class TokenIndex:
         itemsize = self.dtype.itemsize
         first = bisect_left(self._pointers, start * itemsize)
         last = bisect_left(self._pointers, stop * itemsize, lo=first)
-        from_ = bisect_left(self._documents, first, hi=self.num_documents)
-        to = bisect_left(self._documents, last, lo=from_, hi=self.num_documents)
+        from_ = bisect_left(self._documents, first)
+        to = bisect_left(self._documents, last, lo=from_)
         begins = self._positions(from_, to)
         if begins.size and not start <= begins[0] <= begins[-1] < stop:
             raise self._unordered_documents()
@@ -104,11 +104,11 @@ class TokenIndex:
 
     def document_lengths(self) -> np.ndarray:
         """int64[documents], in tokens. Reads the whole index into memory."""
-        end = self.num_bytes // self.dtype.itemsize
         begins = self._positions(0, self.num_documents)
-        if begins.size and not begins[0] == 0 <= begins[-1] <= end:
-            raise self._unordered_documents()
-        return np.diff(begins, append=end)
+        lengths = np.diff(begins, append=self.num_bytes // self.dtype.itemsize)
+        if (lengths < 0).any():
+            raise self._scattered_sequences()
+        return lengths
 
     def verify(self) -> None:
         """Reads the whole index, in bounded memory; raises :class:`DataError` where it contradicts itself."""
