@@ -1,7 +1,8 @@
-"""Runs what README.md shows: its Python blocks and its command lines, made small.
+"""Runs what README.md and docs/data.md show: their Python blocks and their command lines, made small.
 
-Adding a command to the README: if its verb is new, give it a row in SMALL; if it reads a file, show that file in
-a yaml block whose first line is `# <file name>`. What can't be run here (`git clone ...`) goes into NOT_RUN.
+Adding a command: if its verb is new, give it a row in SMALL; if it reads a file, show that file in a yaml block whose
+first line is `# <file name>`. What can't be run here (`git clone ...`) goes into NOT_RUN; a block that begins with
+"bash network" is only checked for its verbs and options.
 Knows nothing of what the commands should print; each part of the package has tests of that.
 """
 
@@ -16,12 +17,16 @@ from pathlib import Path
 
 import pytest
 from markdown_it import MarkdownIt
+from typer.main import get_command
+
+from loopway.cli import app
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
+DATA = ROOT / "docs" / "data.md"
 
-# The verb -> what is appended to every `loopway <verb> ...` of the README so that it takes seconds.
-# The text is two files that the test writes into the folder in which everything runs.
+# The verb -> what is appended to every `loopway <verb> ...` so that it takes seconds.
+# The text is two files that the test writes into the folder in which everything runs, and into texts/ there.
 SMALL_DATA = ["data.train=[first.txt,second.txt]", "data.validation_fraction=0.5"]
 SMALL_DATA += ["data.sequence_length=32", "data.vocab_size=300"]
 SMALL_TRAINING = [
@@ -33,8 +38,10 @@ SMALL: dict[str, list[str]] = {
     "compare": [*SMALL_DATA, *SMALL_TRAINING, "seeds=[0]"],
     "generate": ["--max-new-tokens", "4"],
     "params": [],
+    "prepare": ["--vocab-size", "300", "--validation-fraction", "0.5"],
     "train": SMALL_DATA + SMALL_TRAINING,
 }
+SMALL_ON_TOKENS = SMALL | {"train": ["data.sequence_length=32", *SMALL_TRAINING]}
 # Text of a Python block -> what stands in its place here.
 SMALL_PYTHON: dict[str, str] = {}
 # Beginnings of command lines that are not run.
@@ -43,7 +50,7 @@ NOT_RUN = ("cd ", "git clone ", "pip install ")
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: its language, its text and the line of the file on which the text starts."""
+    """A fenced block: its language ("bash", "bash network"), its text and the line of the file on which that starts."""
 
     language: str
     text: str
@@ -53,7 +60,7 @@ class Block:
 def fenced_blocks(markdown: str) -> list[Block]:
     """The fenced blocks that name a language, in order."""
     return [
-        Block(token.info.split()[0], token.content, token.map[0] + 2)
+        Block(token.info.strip(), token.content, token.map[0] + 2)
         for token in MarkdownIt().parse(markdown)
         if token.type == "fence" and token.info and token.map
     ]
@@ -69,7 +76,7 @@ def make_targets() -> set[str]:
     return set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
-def shrunk(command: str) -> list[str] | None:
+def shrunk(command: str, small: dict[str, list[str]] = SMALL) -> list[str] | None:
     """The words of a command line made small, without the leading `loopway`; None if it is not to be run.
 
     Raises AssertionError for a line that this file doesn't know how to check.
@@ -84,13 +91,13 @@ def shrunk(command: str) -> list[str] | None:
     assert words[0] == "loopway", f"add how to check {command!r} to {Path(__file__).name}"
     if words[1].startswith("--"):
         return words[1:]
-    assert words[1] in SMALL, f"add how to make `loopway {words[1]}` small to SMALL in {Path(__file__).name}"
-    return words[1:] + SMALL[words[1]]
+    assert words[1] in small, f"add how to make `loopway {words[1]}` small to SMALL in {Path(__file__).name}"
+    return words[1:] + small[words[1]]
 
 
-def run_command(command: str, folder: Path) -> None:
+def run_command(command: str, folder: Path, small: dict[str, list[str]]) -> None:
     """Runs a line of a bash block in `folder`, with the `loopway` that is installed beside this Python."""
-    arguments = shrunk(command)
+    arguments = shrunk(command, small)
     if arguments is None:
         return
     program = Path(sys.executable).with_name("loopway")
@@ -98,15 +105,25 @@ def run_command(command: str, folder: Path) -> None:
     result = subprocess.run(
         [program, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
     )
-    assert result.returncode == 0, f"README: {command}\nrun as: {arguments}\n{result.stdout}\n{result.stderr}"
+    assert result.returncode == 0, f"{command}\nrun as: {arguments}\n{result.stdout}\n{result.stderr}"
 
 
-def run_python(block: Block, namespace: dict[str, object]) -> None:
-    """Executes a Python block; a traceback names the README's own line."""
+def check_options(command: str) -> None:
+    """Of a command line that needs the network: its verb and its options exist."""
+    words = shlex.split(command, comments=True)
+    if words[0] != "loopway":
+        return
+    verb = get_command(app).commands[words[1]]  # type: ignore[attr-defined]
+    known = {option for parameter in verb.params for option in parameter.opts}
+    assert {word for word in words if word.startswith("--")} <= known, command
+
+
+def run_python(block: Block, namespace: dict[str, object], page: Path) -> None:
+    """Executes a Python block; a traceback names the page's own line."""
     text = block.text
     for long, short in SMALL_PYTHON.items():
         text = text.replace(long, short)
-    exec(compile("\n" * (block.line - 1) + text, str(README), "exec"), namespace)
+    exec(compile("\n" * (block.line - 1) + text, str(page), "exec"), namespace)
 
 
 def write_yaml(block: Block, folder: Path) -> None:
@@ -115,25 +132,30 @@ def write_yaml(block: Block, folder: Path) -> None:
         (folder / name[1]).write_text(block.text)
 
 
-def test_everything_that_the_readme_shows_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    blocks = fenced_blocks(README.read_text())
-    assert {"bash", "python"} <= {block.language for block in blocks}, (
-        "README.md shows no command or no Python"
-    )
+@pytest.mark.parametrize("page, small", [(README, SMALL), (DATA, SMALL_ON_TOKENS)], ids=["README", "data"])
+def test_everything_that_a_page_shows_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: Path, small: dict[str, list[str]]
+) -> None:
+    blocks = fenced_blocks(page.read_text())
+    assert {"bash", "python"} <= {block.language for block in blocks}, f"{page} shows no command or no Python"
     sentence = "The state of a loop is what one pass hands to the next, and a highway carries it. "
-    for name in ("first.txt", "second.txt"):
+    (tmp_path / "texts").mkdir()
+    for name in ("first.txt", "second.txt", "texts/first.txt", "texts/second.txt"):
         (tmp_path / name).write_text("".join(f"{name} {number}: {sentence}\n" for number in range(200)))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    namespace: dict[str, object] = {"__name__": "readme"}
+    namespace: dict[str, object] = {"__name__": "page"}
     for block in blocks:
         if block.language == "yaml":
             write_yaml(block, tmp_path)
         elif block.language == "python":
-            run_python(block, namespace)
+            run_python(block, namespace, page)
         elif block.language == "bash":
             for command in command_lines(block):
-                run_command(command, tmp_path)
+                run_command(command, tmp_path, small)
+        elif block.language == "bash network":
+            for command in command_lines(block):
+                check_options(command)
 
 
 def test_the_recurrence_and_the_family_that_contributing_shows_make_a_model() -> None:
