@@ -27,7 +27,7 @@ from loopway.data.records import Document, Piece, Position, read_documents
 from loopway.data.sides import Half, Sides
 from loopway.data.sources import FileSource, TextSource
 from loopway.data.splitting import digest_of, new_hash
-from loopway.data.tokenizer import fingerprint, load_tokenizer, train_tokenizer
+from loopway.data.tokenizer import fingerprint, load_tokenizer, train_tokenizer, vocabulary_size
 from loopway.data.training_texts import TrainingTexts
 from loopway.errors import DataError
 from loopway.files import write_atomically
@@ -81,7 +81,7 @@ class Assembly:
                 held_out = self._digests_of_validation()
                 tokenizer = self._tokenizer(given, held_out)
                 state = Checkpoint.read(self._checkpoint)
-                with closing(self._sides(len(tokenizer), held_out, state)) as sides:
+                with closing(self._sides(vocabulary_size(tokenizer), held_out, state)) as sides:
                     self._encode(tokenizer, sides, state, processes)
                     self._finish(sides, tokenizer, processes, is_trained=given is None)
             self._checkpoint.unlink(missing_ok=True)
@@ -235,7 +235,7 @@ class Assembly:
         manifest = self.request | {
             "sources": {"train": identities[given:], "validation": identities[:given]},
             "tokenizer": {
-                "vocab_size": len(tokenizer),
+                "vocab_size": vocabulary_size(tokenizer),
                 "trained_here": is_trained,
                 "fingerprint": fingerprint(tokenizer),
             },

@@ -15,7 +15,7 @@ from loopway.data.config import PreparationConfig
 from loopway.data.inspection import inspect
 from loopway.data.preparation import prepare
 from loopway.data.prepared import LEFT_OUT, PreparedData
-from loopway.data.tokenizer import load_tokenizer
+from loopway.data.tokenizer import load_tokenizer, vocabulary_size
 from loopway.errors import ConfigError
 
 
@@ -49,7 +49,7 @@ def check_command(sources: Sequence[str], validation: Sequence[str] | None, toke
     """
     if not sources:
         raise ConfigError("nothing to check; name prepared folders or .bin files")
-    vocab_size = len(load_tokenizer(tokenizer)) if tokenizer else None
+    vocab_size = vocabulary_size(load_tokenizer(tokenizer)) if tokenizer else None
     return inspect(sources, validation, vocab_size).text()
 
 

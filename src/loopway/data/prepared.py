@@ -14,7 +14,7 @@ from typing import Any, Self
 from transformers import PreTrainedTokenizerFast
 
 from loopway.data.token_file import TokenFile
-from loopway.data.tokenizer import fingerprint, load_tokenizer
+from loopway.data.tokenizer import fingerprint, load_tokenizer, vocabulary_size
 from loopway.errors import DataError
 
 FORMAT = 2
@@ -55,8 +55,8 @@ class PreparedData:
 
     @property
     def vocab_size(self) -> int:
-        """Tokens that the tokenizer really has, the end-of-text token included."""
-        return len(self.tokenizer)
+        """Of the tokenizer itself, the end-of-text token included; a model's may be larger."""
+        return vocabulary_size(self.tokenizer)
 
     @classmethod
     def open(cls, folder: Path) -> Self:

@@ -1,8 +1,8 @@
-"""Token files: the ``.bin`` + ``.idx`` pair of Megatron-LM and GPT-NeoX, read with memory maps.
+"""Token files: the `.bin` + `.idx` pair of Megatron-LM and GPT-NeoX, read with memory maps.
 
-``.bin`` holds nothing but token ids, document after document; together they are the stream. It may lie in shards
-``x-00000-of-00020.bin``, ``x-00001-of-00020.bin``, ... beside one ``x.idx``: then the stream is their bytes in order,
-and a shard may end anywhere, even inside a token. (Published sets differ in whether the number after ``of`` is the
+`.bin` holds nothing but token ids, document after document; together they are the stream. It may lie in shards
+`x-00000-of-00020.bin`, `x-00001-of-00020.bin`, ... beside one `x.idx`: then the stream is their bytes in order,
+and a shard may end anywhere, even inside a token. (Published sets differ in whether the number after `of` is the
 count or the number of the last shard; both are read.)
 
 Opening takes the same time and memory for any size. Knows nothing of text, tokenizers or samples.
@@ -34,7 +34,7 @@ class TokenFile:
     """
 
     prefix: Path
-    """Path without ``.bin`` or ``.idx``."""
+    """Path without `.bin` or `.idx`."""
     num_tokens: int
     """Of the stream."""
 
@@ -59,7 +59,7 @@ class TokenFile:
 
     @classmethod
     def open(cls, path: Path | str) -> "TokenFile":
-        """Opens a token file by its prefix (``x``), by ``x.bin`` or ``x.idx``, or by any of its shards.
+        """Opens a token file by its prefix (`x`), by `x.bin` or `x.idx`, or by any of its shards.
 
         Raises :class:`DataError` where a file is missing or damaged, or holds no tokens.
         """
@@ -88,9 +88,9 @@ class TokenFile:
         return self._index.document_lengths()
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """The tokens of the stream from ``start`` to ``stop``, [stop - start] of ``dtype``, not to be written to.
+        """The tokens of the stream from `start` to `stop`, [stop - start] of `dtype`, not to be written to.
 
-        They are a view of the file, aligned or not, or a copy where they lie in several shards. Raises ``IndexError``
+        They are a view of the file, aligned or not, or a copy where they lie in several shards. Raises `IndexError`
         outside the stream.
         """
         if not 0 <= start <= stop <= self.num_tokens:
@@ -115,9 +115,9 @@ class TokenFile:
         return stop - start
 
     def document_begins(self, start: int, stop: int) -> np.ndarray:
-        """int64[...], rising: the positions p in the stream, ``start`` <= p < ``stop``, at which a document begins.
+        """int64[...], rising: the positions p in the stream, `start` <= p < `stop`, at which a document begins.
 
-        Raises ``IndexError`` outside the stream and :class:`DataError` if the index is damaged there.
+        Raises `IndexError` outside the stream and :class:`DataError` if the index is damaged there.
         """
         if not 0 <= start <= stop <= self.num_tokens:
             raise IndexError(f"tokens {start}..{stop} of {self.num_tokens} in {self.prefix}")
@@ -135,7 +135,7 @@ class TokenFile:
             yield self.read(start, self.num_tokens)
 
     def check_ids(self, vocab_size: int) -> None:
-        """Raises :class:`DataError` for a token id outside 0..``vocab_size`` - 1.
+        """Raises :class:`DataError` for a token id outside 0..`vocab_size` - 1.
 
         Looks at every token of up to 64 MiB, and at 64 evenly spread MiB of more; :meth:`verify` looks at all.
         """
@@ -144,7 +144,7 @@ class TokenFile:
     def verify(self, vocab_size: int | None = None) -> None:
         """Reads everything, in bounded memory.
 
-        Raises :class:`DataError` if the index contradicts itself or a token id is negative or, where ``vocab_size``
+        Raises :class:`DataError` if the index contradicts itself or a token id is negative or, where `vocab_size`
         is given, outside the vocabulary.
         """
         self._index.verify()
@@ -177,7 +177,7 @@ class TokenFile:
 
 
 def _prefix(path: Path) -> Path:
-    """``x`` of x, x.bin, x.idx and x-00003-of-00020.bin."""
+    """`x` of x, x.bin, x.idx and x-00003-of-00020.bin."""
     if path.suffix in (".bin", ".idx"):
         path = path.with_suffix("")
     shard = _SHARD.fullmatch(path.name)
@@ -190,7 +190,7 @@ def _is_shard(prefix: Path) -> bool:
 
 
 def _bins(prefix: Path) -> list[Path]:
-    """``x.bin``, or all of its shards in order."""
+    """`x.bin`, or all of its shards in order."""
     whole = Path(f"{prefix}.bin")
     found = {}
     for path in prefix.parent.glob(f"{glob.escape(prefix.name)}-*-of-*.bin"):

@@ -1,11 +1,11 @@
-"""The ``.idx`` half of a token file: where sequences and documents lie in the ``.bin``, read by memory map and written.
+"""The `.idx` half of a token file: where sequences and documents lie in the `.bin`, read by memory map and written.
 
 Little-endian: 9 bytes magic, u64 version, u8 dtype code, u64 number of sequences N, u64 number of document entries D,
 i32 sizes[N] in tokens, i64 pointers[N] in bytes, i64 documents[D], the sequence at which each document begins and N at
 the end. Some writers leave the N out; the rest is one more document then.
 
 An index may have hundreds of millions of entries: it is never read whole unless asked for. What was not checked when
-it was opened is checked when it is used. Knows nothing of the ``.bin`` but its dtype, and of what the tokens mean.
+it was opened is checked when it is used. Knows nothing of the `.bin` but its dtype, and of what the tokens mean.
 """
 
 import mmap
@@ -29,7 +29,7 @@ _CHUNK = 2**18  # entries read or written at a time
 
 
 def map_file(path: Path) -> np.ndarray:
-    """uint8[bytes], read-only, without reading anything; a plain array is sliced faster than ``numpy.memmap``."""
+    """uint8[bytes], read-only, without reading anything; a plain array is sliced faster than `numpy.memmap`."""
     with path.open("rb") as file:
         if path.stat().st_size == 0:  # which can't be mapped
             return np.empty(0, np.uint8)
@@ -37,7 +37,7 @@ def map_file(path: Path) -> np.ndarray:
 
 
 class TokenIndex:
-    """An open ``.idx``.
+    """An open `.idx`.
 
     Checks the header, the exact length of the file, the first and last entries, and that neighbouring entries follow
     one another at up to 4,096 evenly spread places (:meth:`verify` checks the rest). Raises :class:`DataError` there
@@ -45,9 +45,9 @@ class TokenIndex:
     """
 
     dtype: np.dtype
-    """Of the ids in the ``.bin``: a little-endian integer."""
+    """Of the ids in the `.bin`: a little-endian integer."""
     num_bytes: int
-    """Length of the ``.bin`` that the index describes."""
+    """Length of the `.bin` that the index describes."""
     num_documents: int
     sizes: np.ndarray
     """int32[sequences], in tokens, memory-mapped."""
@@ -80,7 +80,7 @@ class TokenIndex:
         return len(self.sizes)
 
     def sequence(self, index: int) -> tuple[int, int]:
-        """Start and stop of a sequence, in tokens from the beginning of the ``.bin``; ``IndexError`` if there is none."""
+        """Start and stop of a sequence, in tokens from the beginning of the `.bin`; `IndexError` if there is none."""
         if not 0 <= index < len(self.sizes):
             raise IndexError(f"sequence {index} of {len(self.sizes)} in {self.path}")
         start, size, itemsize = int(self._pointers[index]), int(self.sizes[index]), self.dtype.itemsize
@@ -91,7 +91,7 @@ class TokenIndex:
         return start // itemsize, start // itemsize + size
 
     def document_begins(self, start: int, stop: int) -> np.ndarray:
-        """int64[...], rising: the positions p, ``start`` <= p < ``stop``, in tokens, at which a document begins."""
+        """int64[...], rising: the positions p, `start` <= p < `stop`, in tokens, at which a document begins."""
         itemsize = self.dtype.itemsize
         first = bisect_left(self._pointers, start * itemsize)
         last = bisect_left(self._pointers, stop * itemsize, lo=first)
@@ -132,7 +132,7 @@ class TokenIndex:
             raise self._unordered_documents()
 
     def _positions(self, start: int, stop: int) -> np.ndarray:
-        """int64[stop - start], in tokens, never falling: where the documents from ``start`` to ``stop`` begin."""
+        """int64[stop - start], in tokens, never falling: where the documents from `start` to `stop` begin."""
         firsts = np.asarray(self._documents[start:stop], np.int64)
         count = len(self.sizes)
         if firsts.size and not 0 <= firsts.min() <= firsts.max() <= count:
@@ -183,9 +183,9 @@ def _spots(pairs: int) -> np.ndarray:
 
 
 def write_index(path: Path, dtype: np.dtype, lengths: np.ndarray) -> None:
-    """Writes the index of documents that are one sequence each; ``lengths`` int32[documents], in tokens.
+    """Writes the index of documents that are one sequence each; `lengths` int32[documents], in tokens.
 
-    ``dtype`` is uint16 or int32. Takes no memory for a document: ``lengths`` may be a memory map. On disk when it returns.
+    `dtype` is uint16 or int32. Takes no memory for a document: `lengths` may be a memory map. On disk when it returns.
     """
     code = next(code for code, name in _DTYPES.items() if np.dtype(name) == dtype)
     with path.open("wb") as file:

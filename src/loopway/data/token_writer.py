@@ -1,7 +1,7 @@
 """Writing token files, in memory that doesn't grow with them, and going on where an interrupted writer stopped.
 
-While a file is written its document lengths lie in ``x.lengths`` beside ``x.bin``; ``x.idx`` is made of them at the
-end, so that a pair of ``.bin`` and ``.idx`` is always whole. Knows nothing of text, tokenizers or when to checkpoint.
+While a file is written its document lengths lie in `x.lengths` beside `x.bin`; `x.idx` is made of them at the
+end, so that a pair of `.bin` and `.idx` is always whole. Knows nothing of text, tokenizers or when to checkpoint.
 """
 
 import hashlib
@@ -22,10 +22,10 @@ _CHUNK = 2**20  # bytes read at a time
 
 
 class TokenWriter:
-    """Writes ``prefix.bin`` and ``prefix.idx``, one sequence a document.
+    """Writes `prefix.bin` and `prefix.idx`, one sequence a document.
 
-    Ids take 2 bytes where ``vocab_size`` allows, else 4. Without ``state`` a new file is begun, over what may be there.
-    With the ``state`` of a :meth:`checkpoint`, the files are cut back to what they held then, and writing goes on:
+    Ids take 2 bytes where `vocab_size` allows, else 4. Without `state` a new file is begun, over what may be there.
+    With the `state` of a :meth:`checkpoint`, the files are cut back to what they held then, and writing goes on:
     raises :class:`DataError` if they hold less. One writer at a time may have a file open.
     """
 
@@ -56,7 +56,7 @@ class TokenWriter:
             self._sha256.update(chunk)
 
     def append(self, ids: np.ndarray, lengths: np.ndarray) -> None:
-        """Writes whole documents: their ``ids`` int[tokens] one after another, and their ``lengths`` int64[documents].
+        """Writes whole documents: their `ids` int[tokens] one after another, and their `lengths` int64[documents].
 
         Raises :class:`DataError`, and writes nothing, for an id outside the vocabulary and for a document of more than
         2**31 - 1 tokens.
@@ -73,9 +73,9 @@ class TokenWriter:
         self.documents += len(lengths)
 
     def append_part(self, ids: np.ndarray, *, last: bool) -> None:
-        """Writes a document piece by piece: the next ``ids`` int[tokens] of it; one sequence in the end.
+        """Writes a document piece by piece: the next `ids` int[tokens] of it; one sequence in the end.
 
-        Errors as :meth:`append`. Only after a ``last`` part may anything else follow.
+        Errors as :meth:`append`. Only after a `last` part may anything else follow.
         """
         length = (self._part or 0) + len(ids)
         self._check_length(length)
@@ -96,8 +96,8 @@ class TokenWriter:
     def finish(self) -> dict[str, Any]:
         """Writes the index and closes the file.
 
-        Returns ``documents``, ``tokens``, ``largest_id`` (-1 where there are no tokens) and ``sha256``, of the
-        ``.bin``.
+        Returns `documents`, `tokens`, `largest_id` (-1 where there are no tokens) and `sha256`, of the
+        `.bin`.
         """
         state = self.checkpoint()
         self.close()
@@ -151,7 +151,7 @@ class TokenWriter:
 
 
 def _open(path: Path, size: int) -> BinaryIO:
-    """Opened for reading and writing at its end, cut back to ``size`` bytes."""
+    """Opened for reading and writing at its end, cut back to `size` bytes."""
     if size == 0:
         return path.open("w+b")
     held = path.stat().st_size if path.exists() else 0
@@ -166,7 +166,7 @@ def _open(path: Path, size: int) -> BinaryIO:
 
 
 def write_token_file(prefix: Path | str, documents: Iterable[Sequence[int]], vocab_size: int) -> TokenFile:
-    """Writes ``prefix.bin`` and ``prefix.idx``, one sequence a document, and opens them.
+    """Writes `prefix.bin` and `prefix.idx`, one sequence a document, and opens them.
 
     Raises :class:`DataError` for an id outside the vocabulary and for no tokens at all.
     """

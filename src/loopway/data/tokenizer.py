@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from loopway.errors import DataError
 
@@ -20,7 +20,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     """A byte-level BPE of at most ``vocab_size`` tokens, the same for the same texts.
 
     Any string survives encoding and decoding. Token 0 is ``<|endoftext|>``, which also begins a sequence and pads.
-    The vocabulary is smaller than asked where the texts hold too few distinct pairs: see ``len(tokenizer)``.
+    The vocabulary is smaller than asked where the texts hold too few distinct pairs: see :func:`vocabulary_size`.
     """
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -66,6 +66,11 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerFast:
             f"data.tokenizer: {name_or_path!r} has no end-of-text token; set its eos_token and save it again"
         )
     return tokenizer
+
+
+def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
+    """One more than the largest id; ids may leave gaps, so that there are fewer tokens."""
+    return max(tokenizer.get_vocab().values()) + 1
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:

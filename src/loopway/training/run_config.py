@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from loopway.checks import check_value, config_error, unknown_key, wrong_value
 from loopway.data.config import DataConfig
+from loopway.data.tokenizer import vocabulary_size
 from loopway.errors import ConfigError
 from loopway.training.arguments import complete_training
 from loopway.training.model_section import ModelConfig
@@ -100,7 +101,7 @@ class RunConfig(BaseModel):
         }  # nothing is padded; a family's own is an ordinary token here
         if tokenizer is not None:
             ids |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-        config = self.model.build(vocab_size=1 if tokenizer is None else len(tokenizer), **ids)
+        config = self.model.build(vocab_size=1 if tokenizer is None else vocabulary_size(tokenizer), **ids)
         longest = getattr(config, "max_position_embeddings", None)
         if longest is not None and self.data.sequence_length > longest:
             raise ConfigError(
