@@ -398,23 +398,36 @@ def test_gradient_checkpointing_trains_the_same_model(tiny_config: Build, tmp_pa
     "sections, error",
     [
         ({"model": {"layout": "banana"}}, LoopwayError),
-        ({"model": {"vocab_size": 128}}, ConfigError),
         ({"data": {"train": "gone.txt"}}, DataError),
-        ({"data": {"sequence_length": 2000}}, DataError),
         ({"training": {"global_batch_size": 5}}, ConfigError),
     ],
 )
 def test_a_run_that_cannot_begin_leaves_nothing_behind(
     tiny_config: Build, tmp_path: Path, sections: dict[str, Any], error: type[Exception]
 ) -> None:
-    if "sequence_length" in sections.get("data", {}):
-        (tmp_path / "short.txt").write_text("too short\n" * 10)
-        sections = {
-            "data": sections["data"] | {"train": str(tmp_path / "short.txt"), "validation_fraction": 0}
-        }
     with pytest.raises(error):
         train(tiny_config(**sections), tmp_path / "runs" / "run")
     assert not (tmp_path / "runs" / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "sections, error",
+    [
+        ({"model": {"vocab_size": 128}}, ConfigError),
+        ({"data": {"sequence_length": 20_000}, "model": {"max_position_embeddings": 20_000}}, DataError),
+    ],
+)
+def test_a_run_that_cannot_begin_keeps_its_data_and_may_be_corrected(
+    tiny_config: Build, tmp_path: Path, sections: dict[str, Any], error: type[Exception]
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    with pytest.raises(error):
+        train(tiny_config(**sections), run.path)
+    assert run.has_data and not run.has_progress
+    prepared = (run.data / "manifest.json").stat().st_mtime_ns
+    train(tiny_config(), run.path)
+    assert run.is_finished
+    assert (run.data / "manifest.json").stat().st_mtime_ns == prepared
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(tiny_config: Build, tmp_path: Path) -> None:
@@ -432,7 +445,7 @@ def test_progress_without_a_terminal_is_plain_lines(tiny_config: Build, tmp_path
     assert any(line.startswith("mine  step 8/8  loss ") and "tokens/s" in line for line in lines)
 
 
-def test_whatever_fails_before_the_first_step_leaves_nothing_behind(
+def test_whatever_fails_before_the_first_step_leaves_its_data_alone_behind(
     tiny_config: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
@@ -442,7 +455,7 @@ def test_whatever_fails_before_the_first_step_leaves_nothing_behind(
         broken.setattr("loopway.training.trainer.SampleTrainer.training_step", fail)
         with pytest.raises(RuntimeError):
             train(tiny_config(), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+    assert RunFolder(tmp_path / "run").has_data and not RunFolder(tmp_path / "run").has_progress
     train(tiny_config(), tmp_path / "run")
     (tmp_path / "run" / "summary.json").unlink()
     monkeypatch.setattr("loopway.training.run._Run._finish", fail)

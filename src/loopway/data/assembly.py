@@ -5,7 +5,6 @@ will lie in the end, nor whether there is one already.
 """
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -24,7 +23,7 @@ from loopway.data.prepared import MANIFEST
 from loopway.data.progress import Meter
 from loopway.data.readers import Hash
 from loopway.data.records import Document, Piece, Position, read_documents
-from loopway.data.sides import Half, Sides
+from loopway.data.sides import Half, Sides, settle
 from loopway.data.sources import FileSource, TextSource
 from loopway.data.splitting import digest_of, new_hash
 from loopway.data.tokenizer import fingerprint, load_tokenizer, train_tokenizer, vocabulary_size
@@ -69,33 +68,41 @@ class Assembly:
         self._fraction = 0.0 if validation else config.validation_fraction
         self._new_hash = partial(new_hash, config.seed)
         self._request, self._checkpoint = folder / "request.json", folder / "checkpoint.json"
+        self._stamps = [[source.name, source.stamp()] for _, source in self._work]
 
     def run(self, given: PreTrainedTokenizerFast | None, processes: int) -> None:
         """Does all of it, or what is left. With ``given`` None a tokenizer is trained.
 
         Raises :class:`DataError`; what was done by then is kept if there is a checkpoint.
         """
-        self._claim()
-        try:
-            if not (self.folder / MANIFEST).exists():
-                held_out = self._digests_of_validation()
-                tokenizer = self._tokenizer(given, held_out)
-                state = Checkpoint.read(self._checkpoint)
-                with closing(self._sides(vocabulary_size(tokenizer), held_out, state)) as sides:
-                    self._encode(tokenizer, sides, state, processes)
-                    self._finish(sides, tokenizer, processes, is_trained=given is None)
-            self._checkpoint.unlink(missing_ok=True)
-            self._request.unlink()
-        except BaseException:
-            if not self._checkpoint.exists():
-                shutil.rmtree(self.folder)
-            raise
+        if not (self.folder / MANIFEST).exists():
+            self._claim()
+            try:
+                self._make(given, processes)
+            except BaseException:
+                if not self._checkpoint.exists():
+                    shutil.rmtree(self.folder)
+                raise
+        self._checkpoint.unlink(missing_ok=True)
+        self._request.unlink(missing_ok=True)
+
+    def _make(self, given: PreTrainedTokenizerFast | None, processes: int) -> None:
+        state = Checkpoint.read(self._checkpoint)
+        held_out = self._digests_of_validation()
+        tokenizer = self._tokenizer(given, held_out)
+        if state.counts is None:
+            with closing(self._sides(vocabulary_size(tokenizer), held_out, state)) as sides:
+                self._encode(tokenizer, sides, state, processes)
+                state.counts = self._finished(sides)
+            state.write(self._checkpoint)
+        settle(self.folder)
+        self._write_manifest(state.counts, tokenizer, processes, is_trained=given is None)
 
     def _claim(self) -> None:
-        """Makes sure that what lies here was begun for this request and this text, and sets the time it holds for."""
+        """Makes sure that what lies here was begun for this request and this text, and notes the text as it is now."""
         if self._checkpoint.exists():
-            there = json.loads(self._request.read_text(encoding="utf-8"))
-            if there != self.request:
+            claim = json.loads(self._request.read_text(encoding="utf-8"))
+            if (there := claim["request"]) != self.request:
                 begun = there["config"] | {"tokenizer's content": there["given_tokenizer"]}
                 wanted = self.request["config"] | {"tokenizer's content": self.request["given_tokenizer"]}
                 key = next((key for key in wanted if wanted[key] != begun.get(key)), "format")
@@ -104,24 +111,27 @@ class Assembly:
                     f"{wanted.get(key)!r}; go back to that, choose another folder, or delete this one"
                 )
             state = Checkpoint.read(self._checkpoint)
-            in_rows = state.position != [0, 0] and state.prefix is None
-            self._check_unchanged(self._work[: state.source + in_rows])
-            os.utime(self._request)
+            is_begun = state.position != [0, 0] and state.prefix is None  # with a prefix it is read again
+            self._check_unchanged(claim["sources"], self._stamps, state.source + is_begun)
         else:
             for path in self.folder.iterdir():
                 if path.name != ".lock":
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
-            write_atomically(self._request, json.dumps(self.request))
+        write_atomically(self._request, json.dumps({"request": self.request, "sources": self._stamps}))
 
-    def _check_unchanged(self, work: Sequence[tuple[Half, TextSource]]) -> None:
-        begun = self._request.stat().st_mtime_ns
-        for _, source in work:
-            if isinstance(source, FileSource) and source.changed_ns > begun:
-                raise self._changed(source)
+    def _check_unchanged(self, before: list[Any], now: list[Any], count: int) -> None:
+        """Raises :class:`DataError` if the first ``count`` sources aren't the same ``before`` and ``now``."""
+        for number in range(count):
+            if now[number : number + 1] != [before[number]]:
+                name = before[number][0]
+                if name in {name for name, _ in now}:  # else it was removed
+                    name = now[number][0]
+                raise self._changed(name)
 
-    def _changed(self, source: TextSource) -> DataError:
+    def _changed(self, name: str) -> DataError:
         return DataError(
-            f"{source.name}: was changed after tokens had been made of it; delete {self.folder} and begin again"
+            f"{name}: was changed, added or removed after tokens had been made; put it back as it was, or delete "
+            f"{self.folder} and begin again"
         )
 
     def _digests_of_validation(self) -> set[bytes]:
@@ -172,8 +182,8 @@ class Assembly:
 
     def _pieces(self, state: Checkpoint) -> Iterator[tuple[int, Piece]]:
         """Every piece that is left, with the number of its source."""
-        start = Position(*state.position)
-        for number in range(state.source, len(self._work)):
+        start, first = Position(*state.position or ()), state.source + (state.position is None)
+        for number in range(first, len(self._work)):
             for piece in self._work[number][1].pieces(start, self._new_hash):
                 yield number, piece
             start = Position()
@@ -190,7 +200,7 @@ class Assembly:
                 if number != state.source:
                     before += sum(size or 0 for size in sizes[state.source : number])
                     state.source, prefix = number, self._new_hash()
-                state.position, state.prefix = list(piece.end), None
+                state.position, state.prefix = piece.end and list(piece.end), None
                 if piece.kind == "lines":
                     prefix.update(cast(bytes, piece.content))
                     state.prefix = prefix.digest().hex()
@@ -213,21 +223,29 @@ class Assembly:
         prefix = self._new_hash()
         if state.prefix is not None:
             source = self._work[state.source][1]
-            assert isinstance(source, FileSource)
+            assert isinstance(source, FileSource) and state.position is not None
             if source.prefix_digest(state.position[0], prefix).hex() != state.prefix:
-                raise self._changed(source)
+                raise self._changed(source.name)
         return prefix
 
-    def _finish(
-        self, sides: Sides, tokenizer: PreTrainedTokenizerFast, processes: int, *, is_trained: bool
-    ) -> None:
-        """Makes sure that there is something on every side that must have it, and writes the manifest."""
+    def _finished(self, sides: Sides) -> dict[str, Any]:
+        """What was written; raises :class:`DataError` if a side is empty that must not be."""
         try:
-            counts = self._checked(sides.finish())
+            return self._checked(sides.finish())
         except DataError:
             self._checkpoint.unlink(missing_ok=True)  # nothing to go on with
             raise
-        self._check_unchanged(self._work)
+
+    def _write_manifest(
+        self,
+        counts: dict[str, Any],
+        tokenizer: PreTrainedTokenizerFast,
+        processes: int,
+        *,
+        is_trained: bool,
+    ) -> None:
+        stamps = [[source.name, source.stamp()] for _, source in self._work]
+        self._check_unchanged(self._stamps, stamps, len(stamps))
         self.meter.begin("hashing the sources", None)
         with ThreadPoolExecutor(processes) as threads:
             identities = list(threads.map(lambda item: item[1].identity(), self._work))

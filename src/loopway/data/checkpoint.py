@@ -19,12 +19,14 @@ class Checkpoint:
 
     source: int = 0
     """Number of the source that is being read, in the order of the work; all before it are done."""
-    position: list[int] = field(default_factory=lambda: [0, 0])
-    """Where in the source reading goes on."""
+    position: list[int] | None = field(default_factory=lambda: [0, 0])
+    """Where in the source reading goes on; None: with the next one."""
     prefix: str | None = None
     """Digest of the bytes before the position, unpacked; None of a source that is read in rows."""
     sides: dict[str, Any] = field(default_factory=dict)
     """Of :class:`loopway.data.sides.Sides`."""
+    counts: dict[str, Any] | None = None
+    """What was written, once all of it is."""
 
     def write(self, path: Path) -> None:
         write_atomically(path, json.dumps(asdict(self)) + "\n")

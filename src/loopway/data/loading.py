@@ -13,7 +13,7 @@ from loopway.data.preparation import prepare
 from loopway.data.samples import Source, TokenSamples, samples_per_epoch
 from loopway.data.token_file import TokenFile
 from loopway.data.token_sources import FoundTokens, find_tokens, names_tokens
-from loopway.data.tokenizer import fingerprint, load_tokenizer
+from loopway.data.tokenizer import fingerprint, load_tokenizer, vocabulary_size
 from loopway.errors import DataError
 
 
@@ -67,6 +67,15 @@ def open_data(config: DataConfig, folder: Path | str) -> RunData:
     data = _open_tokens(config) if is_of_tokens else _open_text(config, folder)
     _check_long_enough(data)
     return data
+
+
+def expected_vocab_size(config: DataConfig) -> int:
+    """What the tokenizer's size will be, before anything is prepared: the size asked for, if one is to be trained."""
+    if config.tokenizer is not None:
+        return vocabulary_size(load_tokenizer(config.tokenizer))
+    if any(map(names_tokens, config.train)):
+        return vocabulary_size(_open_tokens(config).tokenizer)
+    return config.vocab_size
 
 
 def _open_text(config: DataConfig, folder: Path | str) -> RunData:

@@ -2,13 +2,14 @@
 
 A row's number says where it stands in the data, an index when it is seen. Which row an index is depends on the
 arguments and the index alone, and takes memory that doesn't grow with the number of rows: a run may ask from anywhere,
-in any number of processes. Indices are best asked for in rising order, since what was computed last is kept.
+in any number of processes. Blocks that were asked for lately are kept, so rising indices are the fastest.
 
 Knows nothing of token files.
 """
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import accumulate
 
 import numpy as np
@@ -16,9 +17,15 @@ import numpy as np
 from loopway.data.permutation import permuted
 from loopway.errors import DataError
 
-_KEPT = 4096  # permuted rows computed at a time
+_BLOCK = 4096  # positions whose rows are computed together
 MIXTURE_BLOCK = 1000
 """Samples in a row among which every source of a mixture has its exact share."""
+
+
+@lru_cache(maxsize=256)  # 8 MiB: some for every source, or all of a small set read at random
+def _shuffled(block: int, rows: int, *key: int) -> np.ndarray:
+    """The rows seen at the positions of one block, int64[up to 4,096]."""
+    return permuted(np.arange(block * _BLOCK, min((block + 1) * _BLOCK, rows)), rows, *key)
 
 
 class EpochOrder:
@@ -27,20 +34,14 @@ class EpochOrder:
     def __init__(self, rows: int, key: tuple[int, ...] | None) -> None:
         self.rows = rows
         self._key = key
-        self._kept: tuple[tuple[int, int] | None, np.ndarray] = None, np.empty(0, dtype=np.int64)
 
     def row(self, index: int) -> int:
         """The row that is seen as number `index` (from 0)."""
         epoch, position = divmod(index, self.rows)
         if self._key is None:
             return position
-        block, place = divmod(position, _KEPT)
-        name, images = self._kept
-        if name != (epoch, block):
-            positions = np.arange(block * _KEPT, min((block + 1) * _KEPT, self.rows))
-            images = permuted(positions, self.rows, *self._key, epoch)
-            self._kept = (epoch, block), images
-        return int(images[place])
+        block, place = divmod(position, _BLOCK)
+        return int(_shuffled(block, self.rows, *self._key, epoch)[place])
 
 
 class MixedOrder:
@@ -53,34 +54,31 @@ class MixedOrder:
     """
 
     def __init__(self, orders: Sequence[EpochOrder], weights: Sequence[float], seed: int | None) -> None:
-        counts = block_counts(weights)
         self._orders = orders
         self._first_rows = [0, *accumulate(order.rows for order in orders)]
+        self._counts = tuple(block_counts(weights))
         self._seed = seed
-        self._counts = np.array(counts)
-        # Of an unshuffled block: the source of each sample, and how many of that source come before it.
-        self._sources = np.repeat(np.arange(len(counts)), counts)
-        self._earlier = np.concatenate([np.arange(count) for count in counts])
-        self._kept: tuple[int | None, np.ndarray, np.ndarray] = None, self._sources, self._earlier
 
     def row(self, index: int) -> int:
         """The row, counted over all sources, that is seen as number `index` (from 0)."""
         block, place = divmod(index, MIXTURE_BLOCK)
-        kept, sources, numbers = self._kept
-        if kept != block:
-            sources, numbers = self._block(block)
-            self._kept = block, sources, numbers
+        sources, earlier = _mixed(block, self._counts, self._seed)
         source = int(sources[place])
-        return self._first_rows[source] + self._orders[source].row(int(numbers[place]))
+        number = block * self._counts[source] + int(earlier[place])
+        return self._first_rows[source] + self._orders[source].row(number)
 
-    def _block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
-        """Of each sample in the block: its source, and which of that source's samples it is. int64[1000] each."""
-        sources, earlier = self._sources, self._earlier
-        if self._seed is not None:
-            sources = sources[permuted(np.arange(MIXTURE_BLOCK), MIXTURE_BLOCK, self._seed, block)]
-            earlier = np.empty_like(earlier)
-            earlier[np.argsort(sources, kind="stable")] = self._earlier
-        return sources, block * self._counts[sources] + earlier
+
+@lru_cache(maxsize=256)  # 4 MiB
+def _mixed(block: int, counts: tuple[int, ...], seed: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Of each sample in a block: its source, and how many of that source come before it there. int64[1000] each."""
+    sources = np.repeat(np.arange(len(counts)), counts)
+    earlier = np.concatenate([np.arange(count) for count in counts])
+    if seed is None:
+        return sources, earlier
+    sources = sources[permuted(np.arange(MIXTURE_BLOCK), MIXTURE_BLOCK, seed, block)]
+    shuffled = np.empty_like(earlier)
+    shuffled[np.argsort(sources, kind="stable")] = earlier
+    return sources, shuffled
 
 
 def block_counts(weights: Sequence[float]) -> list[int]:

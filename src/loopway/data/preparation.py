@@ -61,6 +61,8 @@ def prepare(
     given = load_tokenizer(config.tokenizer) if config.tokenizer else None
     partial.mkdir(parents=True, exist_ok=True)
     with locked(partial / ".lock", f"another process is preparing {folder}"), Meter(progress) as meter:
+        if is_prepared(partial):  # interrupted just before it was renamed
+            _check_same(partial, config, {"train": train, "validation": validation})
         assembly = Assembly(partial, request_of(config, given), config, train, validation, meter)
         assembly.run(given, _processes(processes, [*train, *validation]))
     (partial / ".lock").unlink()

@@ -38,12 +38,12 @@ def read_text(path: Path, name: str, new_hash: Callable[[], Hash]) -> Iterator[P
     """A text file: one document, in parts if it is long."""
     size = path.stat().st_size
     if size <= LONG_TEXT:
-        yield Piece(name, "text", path.read_bytes(), 1, Position(size), size)
+        yield Piece(name, "text", path.read_bytes(), 1, None, size)
         return
     try:
         digest = _digest_of_long_text(path, name, new_hash())
     except DataError as error:
-        yield _unreadable(name, str(error), Position(size), size)
+        yield _unreadable(name, str(error), 1, size)
         return
     with path.open("rb") as file:
         offset, line, rest = 0, 1, b""
@@ -53,7 +53,8 @@ def read_text(path: Path, name: str, new_hash: Callable[[], Hash]) -> Iterator[P
             cut = len(content) if is_last else _place_to_cut(content)
             part, rest = content[:cut], content[cut:]
             offset += len(part)
-            yield Piece(name, "part", part, line, Position(offset), offset, is_last, digest)
+            end = None if is_last else Position(offset)
+            yield Piece(name, "part", part, line, end, offset, is_last, digest)
             line += part.count(b"\n")
 
 
@@ -103,10 +104,10 @@ def read_lines(path: Path, name: str, compression: str | None, start: Position) 
                 progress = offset if compression is None else raw.tell()
                 yield Piece(name, "lines", content, first, Position(offset, lines), min(progress, size))
     except DataError as error:
-        yield _unreadable(name, str(error), Position(offset, lines), size)
+        yield _unreadable(name, str(error), lines + 1, size)
         return
     if is_blank:
-        yield _unreadable(name, EMPTY.format(name), Position(offset, lines), size)
+        yield _unreadable(name, EMPTY.format(name), 1, size)
 
 
 def _whole_lines(file: Any) -> Iterator[bytes]:
@@ -166,9 +167,9 @@ def read_json(path: Path, name: str) -> Iterator[Piece]:
     try:
         records = _json_list(path.read_bytes(), name)
     except DataError as error:
-        yield _unreadable(name, str(error), Position(), size)
+        yield _unreadable(name, str(error), 1, size)
         return
-    yield Piece(name, "records", records, 1, Position(records=len(records)), size)
+    yield Piece(name, "records", records, 1, None, size)
 
 
 def _json_list(content: bytes, name: str) -> list[Any]:
@@ -192,7 +193,7 @@ def read_parquet(path: Path, name: str, text_field: str, start: Position) -> Ite
     import pyarrow
     from pyarrow import parquet
 
-    size = path.stat().st_size
+    size, rows = path.stat().st_size, 0
     try:
         # A buffer makes columns be read in pages and not in whole row groups.
         with parquet.ParquetFile(path, buffer_size=PIECE_BYTES, pre_buffer=False) as file:
@@ -201,7 +202,7 @@ def read_parquet(path: Path, name: str, text_field: str, start: Position) -> Ite
                 raise DataError(
                     f"{name}: no column {text_field!r}; there are {', '.join(columns)}; set data.text_field"
                 )
-            rows, total = 0, file.metadata.num_rows
+            total = file.metadata.num_rows
             for group in range(file.num_row_groups):
                 in_group = file.metadata.row_group(group).num_rows
                 if rows + in_group <= start.records:
@@ -217,8 +218,9 @@ def read_parquet(path: Path, name: str, text_field: str, start: Position) -> Ite
         if isinstance(error, OSError) and error.errno is not None:
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        yield _unreadable(name, f"{name}: can't be read as parquet: {reason}", start, size)
+        yield _unreadable(name, f"{name}: can't be read as parquet: {reason}", rows, size)
 
 
-def _unreadable(name: str, reason: str, end: Position, progress: float) -> Piece:
-    return Piece(name, "unreadable", reason, end.records + 1, end, progress)
+def _unreadable(name: str, reason: str, first: int, size: float) -> Piece:
+    """What is left of a source from record ``first`` on."""
+    return Piece(name, "unreadable", reason, first, None, size)

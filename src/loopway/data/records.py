@@ -37,7 +37,8 @@ class Piece:
     content: bytes | str | Sequence[Any]
     first: int
     """Number of the first line or record (from 1) or row (from 0)."""
-    end: Position
+    end: Position | None
+    """Where the next piece begins; None: the source ends here."""
     progress: float
     """Bytes of the source, as it lies on disk, that have been read by the end of this piece."""
     is_last: bool = True

@@ -22,6 +22,7 @@ from loopway.errors import DataError
 
 Half = Literal["train", "validation"]
 HALVES: tuple[Half, Half] = ("train", "validation")
+_REST = ".rest"  # of a half from which documents were moved
 
 
 class Sides:
@@ -63,6 +64,7 @@ class Sides:
             "train": Extremes(1, *extremes.get("train", ())),
             "validation": Extremes(-1, *extremes.get("validation", ())),
         }
+        self._bytes_of_parts = 0
         self.inside_document = False
         """Whether the last piece was a part of a document that goes on: no moment for a checkpoint."""
 
@@ -103,11 +105,13 @@ class Sides:
         }
 
     def finish(self) -> dict[str, Any]:
-        """Writes the indexes; for each half its counts, or None where it is empty.
+        """Writes the indexes; for each half its counts, or None where it is empty. Then :func:`settle` is to be called.
 
         If chance set nothing aside, or everything, the document nearest to the border is moved, with its copies.
         Raises :class:`DataError` if all documents are alike, since one side would stay empty.
         """
+        for path in self.folder.glob(f"*{_REST}.*"):  # of an interrupted move
+            path.unlink()
         counts = {half: writer.finish() for half, writer in self.writers.items()}
         self.close()
         for empty, full in (HALVES, HALVES[::-1]):
@@ -149,8 +153,12 @@ class Sides:
         if not chosen.any():
             return
         writer, lengths, text_bytes = self.writers[half], encoded.lengths, encoded.text_bytes
-        self._extremes[half].add(keys_of(encoded.digests)[chosen], text_bytes[chosen], writer.documents)
         self.text_bytes[half] += int(text_bytes[chosen].sum())
+        if piece.kind == "part":
+            text_bytes = text_bytes + self._bytes_of_parts
+            self._bytes_of_parts = 0 if piece.is_last else int(text_bytes[0])
+        if not self.inside_document:
+            self._extremes[half].add(keys_of(encoded.digests)[chosen], text_bytes[chosen], writer.documents)
         if piece.kind == "part":
             writer.append_part(encoded.ids, last=piece.is_last)
         elif chosen.all():
@@ -167,7 +175,7 @@ class Sides:
                 "data.validation_fraction: the training text is a single document, so the validation set would be "
                 "empty; give data.validation, or more documents, or set data.validation_fraction to 0"
             )
-        aside = self.folder / f"{full}.rest"
+        aside = self.folder / f"{full}{_REST}"
         writers = {
             full: TokenWriter(aside, self.vocab_size),
             empty: TokenWriter(self.folder / empty, self.vocab_size),
@@ -177,7 +185,10 @@ class Sides:
             writers[empty if number in moved else full].append(ids, np.array([len(ids)]))
         self.text_bytes[empty] = extremes.text_bytes * len(moved)
         self.text_bytes[full] -= self.text_bytes[empty]
-        counts = {half: writer.finish() for half, writer in writers.items()}
-        for suffix in (".bin", ".idx"):
-            Path(f"{aside}{suffix}").replace(self.folder / f"{full}{suffix}")
-        return counts
+        return {half: writer.finish() for half, writer in writers.items()}
+
+
+def settle(folder: Path) -> None:
+    """Puts what :meth:`Sides.finish` left aside into its place. No checkpoint of before can be gone on with then."""
+    for path in folder.glob(f"*{_REST}.*"):
+        path.replace(path.with_name(path.name.replace(_REST, "")))

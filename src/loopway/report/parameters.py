@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedConfig
 
-from loopway.data.tokenizer import load_tokenizer
+from loopway.data.loading import expected_vocab_size
 from loopway.modeling.accounting import ParameterReport, parameter_report
 from loopway.modeling.building import recursive_config
 from loopway.modeling.presets import pythia_config
@@ -73,8 +73,7 @@ def _config(model: str, options: dict[str, Any]) -> PreTrainedConfig:
     run = RunConfig.load(model, [f"model.{key}={value}" for key, value in options.items()])
     if "vocab_size" in run.model.family_fields:
         return run.model.build(vocab_size=1)
-    tokenizer = run.data.tokenizer
-    return run.model.build(vocab_size=len(load_tokenizer(tokenizer)) if tokenizer else run.data.vocab_size)
+    return run.model.build(vocab_size=expected_vocab_size(run.data))
 
 
 def _vanilla(config: PreTrainedConfig) -> PreTrainedConfig:
