@@ -3,11 +3,13 @@
 from collections import Counter
 from fractions import Fraction
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from loopway.data.order import MIXTURE_BLOCK, EpochOrder, MixedOrder, block_counts
+from loopway.data.permutation import permuted
 from loopway.errors import DataError
 
 KEY = st.one_of(st.none(), st.tuples(st.integers(0, 9)))
@@ -32,10 +34,10 @@ def test_an_epoch_of_many_rows_sees_every_row_once():
 
 
 @given(st.integers(1, 20_000), st.data())
-def test_a_row_does_not_depend_on_what_was_asked_before(rows, data):
+def test_a_row_is_the_permutation_of_its_epoch_whatever_was_asked_before(rows, data):
     order = EpochOrder(rows, (3,))
     for index in data.draw(st.lists(st.integers(0, 3 * rows), max_size=10)):
-        assert order.row(index) == EpochOrder(rows, (3,)).row(index)
+        assert [order.row(index)] == permuted(np.array([index % rows]), rows, 3, index // rows).tolist()
 
 
 def test_the_order_of_very_many_rows_takes_no_memory():
@@ -76,10 +78,17 @@ def test_each_source_shows_each_row_once_before_any_twice(weights, data, seed):
         first += count
 
 
-def test_mixed_rows_do_not_depend_on_what_was_asked_before():
-    order = mixed([50, 7000], [1, 2], 5)
+def test_a_mixed_row_is_the_next_of_its_source_whatever_was_asked_before():
+    rows, counts, seed = [50, 7000], [333, 667], 5
+    order = mixed(rows, counts, seed)
     for index in (0, 12_345, 999, 1000, 1001, 12_346, 3, 10**12):
-        assert order.row(index) == mixed([50, 7000], [1, 2], 5).row(index)
+        block, place = divmod(index, MIXTURE_BLOCK)
+        sources = np.repeat([0, 1], counts)[permuted(np.arange(MIXTURE_BLOCK), MIXTURE_BLOCK, seed, block)]
+        source = int(sources[place])
+        number = block * counts[source] + int((sources[:place] == source).sum())
+        epoch, position = divmod(number, rows[source])
+        row = int(permuted(np.array([position]), rows[source], seed, source, epoch)[0])
+        assert order.row(index) == source * rows[0] + row
 
 
 def test_places_and_rows_of_a_mixture_depend_on_block_source_and_seed():
