@@ -42,7 +42,7 @@ class RunData:
             seed=self.config.seed,
             num_samples=num_samples,
             mask_documents=self.config.mask_documents,
-            vocab_size=vocab_size,
+            vocab_size=self._unknown_ids(self.train, vocab_size),
         )
 
     def validation_samples(self, *, vocab_size: int | None = None) -> TokenSamples | None:
@@ -53,8 +53,12 @@ class RunData:
             [Source(found.files) for found in self.validation],
             self.config.sequence_length,
             mask_documents=self.config.mask_documents,
-            vocab_size=vocab_size,
+            vocab_size=self._unknown_ids(self.validation, vocab_size),
         )
+
+    def _unknown_ids(self, found: list[FoundTokens], vocab_size: int | None) -> int | None:
+        """What samples have to stay below as they are read; None where manifests say all that can be said."""
+        return None if all(tokens.folders for tokens in found) else vocab_size
 
 
 def open_data(config: DataConfig, folder: Path | str) -> RunData:

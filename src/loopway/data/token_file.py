@@ -35,6 +35,8 @@ class TokenFile:
 
     prefix: Path
     """Path without `.bin` or `.idx`."""
+    dtype: np.dtype
+    """Of the ids: a little-endian integer."""
     num_tokens: int
     """Of the stream."""
 
@@ -44,6 +46,7 @@ class TokenFile:
         if not idx.is_file():
             raise DataError(f"{idx}: no such file; a token file is a pair of .bin and .idx")
         self._index = TokenIndex(idx)
+        self.dtype, self._width = self._index.dtype, self._index.dtype.itemsize
         self._shards = [map_file(path) for path in bins]
         ends = list(accumulate(len(shard) for shard in self._shards))
         self._begins = [0, *ends[:-1]]
@@ -55,7 +58,7 @@ class TokenFile:
             )
         if ends[-1] == 0:
             raise DataError(f"{bins[0]}: holds no tokens")
-        self.num_tokens = ends[-1] // self.dtype.itemsize
+        self.num_tokens = ends[-1] // self._width
 
     @classmethod
     def open(cls, path: Path | str) -> "TokenFile":
@@ -68,11 +71,6 @@ class TokenFile:
 
     def __reduce__(self):
         return TokenFile.open, (Path(f"{self.prefix}.idx"),)  # a bare prefix may itself end in .bin
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Of the ids: a little-endian integer."""
-        return self._index.dtype
 
     @property
     def num_sequences(self) -> int:
@@ -95,7 +93,7 @@ class TokenFile:
         """
         if not 0 <= start <= stop <= self.num_tokens:
             raise IndexError(f"tokens {start}..{stop} of {self.num_tokens} in {self.prefix}")
-        first_byte, last_byte = start * self.dtype.itemsize, stop * self.dtype.itemsize
+        first_byte, last_byte = start * self._width, stop * self._width
         number = bisect_right(self._begins, first_byte) - 1
         content = self._shards[number][first_byte - self._begins[number] : last_byte - self._begins[number]]
         if len(content) < last_byte - first_byte:
