@@ -1,12 +1,15 @@
-"""Token files in which every token says where it stands."""
+"""What tests of data share: token files that count, small pieces, a tokenizer."""
 
 from collections.abc import Callable, Sequence
 from itertools import count
+from pathlib import Path
 
 import numpy as np
 import pytest
+from corpora import make_texts
 
 from loopway.data import TokenFile, write_token_file
+from loopway.data.tokenizer import train_tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +23,22 @@ def counting_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Tok
         return write_token_file(folder / str(next(numbers)), documents, 65_536)
 
     return make
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few documents make a piece, and there is a checkpoint after each."""
+    monkeypatch.setattr("loopway.data.assembly._CHECKPOINT_SECONDS", -1.0)
+    for module in ("readers", "encoding", "preparation"):
+        monkeypatch.setattr(f"loopway.data.{module}.PIECE_BYTES", 1000)
+    for module in ("readers", "sources"):
+        monkeypatch.setattr(f"loopway.data.{module}.ROWS", 4)
+    monkeypatch.setattr("loopway.data.readers.LONG_TEXT", 1500)
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tokenizer that knows the words of the texts."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    train_tokenizer(make_texts(30), 300).save_pretrained(folder)
+    return folder

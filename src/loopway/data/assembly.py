@@ -16,6 +16,7 @@ from typing import Any, cast
 
 from transformers import PreTrainedTokenizerFast
 
+from loopway.checks import one_line
 from loopway.data.checkpoint import Checkpoint
 from loopway.data.config import PreparationConfig
 from loopway.data.encoding import Encoded, Encoding, encode_in_order
@@ -76,8 +77,8 @@ class Assembly:
         Raises :class:`DataError`; what was done by then is kept if there is a checkpoint.
         """
         if not (self.folder / MANIFEST).exists():
-            self._claim()
             try:
+                self._claim()
                 self._make(given, processes)
             except BaseException:
                 if not self._checkpoint.exists():
@@ -154,7 +155,10 @@ class Assembly:
                 self.meter.begin("training the tokenizer", None)
                 texts = TrainingTexts(self.train, config.text_field, self._fraction, config.seed, held_out)
                 tokenizer = train_tokenizer(texts, config.vocab_size)
-            tokenizer.save_pretrained(folder)
+            try:
+                tokenizer.save_pretrained(folder)
+            except Exception as error:  # of a full disk; tokenizers raises nothing more exact
+                raise DataError(f"{folder}: the tokenizer can't be saved: {one_line(error)}") from None
         return load_tokenizer(str(folder.absolute()))
 
     def _sides(self, vocab_size: int, held_out: set[bytes], state: Checkpoint) -> Sides:

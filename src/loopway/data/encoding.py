@@ -155,7 +155,7 @@ def encode_in_order(
     except BrokenProcessPool:
         raise DataError(
             "a process that tokenises was killed, perhaps for want of memory; run the same command to go on, with "
-            "fewer processes"
+            "fewer processes (in a script of your own, call it under if __name__ == '__main__', or with processes=1)"
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)

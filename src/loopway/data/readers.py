@@ -95,18 +95,17 @@ def _place_to_cut(content: bytes) -> int:
 def read_lines(path: Path, name: str, compression: str | None, start: Position) -> Iterator[Piece]:
     """A JSONL file: as many whole lines a piece as fit, at least one."""
     size = path.stat().st_size
-    offset, lines, is_blank = start.offset, start.records, start == Position()
+    offset, lines = start
     try:
         with _unpacked(path, name, compression, offset) as (file, raw):
             for content in _whole_lines(file):
-                is_blank = is_blank and not content.strip()
                 first, offset, lines = lines + 1, offset + len(content), lines + content.count(b"\n")
                 progress = offset if compression is None else raw.tell()
                 yield Piece(name, "lines", content, first, Position(offset, lines), min(progress, size))
     except DataError as error:
         yield _unreadable(name, str(error), lines + 1, size)
         return
-    if is_blank:
+    if offset == 0:
         yield _unreadable(name, EMPTY.format(name), 1, size)
 
 

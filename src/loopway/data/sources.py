@@ -145,7 +145,8 @@ class DatasetSource:
             values = list(batch[self.text_field])
             first, done = done, done + len(values)
             progress = (self.size or 0) * done / total if total else 0
-            yield Piece(self.name, "rows", values, first, Position(records=done), progress)
+            end = None if done == total else Position(records=done)  # to skip all rows is an error
+            yield Piece(self.name, "rows", values, first, end, progress)
 
     @cached_property
     def _rows(self) -> Any:
