@@ -180,7 +180,7 @@ def test_a_token_outside_the_vocabulary_is_refused_and_nothing_of_its_batch_writ
     with closing(TokenWriter(tmp_path / "y", 300)) as writer:
         append(writer, [[1], [], [2, 3]])
         with pytest.raises(DataError, match=rf"y.bin: document 6 has a token id outside 0..299: {token}$"):
-            append(writer, [[4], [], [5], [0, token, 0]])
+            append(writer, [[4], [], [5], [token, 0]])
         writer.append_part(np.array([6]), last=False)
         with pytest.raises(DataError, match=r"document 3 has a token id outside"):
             writer.append_part(np.array([token]), last=True)
