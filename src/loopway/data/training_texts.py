@@ -1,7 +1,7 @@
 """Which texts a new tokenizer is trained on: a sample of the training documents, never of the validation set.
 
-Little text is used whole. Of more, every source gives its first documents, in proportion to its size. Knows nothing of
-how a tokenizer is trained.
+Little text is used whole. Of more, every source gives its first documents, in proportion to its size; of many small
+ones, some give theirs. Knows nothing of how a tokenizer is trained.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -64,19 +64,25 @@ class TrainingTexts:
         return int(keys.max() if aside.all() else keys.min())
 
     def _documents(self) -> Iterator[tuple[bytes, str]]:
+        left = 0.0
         for source, budget in zip(self.sources, self._budgets(), strict=True):
+            left = (
+                min(left, 0.0) + budget
+            )  # a document that was too long is made good for by those that follow
+            if left <= 0:
+                continue
             for piece in source.pieces(Position(), partial(new_hash, self.seed)):
                 for record in read_documents(piece, self.text_field):
                     if isinstance(record, Document):  # what can't be read is dealt with when all is encoded
-                        budget -= len(record.text)
+                        left -= len(record.text)
                         yield piece.digest or digest_of(record.text, self.seed), record.text
-                if budget < 0:
+                if left < 0:
                     break
 
     def _budgets(self) -> list[float]:
-        """Characters that each source may give."""
+        """Characters that each source may give: all of them, if all are no more than the sample and not packed."""
         known = [source.size for source in self.sources if source.size is not None]
         average = sum(known) / len(known) if known else SAMPLE_BYTES + 1
         sizes = [source.size if source.size is not None else average for source in self.sources]
-        total = sum(sizes)
-        return [np.inf if total <= SAMPLE_BYTES else SAMPLE_BYTES * size / total for size in sizes]
+        total = max(sum(sizes), 1)
+        return [SAMPLE_BYTES * size / total for size in sizes]
