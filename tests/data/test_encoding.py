@@ -1,0 +1,259 @@
+"""Texts become tokens that lose nothing, end with the end-of-text token alone, and don't depend on how they are cut."""
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from corpora import jsonl, make_texts
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from loopway.data import readers
+from loopway.data.encoding import Encoded, Encoder, Encoding, cut_text, encode_in_order
+from loopway.data.readers import read_text
+from loopway.data.records import Piece, Position
+from loopway.data.splitting import digest_of, new_hash
+from loopway.data.tokenizer import END_OF_TEXT, train_tokenizer
+from loopway.errors import DataError
+
+TEXTS = [*make_texts(10), "The cat's  sat,\n\n on the  mat... 12345 times!   And it was 'fine'.\t\tYes" * 5]
+TOKENIZER = train_tokenizer(TEXTS, 400)
+ENCODING = Encoding(TOKENIZER.backend_tokenizer.to_str(), int(str(TOKENIZER.eos_token_id)), "text", seed=0)
+ENCODER = Encoder(ENCODING)
+END = ENCODING.end_of_text
+
+# Letters, digits and punctuation that merge, and every kind of white space between them.
+anything = st.text() | st.text(
+    st.sampled_from("cats'.,1é€\U0001f600 \n\t\r\x0b\x1c\x85\u00a0\u2028\u3000"), max_size=60
+)
+words = st.lists(st.text(st.sampled_from("cat's.,1é€"), min_size=1, max_size=8), min_size=1)
+
+
+def lines(texts: list[str], first: int = 1) -> Piece:
+    return Piece("a.jsonl", "lines", jsonl(texts), first, Position(1), 1)
+
+
+def text_piece(text: str) -> Piece:
+    return Piece("a.txt", "text", text.encode(), 1, None, 1)
+
+
+def documents_of(encoded: Encoded) -> list[np.ndarray]:
+    return np.split(encoded.ids, np.cumsum(encoded.lengths)[:-1])
+
+
+def ids_of(text: str) -> list[int]:
+    """As the library itself encodes a text."""
+    return TOKENIZER(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]  # type: ignore[return-value]
+
+
+@given(st.lists(anything, max_size=5))
+def test_any_text_survives_encoding_and_decoding(texts: list[str]) -> None:
+    texts = [text for text in texts if text.strip()]
+    encoded = ENCODER.encode(lines(texts))
+    assert len(encoded.lengths) == len(texts) and encoded.lengths.sum() == len(encoded.ids)
+    for text, ids, size in zip(texts, documents_of(encoded), encoded.text_bytes, strict=bool(texts)):
+        assert ids[-1] == END and END not in ids[:-1]
+        assert TOKENIZER.decode(ids[:-1]) == text
+        assert size == len(text.encode())
+    assert encoded.digests == b"".join(digest_of(text, 0) for text in texts)
+
+
+def test_a_document_can_not_end_itself() -> None:
+    text = f"the {END_OF_TEXT} cat"
+    ids = ENCODER.encode(text_piece(text)).ids
+    assert (ids == END).tolist().count(True) == 1 and ids[-1] == END
+    assert TOKENIZER.decode(ids[:-1]) == text
+
+
+def test_what_the_tokenizer_says_of_length_and_padding_is_left_aside() -> None:
+    tokenizer = train_tokenizer(TEXTS, 400).backend_tokenizer
+    tokenizer.enable_truncation(4)
+    tokenizer.enable_padding(length=100)
+    encoder = Encoder(Encoding(tokenizer.to_str(), END, "text", seed=0))
+    assert (
+        encoder.encode(text_piece(TEXTS[0])).ids.tolist() == ENCODER.encode(text_piece(TEXTS[0])).ids.tolist()
+    )
+
+
+@given(anything, st.integers(2, 30))
+def test_a_cut_between_words_changes_no_token(text: str, longest: int) -> None:
+    parts = list(cut_text(text, longest))
+    assert "".join(parts) == text and max(map(len, parts)) <= longest
+    is_between = [
+        not before[-1].isspace() and after[0] == " " and not after[1:2].isspace()
+        for before, after in pairwise(parts)
+    ]
+    assume(all(is_between))
+    assert [token for part in parts for token in ids_of(part)] == ids_of(text)
+
+
+@given(words, st.integers(20, 60))
+def test_text_is_cut_between_words(words: list[str], longest: int) -> None:
+    parts = list(cut_text(" ".join(words), longest))
+    assert all(part.startswith(" ") for part in parts[1:])
+
+
+def test_text_without_words_is_cut_anyway() -> None:
+    assert list(cut_text("x" * 25, 10)) == ["x" * 10, "x" * 10, "x" * 5]
+    assert list(cut_text("", 10)) == [""] and list(cut_text("x" * 10, 10)) == ["x" * 10]
+
+
+@given(words.map(" ".join) | anything.map(lambda text: (text + " words and more of them, and spaces ") * 9))
+def test_a_long_file_has_the_tokens_of_the_whole_text(
+    tmp_path_factory: pytest.TempPathFactory, text: str
+) -> None:
+    assume("\0" not in text and text.strip())
+    path = tmp_path_factory.getbasetemp() / "long.txt"
+    path.write_bytes(text.encode())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(readers, "LONG_TEXT", 50)
+        patch.setattr(readers, "PIECE_BYTES", 100)
+        pieces = list(read_text(path, "a.txt", lambda: new_hash(0)))
+    encoded = [ENCODER.encode(piece) for piece in pieces]
+    assert b"".join(piece.content for piece in pieces if isinstance(piece.content, bytes)) == text.encode()
+    whole = ENCODER.encode(text_piece(text))
+    assert {part.digests for part in encoded} == {whole.digests}
+    assert sum(int(part.text_bytes[0]) for part in encoded) == whole.text_bytes[0]
+    assert np.concatenate([part.ids for part in encoded]).tolist() == whole.ids.tolist()
+
+
+@given(st.integers(1, 60))
+def test_a_long_file_without_words_is_cut_between_characters(
+    tmp_path_factory: pytest.TempPathFactory, size: int
+) -> None:
+    path, text = tmp_path_factory.getbasetemp() / "long.txt", "é€\U0001f600" * size
+    path.write_bytes(text.encode())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(readers, "LONG_TEXT", 8)
+        patch.setattr(readers, "PIECE_BYTES", 10)
+        pieces = list(read_text(path, "a.txt", lambda: new_hash(0)))
+    parts = [ENCODER.encode(piece) for piece in pieces]
+    assert not any(part.unreadable for part in parts)
+    ids = np.concatenate([part.ids for part in parts])
+    assert TOKENIZER.decode(ids[:-1]) == text and ids[-1] == END
+
+
+def many_pieces(texts: list[str], size: int = 50) -> list[tuple[int, Piece]]:
+    starts = range(0, len(texts), size)
+    return [(start, lines(texts[start : start + size], start + 1)) for start in starts]
+
+
+def check_same(one: list[tuple[int, Piece, Encoded]], other: list[tuple[int, Piece, Encoded]]) -> None:
+    assert [(number, piece) for number, piece, _ in one] == [(number, piece) for number, piece, _ in other]
+    for (_, _, first), (_, _, second) in zip(one, other, strict=True):
+        assert first.ids.tolist() == second.ids.tolist() and first.ids.dtype == second.ids.dtype
+        assert first.lengths.tolist() == second.lengths.tolist()
+        assert first.numbers.tolist() == second.numbers.tolist()
+        assert first.text_bytes.tolist() == second.text_bytes.tolist()
+        assert (first.digests, first.unreadable) == (second.digests, second.unreadable)
+
+
+def test_several_processes_give_what_one_gives_in_the_same_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loopway.data.encoding.PIECE_BYTES", 5000)
+    texts = make_texts(600)
+    pieces = many_pieces(texts)
+    pieces.insert(3, (7, Piece("b.jsonl", "lines", b'{"text": 7}\n{"text": "x"}\n', 1, Position(1), 1)))
+    pieces.insert(5, (8, Piece("c.gz", "unreadable", "c.gz: broken", 9, None, 1)))
+    pieces.insert(9, (9, Piece("d.parquet", "rows", ["a b c", None, "d"], 0, None, 1)))
+    pieces.append((10, text_piece("the end " * 3000)))
+    one = list(encode_in_order(iter(pieces), ENCODING, 1))
+    check_same(one, list(encode_in_order(iter(pieces), ENCODING, 3)))
+    assert [record.reason for _, _, encoded in one for record in encoded.unreadable] == [
+        "b.jsonl, line 1: field 'text' must be a string, got a number",
+        "c.gz: broken",
+        "d.parquet, row 1: field 'text' must be a string, got null",
+    ]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_was_read_before_an_error_is_given_before_it_is_raised(
+    monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
+    monkeypatch.setattr("loopway.data.encoding.PIECE_BYTES", 20_000)
+    pieces = many_pieces(make_texts(600))
+
+    def broken() -> Iterator[tuple[int, Piece]]:
+        yield from pieces
+        raise DataError("the disk is gone")
+
+    given: list[int] = []
+    with pytest.raises(DataError, match="the disk is gone"):
+        for number, _, _ in encode_in_order(broken(), ENCODING, processes):
+            given.append(number)
+    assert given == [number for number, _ in pieces]
+
+
+def test_little_is_read_ahead_and_closing_ends_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loopway.data.encoding.PIECE_BYTES", 1)  # a batch is a piece
+    read, given, most = 0, 0, 0
+
+    def reading() -> Iterator[tuple[int, Piece]]:
+        nonlocal read, most
+        for number in range(200):
+            read += 1
+            most = max(most, read - given)
+            yield number, text_piece("some text")
+
+    encoded = encode_in_order(reading(), ENCODING, 2)
+    for number, _, _ in encoded:
+        given += 1
+        if number == 100:
+            break
+    assert multiprocessing.active_children()
+    encoded.close()
+    assert not multiprocessing.active_children()
+    assert most <= 7 and read < 120
+
+
+def test_a_process_that_is_killed_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loopway.data.encoding.PIECE_BYTES", 1)
+    given: list[int] = []
+
+    def killing() -> Iterator[tuple[int, Piece]]:
+        for number in range(1000):
+            if number == 50:
+                victim = multiprocessing.active_children()[0].pid
+                assert victim is not None
+                os.kill(victim, signal.SIGKILL)
+            if number > 50:
+                time.sleep(0.01)
+            yield number, text_piece("some text")
+
+    with pytest.raises(DataError, match="a process that tokenises was killed") as caught:
+        for number, _, _ in encode_in_order(killing(), ENCODING, 2):
+            given.append(number)
+    assert "\n" not in str(caught.value)
+    assert given == list(range(len(given))) and 40 < len(given) < 1000
+
+
+def test_a_field_of_another_name_is_the_text() -> None:
+    encoder = Encoder(Encoding(ENCODING.tokenizer, END, "body", seed=0))
+    piece = Piece("a.jsonl", "lines", b'{"body": "cat", "text": 3}', 1, Position(1), 1)
+    assert TOKENIZER.decode(encoder.encode(piece).ids[:-1]) == "cat"
+
+
+def test_numbers_of_documents_are_those_of_their_lines() -> None:
+    piece = Piece(
+        "a.jsonl", "lines", b'\n{"text": "a"}\n{"text": " "}\n{}\n{"text": "b"}\n', 11, Position(1), 1
+    )
+    encoded = ENCODER.encode(piece)
+    assert encoded.numbers.tolist() == [12, 15]
+    assert [record.number for record in encoded.unreadable] == [14]
+
+
+def test_modules_of_an_encoding_process_are_light(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, loopway.data.encoding; "
+        "sys.exit(' '.join({'torch', 'transformers', 'datasets', 'pyarrow', 'pydantic'} & sys.modules.keys()) or None)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (result.returncode, result.stderr.strip()) == (0, "")
