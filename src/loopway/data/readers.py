@@ -12,17 +12,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from loopway.data.records import BINARY, EMPTY, Piece, Position, parse_json
+from loopway.data.records import BINARY, EMPTY, Piece, Position, not_utf8, parse_json
 from loopway.errors import DataError
 
 PIECE_BYTES = 2**20
 """About so much text makes a piece."""
 LONG_TEXT = 4 * 2**20
 """A text file of more bytes is read in parts."""
-LONGEST_JSON = 256 * 2**20
+LONGEST_JSON = 64 * 2**20
 """A .json file of more bytes is refused: it can only be read whole."""
+LONGEST_LINE = 256 * 2**20
+"""A line of more bytes is refused: the file isn't JSONL."""
 ROWS = 64
-"""Rows of a table a piece."""
+"""Rows of a table, or records of a .json file, a piece."""
 _CUT_WINDOW = 2**16
 _BETWEEN_WORDS = re.compile(rb"(?<=\S)(?= \S)")
 
@@ -68,8 +70,7 @@ def _digest_of_long_text(path: Path, name: str, digest: Hash) -> bytes:
             try:
                 text = decoder.decode(block)
             except UnicodeDecodeError as error:
-                line += block[: max(error.start, 0)].count(b"\n")
-                raise DataError(f"{name}, line {line}: not valid UTF-8; convert the file to UTF-8") from None
+                raise not_utf8(name, error, line) from None
             digest.update(text.encode())
             line += block.count(b"\n")
     if decoder.getstate()[0]:
@@ -98,7 +99,7 @@ def read_lines(path: Path, name: str, compression: str | None, start: Position) 
     offset, lines = start
     try:
         with _unpacked(path, name, compression, offset) as (file, raw):
-            for content in _whole_lines(file):
+            for content in _whole_lines(file, name):
                 first, offset, lines = lines + 1, offset + len(content), lines + content.count(b"\n")
                 progress = offset if compression is None else raw.tell()
                 yield Piece(name, "lines", content, first, Position(offset, lines), min(progress, size))
@@ -109,16 +110,22 @@ def read_lines(path: Path, name: str, compression: str | None, start: Position) 
         yield _unreadable(name, EMPTY.format(name), 1, size)
 
 
-def _whole_lines(file: Any) -> Iterator[bytes]:
+def _whole_lines(file: Any, name: str) -> Iterator[bytes]:
     """The rest of a file, cut behind newlines."""
     blocks: list[bytes] = []
+    size = 0
     while block := file.read(PIECE_BYTES):
         end = block.rfind(b"\n") + 1
         if end:
             yield b"".join([*blocks, block[:end]])
-            blocks = [block[end:]]
+            blocks, size = [block[end:]], len(block) - end
         else:  # within a line that is longer than a block
             blocks.append(block)
+            size += len(block)
+            if size > LONGEST_LINE:
+                raise DataError(
+                    f"{name}: a line of more than {LONGEST_LINE:,} bytes; write one object a line"
+                )
     if rest := b"".join(blocks):
         yield rest
 
@@ -155,8 +162,8 @@ def _unpacked(
             raise DataError(f"{name}: can't be unpacked as {compression}: {error}") from None
 
 
-def read_json(path: Path, name: str) -> Iterator[Piece]:
-    """A JSON file that holds a list of objects; it is read whole."""
+def read_json(path: Path, name: str, start: Position) -> Iterator[Piece]:
+    """A JSON file that holds a list of objects, some of them a piece; it is read whole."""
     size = path.stat().st_size
     if size > LONGEST_JSON:
         raise DataError(
@@ -168,7 +175,10 @@ def read_json(path: Path, name: str) -> Iterator[Piece]:
     except DataError as error:
         yield _unreadable(name, str(error), 1, size)
         return
-    yield Piece(name, "records", records, 1, None, size)
+    for first in range(start.records, len(records), ROWS):
+        content = records[first : first + ROWS]
+        end = first + len(content)
+        yield Piece(name, "records", content, first + 1, Position(records=end), size * end / len(records))
 
 
 def _json_list(content: bytes, name: str) -> list[Any]:
@@ -177,8 +187,7 @@ def _json_list(content: bytes, name: str) -> list[Any]:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = 1 + content[: error.start].count(b"\n")
-        raise DataError(f"{name}, line {line}: not valid UTF-8; convert the file to UTF-8") from None
+        raise not_utf8(name, error, 1) from None
     records = parse_json(text, name)
     if not isinstance(records, list):
         raise DataError(
@@ -208,7 +217,7 @@ def read_parquet(path: Path, name: str, text_field: str, start: Position) -> Ite
                     rows += in_group
                     continue
                 for batch in file.iter_batches(ROWS, row_groups=[group], columns=[text_field]):
-                    values = batch.column(0).to_pylist()[max(start.records - rows, 0) :]
+                    values = _values(batch.column(0))[max(start.records - rows, 0) :]
                     rows += batch.num_rows
                     if values:
                         end = Position(records=rows)
@@ -218,6 +227,16 @@ def read_parquet(path: Path, name: str, text_field: str, start: Position) -> Ite
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         yield _unreadable(name, f"{name}: can't be read as parquet: {reason}", rows, size)
+
+
+def _values(column: Any) -> list[Any]:
+    """The texts of a column; bytes, if there are some that aren't UTF-8."""
+    import pyarrow
+
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        return column.cast(pyarrow.large_binary()).to_pylist()
 
 
 def _unreadable(name: str, reason: str, first: int, size: float) -> Piece:

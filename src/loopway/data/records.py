@@ -105,7 +105,7 @@ def _text(piece: Piece, number: int, content: Any, text_field: str) -> str:
     elif piece.kind in ("text", "part"):
         content = {text_field: _file_text(content, piece)}
     elif piece.kind == "rows":
-        content = {text_field: content}
+        content = {text_field: _row_text(content, place)}
     return _field(content, text_field, place)
 
 
@@ -117,15 +117,27 @@ def _file_text(content: bytes, piece: Piece) -> str:
     return _decode(content, piece, piece.first)
 
 
+def _row_text(value: Any, place: str) -> Any:
+    """Tables may hold UTF-8 as plain bytes."""
+    try:
+        return value.decode() if isinstance(value, bytes) else value
+    except UnicodeDecodeError as error:
+        raise DataError(f"{place}: byte 0x{value[error.start]:02x} is not valid UTF-8") from None
+
+
 def _decode(content: bytes, piece: Piece, first_line: int) -> str:
     try:
         return content.decode("utf-8-sig" if first_line == 1 else "utf-8")
     except UnicodeDecodeError as error:
-        line = first_line + content[: error.start].count(b"\n")
-        raise DataError(
-            f"{piece.source}, line {line}: byte 0x{content[error.start]:02x} is not valid UTF-8; "
-            "convert the file to UTF-8"
-        ) from None
+        raise not_utf8(piece.source, error, first_line) from None
+
+
+def not_utf8(name: str, error: UnicodeDecodeError, first_line: int) -> DataError:
+    """The error for text of which ``error`` was raised, and whose first line has the number ``first_line``."""
+    line = first_line + error.object[: error.start].count(b"\n")
+    return DataError(
+        f"{name}, line {line}: byte 0x{error.object[error.start]:02x} is not valid UTF-8; convert the file to UTF-8"
+    )
 
 
 def parse_json(text: str, place: str) -> Any:

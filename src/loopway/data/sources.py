@@ -82,7 +82,7 @@ class FileSource:
             elif self.path.name.endswith(".parquet"):
                 yield from read_parquet(self.path, self.name, self.text_field, start)
             elif self.path.name.endswith(".json"):
-                yield from read_json(self.path, self.name)
+                yield from read_json(self.path, self.name, start)
             else:
                 yield from read_lines(self.path, self.name, self.compression, start)
 
@@ -134,12 +134,16 @@ class DatasetSource:
 
     def pieces(self, start: Position, new_hash: Callable[[], Hash]) -> Iterator[Piece]:
         """Some rows a piece, from a position on that an earlier piece gave as its end."""
-        rows, done = self._rows, start.records
+        rows = self._rows
         if rows.column_names is not None and self.text_field not in rows.column_names:
             raise DataError(
                 f"{self.name}: no column {self.text_field!r}; there are {', '.join(rows.column_names)}; "
                 "set data.text_field"
             )
+        with self._naming_errors():
+            yield from self._batches(rows, start.records)
+
+    def _batches(self, rows: Any, done: int) -> Iterator[Piece]:
         total = None if self.spec.streaming else len(rows)
         for batch in rows.select_columns([self.text_field]).skip(done).iter(ROWS):
             values = list(batch[self.text_field])
@@ -153,7 +157,7 @@ class DatasetSource:
         import datasets  # a second to import, and most runs read files
 
         path, split = Path(self.spec.dataset), self.spec.split
-        try:
+        with self._naming_errors():
             if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
                 loaded = datasets.load_from_disk(str(path))
                 if isinstance(loaded, datasets.DatasetDict):
@@ -166,13 +170,16 @@ class DatasetSource:
             return datasets.load_dataset(
                 self.spec.dataset, self.spec.config, split=split, streaming=self.spec.streaming
             )
+
+    @contextmanager
+    def _naming_errors(self) -> Iterator[None]:
+        try:
+            yield
         except DataError:
             raise
-        except (
-            Exception
-        ) as error:  # any of a dozen types: no such name, split or config, no network, broken files
+        except Exception as error:  # of a dozen types: no such name or split, no network, broken files
             reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise DataError(f"dataset {self.name}, split {split}: {reason[0]}") from error
+            raise DataError(f"dataset {self.name}, split {self.spec.split}: {reason[0]}") from error
 
 
 TextSource = FileSource | DatasetSource
@@ -200,7 +207,11 @@ def _find_files(entry: str, field: str) -> list[tuple[str, Path]]:
         root = _package_folder(package, entry, field)
         found = _match(str(root / inner), entry, field)
         return sorted((f"{_PACKAGE}{package}/{path.relative_to(root).as_posix()}", path) for path in found)
-    return sorted((path.as_posix(), path) for path in _match(str(Path(entry).expanduser()), entry, field))
+    files = sorted((path.as_posix(), path) for path in _match(str(Path(entry).expanduser()), entry, field))
+    for name, _ in files:
+        if any("\ud800" <= character <= "\udfff" for character in name):  # which no manifest could hold
+            raise DataError(f"{field}: the name of the file {name!r} is not valid UTF-8; rename it")
+    return files
 
 
 def _match(pattern: str, entry: str, field: str) -> list[Path]:
