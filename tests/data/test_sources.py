@@ -272,7 +272,7 @@ def test_files_inside_a_package_are_found_without_importing_it() -> None:
         ("a.jsonl", b"", "a.jsonl: the file is empty"),
         ("a.jsonl", b"\xef\xbb\xbf{}\n", "a.jsonl, line 1: no field 'text'; there are none"),
         ("a.txt", b"\xef\xbb\xbf\n\n\xe9", "a.txt, line 3: byte 0xe9 is not valid UTF-8"),
-        ("a.jsonl.gz", gzip.compress(b""), "a.jsonl.gz: the file is empty"),
+        ("a.jsonl.gz", gzip.compress(b"", mtime=0), "a.jsonl.gz: the file is empty"),
         ("a.jsonl.zst", b"not zstandard", "a.jsonl.zst: can't be unpacked as zstd"),
         ("a.jsonl.zst", zstd(b'{"text": "x"}\n' * 99)[:-5], "a.jsonl.zst: can't be unpacked as zstd"),
         (
