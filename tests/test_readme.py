@@ -36,6 +36,7 @@ SMALL_TRAINING = [
 ]
 SMALL: dict[str, list[str]] = {
     "compare": [*SMALL_DATA, *SMALL_TRAINING, "seeds=[0]"],
+    "evaluate": [],
     "generate": ["--max-new-tokens", "4"],
     "params": [],
     "prepare": ["--vocab-size", "300", "--validation-fraction", "0.5"],

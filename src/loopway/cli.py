@@ -136,6 +136,77 @@ def compare(
 
 
 @app.command()
+def evaluate(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN_OR_MODEL...",
+            help="Run folders, checkpoints, model folders, names on the Hub. Differences are to the first.",
+        ),
+    ],
+    suite: Annotated[str, typer.Option(help="paper, or one half of it: perplexity or tasks.")] = "paper",
+    tasks: Annotated[
+        str | None,
+        typer.Option(help="Instead of a suite: tasks of the harness, and held-out, with commas between."),
+    ] = None,
+    shots: Annotated[
+        str | None,
+        typer.Option(help="Examples before each question, with commas between; the suite's are 0,5."),
+    ] = None,
+    held_out: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Token files for the held-out perplexity: a prepared folder or .bin files; may be given several "
+            "times. A run has its own validation set."
+        ),
+    ] = None,
+    sequence_length: Annotated[
+        int | None, typer.Option(min=1, help="Tokens a sample of the held-out text.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many questions a task.")] = None,
+    batch_size: Annotated[
+        str | None,
+        typer.Option(help="Sequences at a time, or auto; auto on a GPU and 8 on a CPU if not given."),
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16 instead of the weights' own precision.")
+    ] = None,
+    include_path: Annotated[
+        Path | None, typer.Option(help="Folder with task files for the harness, which may name local data.")
+    ] = None,
+    every_checkpoint: Annotated[
+        bool,
+        typer.Option(
+            "--every-checkpoint", help="Evaluate the checkpoints of each run, and plot their course."
+        ),
+    ] = False,
+    plugin: Annotated[
+        list[Path] | None,
+        typer.Option(help="Python file that registers what a model is made of; may be given several times."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for answers, tables and results.")] = Path("evaluations"),
+) -> None:
+    """Perplexities and downstream tasks, through lm-evaluation-harness. Started again, it goes on where it was."""
+    from loopway.evaluation.command import evaluate_command
+
+    evaluate_command(
+        models,
+        out,
+        suite=suite,
+        tasks=tasks,
+        shots=shots,
+        every_checkpoint=every_checkpoint,
+        held_out=held_out or (),
+        sequence_length=sequence_length,
+        limit=limit,
+        batch_size=batch_size,
+        dtype=dtype,
+        include_path=include_path,
+        plugins=plugin or (),
+    )
+
+
+@app.command()
 def generate(
     model: Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL", help="Run folder or model folder.")],
     prompt: Annotated[str, typer.Argument(help="Text to continue; empty to begin a document.")] = "",

@@ -1,0 +1,99 @@
+"""What is measured: the paper's suite, and any other tasks of the harness.
+
+Section 5 of the paper. Knows the names of tasks and metrics; nothing of models and of how tasks are run.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from loopway.checks import not_among
+from loopway.errors import ConfigError
+
+HELD_OUT = "held-out"
+"""The name of the perplexity on the user's own token files."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number of a model: a task of the harness with its number of examples, and the metric that counts."""
+
+    task: str
+    """The harness's name; :data:`HELD_OUT` is a token file's perplexity."""
+    shots: int | None
+    """Examples before each question; None: as the task says."""
+    metric: str | None
+    """The harness's name; None: the task's own first choice."""
+    in_mean: bool = False
+    """Whether it is one of those whose mean is the headline."""
+
+    @property
+    def is_perplexity(self) -> bool:
+        return "perplexity" in (self.metric or "")
+
+    @property
+    def title(self) -> str:
+        """For example `piqa, 5-shot`."""
+        return self.task if self.shots is None or self.is_perplexity else f"{self.task}, {self.shots}-shot"
+
+
+# Accuracy normalised by the byte length of the answer where the paper takes it, plain accuracy for the rest.
+PAPER_TASKS = {
+    "lambada_openai": "acc",
+    "lambada_standard": "acc",
+    "piqa": "acc_norm",
+    "hellaswag": "acc_norm",
+    "winogrande": "acc",
+    "arc_easy": "acc_norm",
+    "arc_challenge": "acc_norm",
+    "sciq": "acc_norm",
+    "mmlu_continuation": "acc",
+}
+PAPER_SHOTS = (0, 5)
+PERPLEXITIES = (
+    Measure(HELD_OUT, 0, "perplexity"),
+    Measure("wikitext", 0, "word_perplexity"),
+    Measure("lambada_openai", 0, "perplexity"),
+    Measure("lambada_standard", 0, "perplexity"),
+)
+SUITES = ("paper", "perplexity", "tasks")
+
+
+def suite_measures(suite: str, shots: Sequence[int] | None = None) -> list[Measure]:
+    """The measures of a suite: `paper` is both of `perplexity` (four of them) and `tasks` (nine, 0-shot and 5-shot).
+
+    Args:
+        suite: one of :data:`SUITES`.
+        shots: instead of 0 and 5.
+
+    Raises:
+        ConfigError: there is no such suite.
+    """
+    if suite not in SUITES:
+        raise not_among("--suite", suite, SUITES)
+    measures = list(PERPLEXITIES) if suite != "tasks" else []
+    if suite != "perplexity":
+        measures += [
+            Measure(task, count, metric, in_mean=True)
+            for count in (PAPER_SHOTS if shots is None else shots)
+            for task, metric in PAPER_TASKS.items()
+        ]
+    return measures
+
+
+def task_measures(tasks: Sequence[str], shots: Sequence[int] | None = None) -> list[Measure]:
+    """Measures of chosen tasks, with the paper's metric where it has one.
+
+    Raises:
+        ConfigError: no task is named.
+    """
+    if not tasks:
+        raise ConfigError("--tasks: names no task; for example --tasks piqa,arc_easy")
+    counts: Sequence[int | None] = [None] if shots is None else shots
+    measures = []
+    for task in tasks:
+        if task == HELD_OUT:
+            measures.append(PERPLEXITIES[0])
+            continue
+        metric = "word_perplexity" if task == "wikitext" else PAPER_TASKS.get(task)
+        measures += [Measure(task, count, metric, in_mean=task in PAPER_TASKS) for count in counts]
+    return measures

@@ -1,0 +1,216 @@
+"""An evaluation computes nothing twice, goes on where it was, and says what it could not measure."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import make_model  # type: ignore[import-not-found]
+from rich.console import Console
+
+from loopway.errors import ConfigError
+from loopway.evaluation.dynamics import evaluate_checkpoints
+from loopway.evaluation.evaluate import Evaluation, Settings, evaluate
+from loopway.evaluation.harness import HarnessModel, TaskResult
+from loopway.evaluation.models import open_evaluated
+from loopway.evaluation.suite import HELD_OUT, PAPER_TASKS, Measure, suite_measures, task_measures
+from loopway.evaluation.tables import details, headline, markdown_tables, mean_accuracy
+from loopway.training.run import train
+from loopway.training.run_config import RunConfig
+
+
+def test_nothing_is_computed_twice(
+    mesh_model: Path, local_tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measures = task_measures(["piqa"], [0])
+    settings = Settings(limit=6, include_path=local_tasks)
+    (first,) = evaluate([str(mesh_model)], measures, tmp_path, settings)
+
+    def compute(*_: object, **__: object) -> None:
+        raise AssertionError("asked the model again")
+
+    monkeypatch.setattr(HarnessModel, "_loglikelihood_tokens", compute)
+    (second,) = evaluate([str(mesh_model)], measures, tmp_path, settings)
+    assert second.results == first.results
+    with pytest.raises(AssertionError, match="asked the model again"):
+        evaluate([str(mesh_model)], task_measures(["piqa"], [1]), tmp_path, settings)
+
+
+def test_a_stopped_evaluation_goes_on(
+    mesh_model: Path, local_tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measures = task_measures(["arc_easy"], [0])
+    settings = Settings(limit=8, batch_size=4, include_path=local_tasks)
+    (straight,) = evaluate([str(mesh_model)], measures, tmp_path / "straight", settings)
+    calls: list[int] = []
+    model_call = HarnessModel._model_call
+
+    def stop_in_the_third(self: HarnessModel, inps: torch.Tensor, *args: object, **kwargs: object):
+        calls.append(len(inps))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return model_call(self, inps, *args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(HarnessModel, "_model_call", stop_in_the_third)
+        evaluate([str(mesh_model)], measures, tmp_path / "out", settings)
+    (answers,) = (tmp_path / "out" / "answers").iterdir()
+    assert len(answers.read_text().splitlines()) == 8
+    calls.clear()
+    monkeypatch.setattr(
+        HarnessModel, "_model_call", lambda *a, **k: (calls.append(len(a[1])), model_call(*a, **k))[1]
+    )
+    (resumed,) = evaluate([str(mesh_model)], measures, tmp_path / "out", settings)
+    (whole,) = (tmp_path / "straight" / "answers").iterdir()
+    assert sum(calls) == len(whole.read_text().splitlines()) - 8
+    assert resumed.results[measures[0]].value == straight.results[measures[0]].value
+
+
+def test_a_changed_model_has_another_key_and_the_same_model_elsewhere_the_same(tmp_path: Path) -> None:
+    key = open_evaluated(str(make_model(tmp_path / "a"))).key
+    assert open_evaluated(str(make_model(tmp_path / "elsewhere"))).key == key
+    changed = open_evaluated(str(tmp_path / "a")).model
+    with torch.no_grad():
+        next(changed.parameters()).view(-1)[0] += 1e-3
+    changed.save_pretrained(tmp_path / "a")
+    assert open_evaluated(str(tmp_path / "a")).key != key
+    assert open_evaluated(str(tmp_path / "elsewhere"), dtype="bfloat16").key != key
+    assert open_evaluated(str(make_model(tmp_path / "b", recurrence="anchor"))).key != key
+
+
+def test_a_task_without_its_data_is_left_out_and_the_mean_says_so(
+    mesh_model: Path, local_tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "piqa.yaml").write_text((local_tasks / "piqa.yaml").read_text())
+    measures = task_measures(["piqa", "sciq"], [0])
+    settings = Settings(limit=4, include_path=tmp_path / "tasks")
+    (evaluation,) = evaluate([str(mesh_model)], measures, tmp_path / "out", settings)
+    assert [measure.task for measure in evaluation.results] == ["piqa"]
+    (reason,) = evaluation.missing.values()
+    assert reason.startswith("sciq: its data can't be had") and "allenai/sciq" in reason
+    assert "--include-path" in reason
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert "incomplete: " in table and "over 1 of 2" in table and "Left out of" in table
+    with pytest.raises(ConfigError, match="nothing could be measured: sciq: its data can't be had"):
+        evaluate([str(mesh_model)], measures[1:], tmp_path / "none", settings)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with checkpoints at steps 4 and 8 of 8."""
+    folder = tmp_path_factory.mktemp("run")
+    texts = [f"the {a} of the {b} and the {c} " * 8 for a in "abcd" for b in "efgh" for c in "ijkl"]
+    (folder / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    config = RunConfig.from_dict(
+        {
+            "model": {"preset": "pythia-14m", "hidden_size": 32, "layout": "1+1R2+1", "recurrence": "mesh"},
+            "data": {"train": str(folder / "text.jsonl"), "sequence_length": 32, "vocab_size": 300},
+            "training": {
+                "global_batch_size": 4,
+                "max_steps": 8,
+                "save_steps": 4,
+                "learning_rate": 1e-2,
+                "use_cpu": True,
+            },
+        }
+    )
+    train(config, folder / "run")
+    return folder / "run"
+
+
+def test_the_held_out_perplexity_of_a_run_is_that_of_its_own_validation_set(
+    run: Path, tmp_path: Path
+) -> None:
+    (measure,) = task_measures([HELD_OUT])
+    (evaluation,) = evaluate([str(run)], [measure], tmp_path)
+    result = evaluation.results[measure]
+    summary = json.loads((run / "summary.json").read_text())
+    assert result.value == pytest.approx(summary["validation_perplexity"], rel=1e-6)
+    assert result.metrics["loss"] == pytest.approx(summary["validation_loss"], abs=1e-6)
+    assert result.error is not None and 0 < result.error < result.value
+    same = Settings(held_out=[str(run / "data")])
+    (again,) = evaluate([str(run / "model")], [measure], tmp_path / "named", Settings(held_out=same.held_out))
+    assert again.results[measure].samples > 0
+    (shorter,) = evaluate([str(run)], [measure], tmp_path / "short", Settings(sequence_length=16))
+    assert shorter.results[measure].samples > result.samples
+
+
+def test_every_checkpoint_gives_the_course_of_a_run(run: Path, tmp_path: Path) -> None:
+    courses = evaluate_checkpoints([str(run)], task_measures([HELD_OUT]), tmp_path)
+    (course,) = courses.values()
+    assert [moment.tokens for moment in course] == [4 * 4 * 32, 8 * 4 * 32]
+    losses = [moment.loss for moment in course]
+    assert losses[0] is not None and losses[1] is not None and losses[1] < losses[0]
+    summary = json.loads((run / "summary.json").read_text())
+    assert losses[1] == pytest.approx(summary["validation_loss"], abs=1e-6)
+    assert (tmp_path / "dynamics.png").stat().st_size > 5000
+
+
+def test_every_checkpoint_of_what_is_no_run_is_refused(mesh_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is no run folder"):
+        evaluate_checkpoints([str(mesh_model)], task_measures([HELD_OUT]), tmp_path)
+
+
+def test_token_files_of_another_tokenizer_are_refused(run: Path, mesh_model: Path, tmp_path: Path) -> None:
+    settings = Settings(held_out=[str(run / "data")])
+    with pytest.raises(ValueError, match="was made with another tokenizer"):
+        evaluate([str(mesh_model)], task_measures([HELD_OUT]), tmp_path, settings)
+
+
+def result_of(value: float, error: float, metric: str = "acc") -> TaskResult:
+    return TaskResult(
+        value=value, error=error, metrics={metric: value}, version="1", samples=9, metric=metric
+    )
+
+
+def test_the_paper_s_suite_is_four_perplexities_and_nine_tasks_twice() -> None:
+    measures = suite_measures("paper")
+    assert sum(measure.is_perplexity for measure in measures) == 4
+    assert {m.task for m in measures if m.in_mean and m.shots == 5} == set(PAPER_TASKS)
+    assert len(PAPER_TASKS) == 9 and len(measures) == 4 + 18
+    assert {m.metric for m in measures if m.task in ("piqa", "sciq")} == {"acc_norm"}
+    assert {m.metric for m in measures if m.task in ("winogrande", "mmlu_continuation")} == {"acc"}
+
+
+def test_a_mean_has_the_error_of_its_parts_and_differences_are_to_the_first() -> None:
+    measures = [Measure("a", 0, "acc", True), Measure("b", 0, "acc", True), Measure("w", 0, "perplexity")]
+    first, second = (Evaluation(name, name, measures) for name in ("first", "second"))
+    first.results.update(
+        {measures[0]: result_of(0.5, 0.03), measures[1]: result_of(0.3, 0.04)}
+        | {measures[2]: result_of(10, 0.5, "perplexity")}
+    )
+    second.results.update(
+        {measures[0]: result_of(0.6, 0.03), measures[1]: result_of(0.3, 0.04)}
+        | {measures[2]: result_of(12.5, math.nan, "perplexity")}
+    )
+    mean = mean_accuracy(first, 0)
+    assert mean is not None and mean.is_complete
+    assert (mean.value, mean.error) == (pytest.approx(40), pytest.approx(2.5))
+    heads, rows = headline([first, second])
+    assert heads == ["model", "w ppl", "mean acc, 0-shot"]
+    assert rows == [
+        ["first", "10.00 ± 0.50", "40.00 ± 2.50"],
+        ["second", "12.50 (+2.50)", "45.00 ± 2.50 (+5.00)"],
+    ]
+    _, rows = details([first, second])
+    assert rows[0] == ["a, 0-shot", "acc", "50.00 ± 3.00", "60.00 ± 3.00 (+10.00)"]
+    del second.results[measures[1]]
+    assert headline([first, second])[1][1][2] == "incomplete: 60.00 over 1 of 2"
+    assert "| b, 0-shot | acc | 30.00 ± 4.00 | – |" in markdown_tables([first, second])
+
+
+def test_tables_are_shown_and_results_hold_the_versions(
+    mesh_model: Path, vanilla_model: Path, local_tasks: Path, tmp_path: Path
+) -> None:
+    console = Console(record=True, width=200)
+    settings = Settings(limit=3, include_path=local_tasks)
+    models = [str(vanilla_model), str(mesh_model)]
+    evaluate(models, task_measures(["winogrande"], [0]), tmp_path, settings, console=console)
+    assert "winogrande, 0-shot" in console.export_text()
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert {"lm_eval", "torch", "transformers", "loopway"} <= content["versions"].keys()
+    assert [model["model"] for model in content["models"]] == models
+    (result,) = content["models"][0]["results"]
+    assert result["samples"] == 3 and result["version"] and result["metric"] == "acc"

@@ -1,0 +1,214 @@
+"""What the harness says of a model is what the model's own log-likelihoods say, on real rows."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from loopway.evaluation.answers import Answers, request_key
+from loopway.evaluation.evaluate import Settings, evaluate
+from loopway.evaluation.harness import Tasks
+from loopway.evaluation.suite import Measure, suite_measures, task_measures
+
+
+class Scorer:
+    """Log-likelihoods, computed one text at a time in the plainest way."""
+
+    def __init__(self, folder: Path) -> None:
+        self.model = AutoModelForCausalLM.from_pretrained(folder).eval()
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+
+    def __call__(self, context: str, continuation: str) -> tuple[float, bool]:
+        """Sum of the continuation's log-probabilities, and whether each of its tokens is the likeliest."""
+        end = self.tokenizer.eos_token_id
+        # As the harness does: spaces at the end of a context belong to the continuation.
+        spaces = len(context) - len(context.rstrip())
+        if spaces:
+            continuation = context[-spaces:] + continuation
+            context = context[:-spaces]
+        whole = self.tokenizer(context + continuation)["input_ids"]
+        before = len(self.tokenizer(context)["input_ids"]) if context else 0
+        ids = torch.tensor([[end, *whole] if not context else whole])
+        first = 1 if not context else before
+        ids, cut = ids[:, -257:], max(ids.shape[1] - 257, 0)
+        first -= cut
+        with torch.no_grad():
+            logits = self.model(ids[:, :-1]).logits[0, first - 1 :]
+        targets = ids[0, first:]
+        scores = F.log_softmax(logits, dim=-1)
+        return (
+            scores.gather(1, targets[:, None]).sum().item(),
+            bool((scores.argmax(-1) == targets).all()),
+        )
+
+
+def run(model: Path, measures: list[Measure], folder: Path, tasks: Path, limit: int = 12):
+    (evaluation,) = evaluate([str(model)], measures, folder, Settings(limit=limit, include_path=tasks))
+    return evaluation
+
+
+def rows_of(tasks: Path, task: str, limit: int) -> list[tuple]:
+    """The harness's own documents of a task, and the task."""
+    from lm_eval.tasks import TaskManager
+
+    (loaded,) = TaskManager(include_path=str(tasks)).load([task])["tasks"].values()
+    return [(loaded, doc) for doc in list(loaded.eval_docs)[:limit]]
+
+
+@pytest.mark.parametrize("task", ["piqa", "hellaswag", "arc_easy", "arc_challenge", "sciq"])
+def test_multiple_choice_is_what_log_likelihoods_give(
+    mesh_model: Path, local_tasks: Path, tmp_path: Path, task: str
+) -> None:
+    measure = task_measures([task], [0])[0]
+    result = run(mesh_model, [measure], tmp_path, local_tasks).results[measure]
+    score, right, right_normalised = Scorer(mesh_model), 0, 0
+    rows = rows_of(local_tasks, task, 12)
+    for loaded, doc in rows:
+        context, choices = loaded.doc_to_text(doc), loaded.doc_to_choice(doc)
+        target = loaded.doc_to_target(doc)
+        scores = [score(context, f" {choice}")[0] for choice in choices]
+        right += max(range(len(scores)), key=scores.__getitem__) == target
+        normalised = [s / len(choice) for s, choice in zip(scores, choices, strict=True)]
+        right_normalised += max(range(len(scores)), key=normalised.__getitem__) == target
+    assert result.samples == len(rows) == 12
+    assert result.metric == "acc_norm"
+    assert result.value == pytest.approx(right_normalised / 12, abs=1e-9)
+    assert result.metrics["acc"] == pytest.approx(right / 12, abs=1e-9)
+
+
+def test_every_answer_is_the_model_s_own_log_likelihood(
+    mesh_model: Path, local_tasks: Path, tmp_path: Path
+) -> None:
+    measures = task_measures(["piqa", "lambada_openai"], [0])
+    run(mesh_model, measures, tmp_path, local_tasks)
+    (path,) = (tmp_path / "answers").iterdir()
+    answers, score, seen = Answers(path), Scorer(mesh_model), 0
+    for loaded, doc in rows_of(local_tasks, "piqa", 12):
+        for choice in loaded.doc_to_choice(doc):
+            request = (loaded.doc_to_text(doc), f" {choice}")
+            answer = answers.get("loglikelihood", request)
+            assert answer is not None
+            assert answer[0] == pytest.approx(score(*request)[0], abs=1e-4 * abs(answer[0]))
+            assert answer[1] == score(*request)[1]
+            seen += 1
+    for loaded, doc in rows_of(local_tasks, "lambada_openai", 12):
+        request = (loaded.doc_to_text(doc), loaded.doc_to_target(doc))
+        answer = answers.get("loglikelihood", request)
+        assert answer is not None and answer[0] == pytest.approx(score(*request)[0], rel=1e-4)
+        seen += 1
+    assert seen == 36 == len(path.read_text().splitlines())
+
+
+def test_lambada_gives_accuracy_and_perplexity(mesh_model: Path, local_tasks: Path, tmp_path: Path) -> None:
+    measures = [m for m in suite_measures("paper") if m.task == "lambada_openai" and m.shots == 0]
+    results = run(mesh_model, measures, tmp_path, local_tasks).results
+    score = Scorer(mesh_model)
+    found = [
+        score(loaded.doc_to_text(doc), loaded.doc_to_target(doc))
+        for loaded, doc in rows_of(local_tasks, "lambada_openai", 12)
+    ]
+    by_metric = {measure.metric: results[measure].value for measure in measures}
+    expected = math.exp(-sum(value for value, _ in found) / 12)
+    assert by_metric["perplexity"] == pytest.approx(expected, rel=1e-4)
+    assert by_metric["acc"] == pytest.approx(sum(greedy for _, greedy in found) / 12)
+
+
+def test_word_perplexity_of_text_of_one_s_own(mesh_model: Path, tmp_path: Path) -> None:
+    """WikiText's task on a page that lies here: rolling windows, words counted as the harness counts them."""
+    import lm_eval
+
+    page = "The river and the stone .\n" * 100  # several windows
+    (tmp_path / "page.jsonl").write_text(json.dumps({"page": page}) + "\n")
+    definition = Path(str(lm_eval.__file__)).parent / "tasks" / "wikitext" / "wikitext.yaml"
+    content = {
+        "include": str(definition),
+        "task": "wikitext",
+        "dataset_path": "json",
+        "dataset_name": None,
+        "dataset_kwargs": {"data_files": {"test": str(tmp_path / "page.jsonl")}},
+        "training_split": None,
+        "validation_split": None,
+    }
+    (tmp_path / "wikitext.yaml").write_text(json.dumps(content))
+    (measure,) = task_measures(["wikitext"])
+    result = run(mesh_model, [measure], tmp_path / "out", tmp_path).results[measure]
+    ((loaded, doc),) = rows_of(tmp_path, "wikitext", 1)
+    scorer = Scorer(mesh_model)
+    ids = scorer.tokenizer(loaded.doc_to_target(doc))["input_ids"]
+    total, length = 0.0, 256
+    for start in range(0, len(ids), length):
+        stop = min(start + length, len(ids))
+        first = 0 if start == 0 else stop - length - 1  # every window but the first is full
+        inputs = [0, *ids[: stop - 1]] if start == 0 else ids[first : stop - 1]
+        with torch.no_grad():
+            scores = F.log_softmax(scorer.model(torch.tensor([inputs])).logits[0, start - stop :], dim=-1)
+        total += scores.gather(1, torch.tensor(ids[start:stop])[:, None]).sum().item()
+    assert len(ids) > 2 * length
+    assert result.metric == "word_perplexity"
+    words = len(re.split(r"\s+", page))  # as the harness counts them: one more behind the last newline
+    assert math.log(result.value) == pytest.approx(-total / words, rel=1e-5)
+
+
+def test_examples_before_a_question_change_the_request(
+    mesh_model: Path, local_tasks: Path, tmp_path: Path
+) -> None:
+    measures = task_measures(["piqa"], [0, 5])
+    evaluation = run(mesh_model, measures, tmp_path, local_tasks, limit=3)
+    (path,) = (tmp_path / "answers").iterdir()
+    assert len(path.read_text().splitlines()) == 2 * 3 * 2
+    assert [measure.shots for measure in evaluation.results] == [0, 5]
+
+
+def test_a_group_is_all_of_its_tasks(mesh_model: Path, local_tasks: Path, tmp_path: Path) -> None:
+    (measure,) = task_measures(["mmlu_continuation"], [0])
+    result = run(mesh_model, [measure], tmp_path, local_tasks, limit=2).results[measure]
+    assert result.samples == 2 * 57
+    assert result.metric == "acc" and 0 <= result.value <= 1 and result.error is not None
+
+
+def test_the_harness_s_own_command_line_knows_our_models_and_gives_the_same_numbers(
+    mesh_model: Path, local_tasks: Path, tmp_path: Path
+) -> None:
+    measures = task_measures(["arc_easy"], [5])
+    ours = run(mesh_model, measures, tmp_path / "ours", local_tasks).results[measures[0]]
+    command = [sys.executable, "-m", "loopway.evaluation.lm_eval", "run", "--model", "hf"]
+    command += ["--model_args", f"pretrained={mesh_model}", "--tasks", "arc_easy", "--num_fewshot", "5"]
+    command += ["--include_path", str(local_tasks), "--limit", "12", "--device", "cpu"]
+    command += ["--batch_size", "8", "--output_path", str(tmp_path / "theirs.json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (path,) = tmp_path.glob("theirs*.json")
+    theirs = json.loads(path.read_text())["results"]["arc_easy"]
+    assert theirs["acc_norm,none"] == pytest.approx(ours.value, abs=1e-9)
+    assert theirs["acc,none"] == pytest.approx(ours.metrics["acc"], abs=1e-9)
+
+
+def test_answers_are_found_again_by_the_text_of_a_request(tmp_path: Path) -> None:
+    answers = Answers(tmp_path / "a.jsonl")
+    answers.add_partial("loglikelihood", ("a", " b"), (-1.5, True))
+    answers.close()
+    with (tmp_path / "a.jsonl").open("a") as file:
+        file.write('["cut o')  # killed while it wrote
+    again = Answers(tmp_path / "a.jsonl")
+    assert again.get("loglikelihood", ["a", " b"]) == [-1.5, True]
+    assert again.get("loglikelihood", ["a", " c"]) is None
+    assert again.get("loglikelihood_rolling", ["a", " b"]) is None
+    again.add_partial("loglikelihood", ("a", " c"), (-2.0, False))
+    again.close()
+    lines = (tmp_path / "a.jsonl").read_text().splitlines()
+    assert [json.loads(line)[0] for line in lines] == [
+        request_key("loglikelihood", ("a", " b")),
+        request_key("loglikelihood", ("a", " c")),
+    ]
+
+
+def test_a_misspelt_task_is_named_with_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"--tasks: got 'piqqa', expected perhaps .*piqa"):
+        Tasks().check_names(["piqqa"])
