@@ -20,11 +20,11 @@ from loopway.checks import one_line
 from loopway.data.checkpoint import Checkpoint
 from loopway.data.config import PreparationConfig
 from loopway.data.encoding import Encoded, Encoding, encode_in_order
-from loopway.data.prepared import MANIFEST
+from loopway.data.prepared import MANIFEST, sha256_of
 from loopway.data.progress import Meter
 from loopway.data.readers import Hash
 from loopway.data.records import Document, Piece, Position, read_documents
-from loopway.data.sides import Half, Sides, settle
+from loopway.data.sides import HALVES, Half, Sides, settle
 from loopway.data.sources import FileSource, TextSource
 from loopway.data.splitting import digest_of, new_hash
 from loopway.data.tokenizer import fingerprint, load_tokenizer, train_tokenizer, vocabulary_size
@@ -253,6 +253,9 @@ class Assembly:
         self.meter.begin("hashing the sources", None)
         with ThreadPoolExecutor(processes) as threads:
             identities = list(threads.map(lambda item: item[1].identity(), self._work))
+        for half in HALVES:
+            if counts[half]:
+                counts[half]["index_sha256"] = sha256_of(self.folder / f"{half}.idx")
         given = len(self.validation)
         manifest = self.request | {
             "sources": {"train": identities[given:], "validation": identities[:given]},

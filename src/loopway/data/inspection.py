@@ -6,11 +6,14 @@ made.
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import islice
 
 from loopway.data.config import TokenSource
 from loopway.data.token_file import TokenFile
 from loopway.data.token_sources import find_tokens
+
+_SHOWN = 10  # documents that are on both sides
 
 
 @dataclass(frozen=True)
@@ -19,8 +22,10 @@ class Inspection:
 
     files: list[TokenFile]
     validation: list[TokenFile]
-    duplicates: list[tuple[str, str]] = field(default_factory=list)
-    """Training documents that are validation documents too: (``file, document 3``, ``file, document 0``)."""
+    num_duplicates: int
+    """Training documents that are validation documents too."""
+    duplicates: list[tuple[str, str]]
+    """The first of them: (`file, document 3`, `file, document 0`)."""
 
     def text(self) -> str:
         """The outcome in some lines."""
@@ -31,10 +36,10 @@ class Inspection:
                 for file in files
             ]
         if self.validation:
-            lines.append(f"{len(self.duplicates):,} training documents are validation documents too")
-            lines += [f"  {train} is {validation}" for train, validation in self.duplicates[:10]]
-            if len(self.duplicates) > 10:
-                lines.append(f"  and {len(self.duplicates) - 10:,} more")
+            lines.append(f"{self.num_duplicates:,} training documents are validation documents too")
+            lines += [f"  {train} is {validation}" for train, validation in self.duplicates]
+            if self.num_duplicates > len(self.duplicates):
+                lines.append(f"  and {self.num_duplicates - len(self.duplicates):,} more")
         return "\n".join(lines)
 
 
@@ -58,15 +63,16 @@ def inspect(
     for tokens in (*found, *held_out):
         for folder in tokens.folders:
             folder.verify()
-        for file in tokens.files:
-            if vocab_size is not None or not tokens.folders:
-                file.verify(vocab_size)
+        for file in tokens.foreign if vocab_size is None else tokens.files:
+            file.verify(vocab_size)
     files = [file for tokens in found for file in tokens.files]
     others = [file for tokens in held_out for file in tokens.files]
     if validation is None:
         folders = [folder for tokens in found for folder in tokens.folders]
         others = [folder.validation for folder in folders if folder.validation is not None]
-    return Inspection(files, others, list(duplicates(files, others)))
+    found_twice = duplicates(files, others)
+    first = list(islice(found_twice, _SHOWN))
+    return Inspection(files, others, len(first) + sum(1 for _ in found_twice), first)
 
 
 def duplicates(train: Sequence[TokenFile], validation: Sequence[TokenFile]) -> Iterator[tuple[str, str]]:

@@ -58,7 +58,7 @@ class RunData:
 
     def _unknown_ids(self, found: list[FoundTokens], vocab_size: int | None) -> int | None:
         """What samples have to stay below as they are read; None where manifests say all that can be said."""
-        return None if all(tokens.folders for tokens in found) else vocab_size
+        return vocab_size if any(tokens.foreign for tokens in found) else None
 
 
 def open_data(config: DataConfig, folder: Path | str) -> RunData:
@@ -117,12 +117,14 @@ def _open_tokens(config: DataConfig) -> RunData:
     if config.validation is not None:
         validation = [find_tokens(entry, field="data.validation") for entry in config.validation]
     else:
-        validation = [
-            FoundTokens(found.name, [folder.validation], [folder])
+        trained = {file.prefix for found in train for file in found.files}
+        own = {
+            folder.validation.prefix: FoundTokens(found.name, [folder.validation], [folder])
             for found in train
             for folder in found.folders
             if folder.validation is not None
-        ]
+        }
+        validation = [found for prefix, found in own.items() if prefix not in trained]
     return RunData(config, _common_tokenizer(config, [*train, *validation]), train, validation)
 
 

@@ -43,6 +43,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def sha256_of(path: Path) -> str:
+    """Of a file's content."""
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
 @dataclass(frozen=True)
 class PreparedData:
     """An open prepared folder."""
@@ -82,9 +88,9 @@ class PreparedData:
             if file is None:
                 continue
             file.verify(self.vocab_size)
-            path = self.folder / f"{half}.bin"
-            with path.open("rb") as content:
-                if hashlib.file_digest(content, "sha256").hexdigest() != self.manifest[half]["sha256"]:
+            for suffix, key in ((".bin", "sha256"), (".idx", "index_sha256")):
+                path = self.folder / f"{half}{suffix}"
+                if sha256_of(path) != self.manifest[half][key]:
                     raise DataError(
                         f"{path}: its SHA-256 is not the manifest's: the file has changed since it was written"
                     )

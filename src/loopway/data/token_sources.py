@@ -24,6 +24,12 @@ class FoundTokens:
     folders: list[PreparedData]
     weight: float | None = None
 
+    @property
+    def foreign(self) -> list[TokenFile]:
+        """The files that no manifest tells about."""
+        known = {prepared.folder / half for prepared in self.folders for half in ("train", "validation")}
+        return [file for file in self.files if file.prefix not in known]
+
     def check_ids(self, vocab_size: int) -> None:
         """Raises :class:`DataError` if a token lies outside a model's vocabulary.
 
@@ -37,9 +43,8 @@ class FoundTokens:
                     f"{prepared.folder}: holds token {largest}, outside the model's vocabulary of {vocab_size}; "
                     "leave model.vocab_size out, or make it larger"
                 )
-        if not self.folders:
-            for file in self.files:
-                file.check_ids(vocab_size)
+        for file in self.foreign:
+            file.check_ids(vocab_size)
 
 
 def names_tokens(entry: Entry) -> bool:
