@@ -88,7 +88,6 @@ def test_shells_can_complete() -> None:
         (["run.yaml", "data.train=gone.txt"], "gone.txt"),
         (["run.yaml", "data.train=empty.txt"], "empty.txt"),
         (["run.yaml", "data.train=binary.txt"], "binary.txt"),
-        (["run.yaml", "data.train=short.txt", "data.validation_fraction=0"], "fewer than one sample"),
         (
             ["run.yaml", "data.sequence_length=4096"],
             "data.sequence_length: 4096 tokens are more than the model's",
@@ -108,13 +107,13 @@ def test_bad_input_is_one_line_and_exit_code_2_and_leaves_nothing_behind(
     (here / "broken.yaml").write_text("model: {\nlayout: [4}\n")
     (here / "empty.txt").write_text("")
     (here / "binary.txt").write_bytes(b"\x00\x01\x02" * 100)
-    (here / "short.txt").write_text("few words\n")
     (here / "taken").mkdir()
     (here / "taken" / "letter.txt").write_text("dear reader")
     (here / "other").mkdir()
     from loopway.training.run_config import RunConfig
 
     (here / "other" / "config.yaml").write_text(RunConfig.load("run.yaml", ["model.layout=4"]).to_yaml())
+    (here / "other" / "metrics.jsonl").write_text("{}\n")
 
     def files() -> dict[Path, bytes]:
         return {path: path.read_bytes() for path in here.rglob("*") if path.is_file()}
@@ -128,6 +127,16 @@ def test_bad_input_is_one_line_and_exit_code_2_and_leaves_nothing_behind(
     assert lines[0].startswith("loopway: ") and message in lines[0]
     assert files() == before
     assert not (here / "runs" / "run").exists()
+
+
+def test_too_little_text_is_one_line(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (here / "short.txt").write_text("few words\n")
+    short = ["data.train=short.txt", "data.validation_fraction=0"]
+    assert run_main(monkeypatch, "train", "run.yaml", *short) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("loopway: data.train: ") and "fewer than one sample of sequence_length" in line
 
 
 def test_train_then_generate(
