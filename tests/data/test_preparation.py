@@ -130,6 +130,7 @@ def test_a_document_of_both_train_and_validation_is_left_out_of_training_and_lis
     assert texts_of(prepared, "validation") == ["unique", shared]
     assert shared not in texts_of(prepared, "train") and len(texts_of(prepared, "train")) == 6
     assert prepared.manifest["left_out"] == {"duplicates": 2, "unreadable": 0}
+    assert vocabulary(prepared.tokenizer) == vocabulary(train_tokenizer(texts_of(prepared, "train"), 4096))
     left_out = [json.loads(line) for line in (tmp_path / "data" / "left_out.jsonl").read_text().splitlines()]
     assert [entry["record"] for entry in left_out] == [f"{corpus}/a.txt", f"{corpus}/b.jsonl, line 3"]
     assert "2 training documents are validation documents too" in caplog.text

@@ -66,9 +66,8 @@ class TrainingTexts:
     def _documents(self) -> Iterator[tuple[bytes, str]]:
         left = 0.0
         for source, budget in zip(self.sources, self._budgets(), strict=True):
-            left = (
-                min(left, 0.0) + budget
-            )  # a document that was too long is made good for by those that follow
+            # What one source gave too much is made good for by those that follow.
+            left = min(left, 0.0) + budget
             if left <= 0:
                 continue
             for piece in source.pieces(Position(), partial(new_hash, self.seed)):
