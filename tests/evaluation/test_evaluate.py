@@ -11,9 +11,10 @@ from rich.console import Console
 
 from loopway.errors import ConfigError
 from loopway.evaluation.dynamics import evaluate_checkpoints
-from loopway.evaluation.evaluate import Evaluation, Settings, evaluate
-from loopway.evaluation.harness import HarnessModel, TaskResult
+from loopway.evaluation.evaluate import Settings, evaluate
+from loopway.evaluation.harness import HarnessModel
 from loopway.evaluation.models import open_evaluated
+from loopway.evaluation.results import Evaluation, TaskResult
 from loopway.evaluation.suite import HELD_OUT, PAPER_TASKS, Measure, suite_measures, task_measures
 from loopway.evaluation.tables import details, headline, markdown_tables, mean_accuracy
 from loopway.training.run import train
@@ -44,7 +45,7 @@ def test_a_stopped_evaluation_goes_on(
     settings = Settings(limit=8, batch_size=4, include_path=local_tasks)
     (straight,) = evaluate([str(mesh_model)], measures, tmp_path / "straight", settings)
     calls: list[int] = []
-    model_call = HarnessModel._model_call
+    model_call = HarnessModel._model_call  # type: ignore[attr-defined]
 
     def stop_in_the_third(self: HarnessModel, inps: torch.Tensor, *args: object, **kwargs: object):
         calls.append(len(inps))

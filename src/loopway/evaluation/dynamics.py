@@ -17,7 +17,8 @@ from matplotlib.ticker import ScalarFormatter
 from rich.console import Console
 
 from loopway.errors import ConfigError
-from loopway.evaluation.evaluate import Evaluation, Settings, evaluate
+from loopway.evaluation.evaluate import Settings, evaluate
+from loopway.evaluation.results import Evaluation
 from loopway.evaluation.suite import HELD_OUT, Measure
 from loopway.evaluation.tables import mean_accuracy
 from loopway.report.style import label, line_style

@@ -8,7 +8,7 @@ What is known is not computed again; an evaluation that was stopped goes on. Kno
 import json
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ from rich.console import Console
 
 from loopway.errors import ConfigError
 from loopway.evaluation.answers import Answers
-from loopway.evaluation.harness import HarnessModel, MissingDataError, TaskResult, Tasks
+from loopway.evaluation.harness import HarnessModel, MissingDataError, Tasks
 from loopway.evaluation.models import EvaluatedModel, open_evaluated
 from loopway.evaluation.perplexity import held_out_perplexity, held_out_samples
+from loopway.evaluation.results import Evaluation, TaskResult
 from loopway.evaluation.suite import HELD_OUT, Measure
 from loopway.evaluation.tables import markdown_tables, terminal_tables
 from loopway.files import write_atomically
@@ -48,18 +49,6 @@ class Settings:
     dtype: str | None = None
     include_path: Path | None = None
     plugins: Sequence[Path] = ()
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What was measured of one model; a measure without a result could not be taken, and `missing` says why."""
-
-    model: str
-    key: str
-    measures: Sequence[Measure]
-    """In the order in which they were asked for."""
-    results: dict[Measure, TaskResult] = field(default_factory=dict)
-    missing: dict[Measure, str] = field(default_factory=dict)
 
 
 def evaluate(

@@ -10,7 +10,6 @@ import logging
 import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from loopway.checks import not_among, one_line
 from loopway.errors import ConfigError
 from loopway.evaluation.answers import Answers
+from loopway.evaluation.results import TaskResult
 from loopway.evaluation.suite import Measure
 
 try:
@@ -39,26 +39,6 @@ except ImportError:
 # The harness's own defaults, so that its command line gives the same numbers.
 _SEED, _SEED_OF_OTHERS = 0, 1234
 _BOOTSTRAPS = 1000
-
-
-@dataclass(frozen=True)
-class TaskResult:
-    """A task's outcome.
-
-    Attributes:
-        value: of the measure's metric; accuracies between 0 and 1.
-        error: its standard error; None where the harness gives none.
-        metrics: every metric of the task, by the harness's name.
-        version: of the task's definition.
-        samples: questions that were asked.
-    """
-
-    value: float
-    error: float | None
-    metrics: dict[str, float]
-    version: str
-    samples: int
-    metric: str
 
 
 class MissingDataError(Exception):

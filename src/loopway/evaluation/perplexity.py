@@ -21,8 +21,8 @@ from loopway.data.token_sources import find_tokens
 from loopway.data.tokenizer import fingerprint
 from loopway.errors import DataError
 from loopway.evaluation.answers import Answers
-from loopway.evaluation.harness import TaskResult
 from loopway.evaluation.models import EvaluatedModel
+from loopway.evaluation.results import TaskResult
 from loopway.training.run_folder import RunFolder
 
 

@@ -6,14 +6,11 @@ Knows results; nothing of how they came about.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from loopway.evaluation.results import Evaluation
 from loopway.evaluation.suite import HELD_OUT, Measure
-
-if TYPE_CHECKING:
-    from loopway.evaluation.evaluate import Evaluation
 
 _NOTE = (
     "Perplexities per token (held-out, LAMBADA) or word (WikiText): lower is better. Accuracies in percent, ± standard "
@@ -41,7 +38,7 @@ class Mean:
         return self.taken == self.wanted
 
 
-def mean_accuracy(evaluation: "Evaluation", shots: int | None) -> Mean | None:
+def mean_accuracy(evaluation: Evaluation, shots: int | None) -> Mean | None:
     """Over the measures of so many shots that are in the headline; None if there are none."""
     wanted = [measure for measure in evaluation.measures if measure.in_mean and measure.shots == shots]
     results = [evaluation.results[measure] for measure in wanted if measure in evaluation.results]
@@ -52,7 +49,7 @@ def mean_accuracy(evaluation: "Evaluation", shots: int | None) -> Mean | None:
     return Mean(100 * value, 100 * error, len(results), len(wanted))
 
 
-def headline(evaluations: Sequence["Evaluation"]) -> tuple[list[str], list[list[str]]]:
+def headline(evaluations: Sequence[Evaluation]) -> tuple[list[str], list[list[str]]]:
     """Table 1's columns: a row a model, a column a perplexity or a mean accuracy."""
     perplexities = _in_order(evaluations, lambda measure: measure.is_perplexity)
     shots = sorted({m.shots for m in _in_order(evaluations, lambda m: m.in_mean)}, key=lambda s: s or 0)
@@ -66,7 +63,7 @@ def headline(evaluations: Sequence["Evaluation"]) -> tuple[list[str], list[list[
     return heads, rows
 
 
-def details(evaluations: Sequence["Evaluation"]) -> tuple[list[str], list[list[str]]]:
+def details(evaluations: Sequence[Evaluation]) -> tuple[list[str], list[list[str]]]:
     """A row a task, a column a model."""
     measures = _in_order(evaluations, lambda measure: True)
     heads = ["task", "metric", *(evaluation.model for evaluation in evaluations)]
@@ -81,7 +78,7 @@ def details(evaluations: Sequence["Evaluation"]) -> tuple[list[str], list[list[s
     return heads, rows
 
 
-def terminal_tables(evaluations: Sequence["Evaluation"]) -> list[Table]:
+def terminal_tables(evaluations: Sequence[Evaluation]) -> list[Table]:
     """Both tables for a terminal."""
     tables = []
     for heads, rows in (headline(evaluations), details(evaluations)):
@@ -96,7 +93,7 @@ def terminal_tables(evaluations: Sequence["Evaluation"]) -> list[Table]:
     return tables
 
 
-def markdown_tables(evaluations: Sequence["Evaluation"]) -> str:
+def markdown_tables(evaluations: Sequence[Evaluation]) -> str:
     """Both tables in Markdown, with what their numbers mean and what is missing."""
     parts = []
     for heads, rows in (headline(evaluations), details(evaluations)):
@@ -109,7 +106,7 @@ def markdown_tables(evaluations: Sequence["Evaluation"]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _in_order(evaluations: Sequence["Evaluation"], wanted) -> list[Measure]:
+def _in_order(evaluations: Sequence[Evaluation], wanted) -> list[Measure]:
     """Every measure that was asked for, each once, in the order asked."""
     asked = [measure for evaluation in evaluations for measure in evaluation.measures]
     return [measure for measure in dict.fromkeys(asked) if wanted(measure)]
@@ -121,12 +118,12 @@ def _short(measure: Measure) -> str:
     )
 
 
-def _metric(measure: Measure, evaluations: Sequence["Evaluation"]) -> str:
+def _metric(measure: Measure, evaluations: Sequence[Evaluation]) -> str:
     found = (e.results[measure].metric for e in evaluations if measure in e.results)
     return next(found, measure.metric or "")
 
 
-def _cell(measure: Measure, evaluation: "Evaluation", first: "Evaluation") -> str:
+def _cell(measure: Measure, evaluation: Evaluation, first: Evaluation) -> str:
     result = evaluation.results.get(measure)
     if result is None:
         return "–"
@@ -143,7 +140,7 @@ def _number(value: float, sign: str = "") -> str:
     return f"{value:{sign}.2f}" if abs(value) < 1e5 else f"{value:{sign}.2e}"
 
 
-def _mean_cell(evaluation: "Evaluation", first: "Evaluation", shots: int | None) -> str:
+def _mean_cell(evaluation: Evaluation, first: Evaluation, shots: int | None) -> str:
     mean, other = mean_accuracy(evaluation, shots), mean_accuracy(first, shots)
     if mean is None:
         return "–"
