@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from corpora import contents, jsonl, make_corpus, make_source, make_texts, texts_of
+from corpora import contents, jsonl, make_corpus, make_source, make_texts, texts_of, watching
 from transformers import PreTrainedTokenizerFast
 
 from loopway.data import PreparationConfig, PreparedData, TokenSamples, prepare
@@ -332,6 +332,17 @@ def test_too_little_text_is_refused_and_leaves_nothing(
     with pytest.raises(DataError, match=message):
         prepare(config(Path(source), vocab_size=257), tmp_path / "data")
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_a_single_text_file_is_refused_before_it_is_tokenised(tmp_path: Path) -> None:
+    corpus, events = make_corpus(tmp_path / "corpus", 1), []
+    with (
+        watching(tmp_path / "data.incomplete", lambda *event: events.append(event)),
+        pytest.raises(DataError, match="the training text is a single document"),
+    ):
+        prepare(config(corpus), tmp_path / "data")
+    assert events == []
+    assert prepare(config(corpus, validation_fraction=0), tmp_path / "data").train.num_documents == 1
 
 
 def test_validation_text_without_documents_is_refused(tmp_path: Path) -> None:

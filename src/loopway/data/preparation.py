@@ -18,6 +18,7 @@ from loopway.data.config import PreparationConfig
 from loopway.data.prepared import FORMAT, MANIFEST, PreparedData, is_prepared, read_manifest
 from loopway.data.progress import Meter
 from loopway.data.readers import PIECE_BYTES
+from loopway.data.sides import SINGLE_DOCUMENT
 from loopway.data.sources import TextSource, find_sources
 from loopway.data.tokenizer import fingerprint, load_tokenizer
 from loopway.errors import DataError
@@ -52,6 +53,8 @@ def prepare(
     folder = Path(folder)
     train = find_sources(config.train, config.text_field, field="data.train")
     validation = find_sources(config.validation or [], config.text_field, field="data.validation")
+    if not validation and config.validation_fraction and [source.name[-4:] for source in train] == [".txt"]:
+        raise DataError(SINGLE_DOCUMENT)  # what would be found in the end
     if is_prepared(folder):
         _check_same(folder, config, {"train": train, "validation": validation})
         return PreparedData.open(folder)

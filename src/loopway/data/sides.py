@@ -22,6 +22,11 @@ from loopway.errors import DataError
 
 Half = Literal["train", "validation"]
 HALVES: tuple[Half, Half] = ("train", "validation")
+SINGLE_DOCUMENT = (
+    "data.validation_fraction: the training text is a single document, so the validation set would be empty; "
+    "give data.validation, or more documents, or set data.validation_fraction to 0"
+)
+_CHUNK = 2**20  # tokens of a document that are moved at a time
 _REST = ".rest"  # of a half from which documents were moved
 
 
@@ -171,18 +176,16 @@ class Sides:
         extremes, file = self._extremes[full], TokenFile.open(self.folder / full)
         moved = set(extremes.documents)
         if len(moved) == file.num_documents:
-            raise DataError(
-                "data.validation_fraction: the training text is a single document, so the validation set would be "
-                "empty; give data.validation, or more documents, or set data.validation_fraction to 0"
-            )
+            raise DataError(SINGLE_DOCUMENT)
         aside = self.folder / f"{full}{_REST}"
         writers = {
             full: TokenWriter(aside, self.vocab_size),
             empty: TokenWriter(self.folder / empty, self.vocab_size),
         }
-        for number in range(file.num_documents):
-            ids = file.sequence(number)
-            writers[empty if number in moved else full].append(ids, np.array([len(ids)]))
+        for number, ids in enumerate(file.documents()):
+            writer = writers[empty if number in moved else full]
+            for start in range(0, len(ids), _CHUNK):
+                writer.append_part(ids[start : start + _CHUNK], last=start + _CHUNK >= len(ids))
         self.text_bytes[empty] = extremes.text_bytes * len(moved)
         self.text_bytes[full] -= self.text_bytes[empty]
         return {half: writer.finish() for half, writer in writers.items()}
