@@ -34,7 +34,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("readers", "sources"):
         monkeypatch.setattr(f"loopway.data.{module}.ROWS", 4)
     monkeypatch.setattr("loopway.data.readers.LONG_TEXT", 1500)
-    monkeypatch.setattr("loopway.data.sides._CHUNK", 50)
+    monkeypatch.setattr("loopway.data.sides._CHUNK", 1)
 
 
 @pytest.fixture(scope="session")
