@@ -3,6 +3,7 @@
 Nothing heavy is imported before a verb runs, so that ``--help`` answers at once. Knows nothing of how verbs work.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -54,7 +55,8 @@ def train(
     from loopway.training.run_config import RunConfig
 
     summary = train_run(RunConfig.load(config, overrides or []), out or Path("runs") / config.stem)
-    typer.echo(summary.text())
+    if os.environ.get("RANK", "0") == "0":  # of torchrun's workers one
+        typer.echo(summary.text())
 
 
 @app.command()

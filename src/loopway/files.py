@@ -15,7 +15,10 @@ from loopway.errors import ConfigError
 def write_atomically(path: Path, text: str) -> None:
     """A reader finds the old text or the new one, never a part."""
     aside = path.with_name(f".{path.name}.partial")
-    aside.write_text(text, encoding="utf-8")
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(aside, path)
 
 

@@ -97,11 +97,65 @@ def test_validation_may_be_named(place: Path) -> None:
         assert validation and rows_seen(validation) == rows_of(path)
 
 
-def test_what_is_trained_on_is_not_validated_on_unasked() -> None:
-    assert opened("a/*.bin").validation_samples() is None
-    assert opened("a/validation.bin").validation_samples() is None
-    asked = opened("a/validation.bin", validation="a/validation.bin").validation_samples()
-    assert asked and rows_seen(asked) == rows_of("a/validation.bin")
+@pytest.mark.parametrize(
+    "train, fields",
+    [
+        (["a/validation.bin"], {}),
+        (["a/*.bin"], {}),
+        (["../loading0/a/../a/validation.bin"], {}),
+        (["plain.bin", "held.bin"], {"validation": ["held.bin"], "tokenizer": "tokenizer"}),
+        (["plain.bin"], {"validation": ["a/../plain.bin"], "tokenizer": "tokenizer"}),
+    ],
+)
+def test_what_is_validated_on_is_not_trained_on(place: Path, train: list[str], fields: dict) -> None:
+    train = [name.replace("loading0", place.name) for name in train]
+    with pytest.raises(DataError, match=r"matches the validation set of|is trained on too"):
+        opened(*train, **fields)
+
+
+def test_no_validation_set_of_a_prepared_folder_if_none_is_asked_for() -> None:
+    assert opened("a", validation_fraction=0).validation_samples() is None
+
+
+def test_of_a_large_validation_set_evenly_spread_samples_are_enough() -> None:
+    whole, some = (opened("a", validation_samples=count).validation_samples() for count in (None, 3))
+    assert whole and some and len(some) == 3
+    chosen = [rows_seen(whole)[number * len(whole) // 3] for number in range(3)]
+    assert rows_seen(some) == chosen
+    assert some.document_of_samples().tolist() == [
+        whole.document_of_samples()[n * len(whole) // 3] for n in range(3)
+    ]
+    more = opened("a", validation_samples=10_000).validation_samples()
+    assert more and len(more) == len(whole)
+
+
+def test_a_pattern_that_matches_some_shards_only_is_refused(tmp_path: Path) -> None:
+    content = Path("rows.bin").read_bytes()
+    for number in range(4):
+        part = content[number * 301 : (number + 1) * 301 if number < 3 else None]
+        (tmp_path / f"rows-{number:05}-of-00003.bin").write_bytes(part)
+    shutil.copy("rows.idx", tmp_path / "rows.idx")
+    fields = {"tokenizer": "tokenizer"}
+    assert opened(f"{tmp_path}/rows-*.bin", **fields).train[0].files[0].num_shards == 4
+    assert opened(f"{tmp_path}/rows-00002-of-00003.bin", **fields).train[0].files[0].num_shards == 4
+    with pytest.raises(DataError, match="matches 2 of 4 shards"):
+        opened(f"{tmp_path}/rows-0000[01]-of-00003.bin", **fields)
+
+
+def test_a_run_does_not_go_on_with_other_tokens(tmp_path: Path) -> None:
+    begun = opened("a")
+    begun.keep_identity(tmp_path / "tokens.json", has_begun=False)
+    opened("a").keep_identity(tmp_path / "tokens.json", has_begun=True)
+    shutil.copytree("a", tmp_path / "moved")
+    opened(str(tmp_path / "moved")).keep_identity(tmp_path / "tokens.json", has_begun=True)
+    for train, part in ((["b"], "train"), (["a", "b"], "train"), (["other"], "tokenizer")):
+        with pytest.raises(DataError, match=f"data.{part}: not what this run began with"):
+            opened(*train).keep_identity(tmp_path / "tokens.json", has_begun=True)
+    ids = np.fromfile(tmp_path / "moved" / "train.bin", np.uint16)
+    ids[0] = ids[0] % 200 + 1
+    ids.tofile(tmp_path / "moved" / "train.bin")
+    with pytest.raises(DataError, match="not what this run began with"):
+        opened(str(tmp_path / "moved")).keep_identity(tmp_path / "tokens.json", has_begun=True)
 
 
 def test_a_folder_named_twice_is_validated_on_once() -> None:
@@ -220,7 +274,8 @@ def test_files_beside_prepared_ones_are_not_taken_for_prepared(tmp_path: Path) -
 
 
 def test_ids_are_looked_at_again_as_samples_are_read() -> None:
-    data = opened("plain.bin", tokenizer="./tokenizer", validation="plain.bin")
+    shutil.copy("plain.bin", "again.bin"), shutil.copy("plain.idx", "again.idx")
+    data = opened("plain.bin", tokenizer="./tokenizer", validation="again.bin")
     for samples in (data.training_samples(vocab_size=200), data.validation_samples(vocab_size=200)):
         with pytest.raises(DataError, match=r"outside the vocabulary 0..199"):
             rows_seen(samples)

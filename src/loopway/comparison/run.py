@@ -63,6 +63,7 @@ def compare(
         if is_new and not any(folder.glob("data*")):
             shutil.rmtree(folder)
         raise
+    data.keep_identity(folder / "tokens.json", has_begun=any((folder / "runs").glob("*/metrics.jsonl")))
     if not data.validation:
         raise ConfigError(
             "a comparison needs validation text, and the token files bring none; give data.validation"

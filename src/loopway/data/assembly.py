@@ -248,11 +248,11 @@ class Assembly:
         *,
         is_trained: bool,
     ) -> None:
-        stamps = [[source.name, source.stamp()] for _, source in self._work]
-        self._check_unchanged(self._stamps, stamps, len(stamps))
         self.meter.begin("hashing the sources", None)
         with ThreadPoolExecutor(processes) as threads:
             identities = list(threads.map(lambda item: item[1].identity(), self._work))
+        stamps = [[source.name, source.stamp()] for _, source in self._work]
+        self._check_unchanged(self._stamps, stamps, len(stamps))
         for half in HALVES:
             if counts[half]:
                 counts[half]["index_sha256"] = sha256_of(self.folder / f"{half}.idx")

@@ -37,7 +37,7 @@ def prepare_command(fields: dict[str, Any], out: Path | None, processes: int | N
         config = PreparationConfig(**fields)
     except ValidationError as error:
         raise config_error(error, "data", PreparationConfig) from None
-    started = time.perf_counter()
+    out, started = out.expanduser(), time.perf_counter()
     return _described(prepare(config, out, processes=processes), time.perf_counter() - started)
 
 

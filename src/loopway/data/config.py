@@ -33,7 +33,11 @@ class TokenSource(BaseModel):
 
 
 def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str | dict | BaseModel) else value
+    """A list of entries, folders named alike with and without a slash at the end."""
+    entries = [value] if isinstance(value, str | dict | BaseModel) else value
+    if not isinstance(entries, list):
+        return entries
+    return [entry.rstrip("/") or entry if isinstance(entry, str) else entry for entry in entries]
 
 
 # One entry, or a list of entries.
@@ -64,7 +68,8 @@ class PreparationConfig(_TextOptions):
     """From text to token files.
 
     An entry of ``train`` or ``validation`` is a file (``.txt``, ``.jsonl``, ``.jsonl.gz``, ``.jsonl.zst``,
-    ``.parquet``, ``.json``), a folder (every such file below it), a glob, ``package:name/inner/*.txt`` (files inside an
+    ``.parquet``, ``.json``), a folder (every such file below it but ``.json`` and hidden ones), a glob,
+    ``package:name/inner/*.txt`` (files inside an
     installed Python package) or a :class:`HubDataset`. A text file is one document; so is a JSONL line and a row.
     """
 
@@ -83,6 +88,8 @@ class DataConfig(_TextOptions):
     train: Sources
     validation: Sources | None = None
     """None: ``validation_fraction`` of the training documents; of prepared folders, their own validation sets."""
+    validation_samples: StrictInt | None = Field(default=None, gt=0)
+    """At most so many samples of the validation set, evenly spread over it. None: all of it."""
     sequence_length: StrictInt = Field(gt=0)
     """Tokens that a model sees per sample."""
     sampling: Literal["packed", "preshuffled"] = "packed"

@@ -25,6 +25,8 @@ from loopway.data.records import Document, Piece, Unreadable, read_documents
 from loopway.data.splitting import digest_of
 from loopway.errors import DataError
 
+_MOST_IN_FLIGHT = 64 * 2**20
+"""Bytes of text that are read ahead; more only if a single piece is that long."""
 _LONGEST_TEXT = 2**20
 """Characters that are encoded in one go; the memory of it is some hundred times that."""
 _BETWEEN_WORDS = re.compile(r"(?<=\S)(?= \S)")
@@ -134,10 +136,10 @@ def encode_in_order(
     waiting: deque[tuple[list[tuple[int, Piece]], Future[list[Encoded]]]] = deque()
     batches = _batches(pieces, lambda numbered: _size(numbered[1]), PIECE_BYTES)
     failure: DataError | None = None
-    is_read = False
+    is_read, in_flight = False, 0
     try:
         while waiting or not is_read:
-            while not is_read and len(waiting) <= 2 * processes:
+            while not is_read and len(waiting) <= 2 * processes and in_flight < _MOST_IN_FLIGHT:
                 try:
                     batch = next(batches, None)
                 except DataError as error:
@@ -146,8 +148,10 @@ def encode_in_order(
                     is_read = True
                 else:
                     waiting.append((batch, pool.submit(_encode, [piece for _, piece in batch])))
+                    in_flight += sum(_size(piece) for _, piece in batch)
             if waiting:
                 batch, future = waiting.popleft()
+                in_flight -= sum(_size(piece) for _, piece in batch)
                 for (number, piece), encoded in zip(batch, future.result(), strict=True):
                     yield number, piece, encoded
         if failure is not None:

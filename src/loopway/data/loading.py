@@ -3,6 +3,7 @@
 From text, which is prepared first, or from token files. Knows nothing of models beyond the size of their vocabulary.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from loopway.data.token_file import TokenFile
 from loopway.data.token_sources import FoundTokens, find_tokens, names_tokens
 from loopway.data.tokenizer import fingerprint, load_tokenizer, vocabulary_size
 from loopway.errors import DataError
+from loopway.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,24 @@ class RunData:
     tokenizer: PreTrainedTokenizerFast
     train: list[FoundTokens]
     validation: list[FoundTokens]
+
+    def keep_identity(self, path: Path, *, has_begun: bool) -> None:
+        """Notes in a file which tokens these are; raises :class:`DataError` if a run has begun with others."""
+        now = {
+            "tokenizer": fingerprint(self.tokenizer),
+            "train": [found.identity() for found in self.train],
+            "validation": [found.identity() for found in self.validation],
+        }
+        if has_begun and path.exists():
+            before = json.loads(path.read_text(encoding="utf-8"))
+            for part, value in now.items():
+                if before[part] != value:
+                    raise DataError(
+                        f"data.{part}: not what this run began with ({path}): files were replaced, added or made anew; "
+                        "put them back, or choose another folder"
+                    )
+        else:
+            write_atomically(path, json.dumps(now, indent=2) + "\n")
 
     def check_ids(self, vocab_size: int) -> None:
         """Raises :class:`DataError` if a token lies outside a model's vocabulary, as far as can be seen at once."""
@@ -52,6 +72,7 @@ class RunData:
         return TokenSamples(
             [Source(found.files) for found in self.validation],
             self.config.sequence_length,
+            at_most=self.config.validation_samples,
             mask_documents=self.config.mask_documents,
             vocab_size=self._unknown_ids(self.validation, vocab_size),
         )
@@ -111,20 +132,28 @@ def _open_tokens(config: DataConfig) -> RunData:
                     "tokenizer: loopway prepare"
                 )
     for name in ("validation_fraction", "vocab_size", "text_field", "skip_unreadable"):
-        if getattr(config, name) != DataConfig.model_fields[name].default:
+        given = getattr(config, name)
+        if given != DataConfig.model_fields[name].default and (name, given) != ("validation_fraction", 0):
             raise DataError(f"data.{name}: is for text, and data.train is of tokens already; leave it out")
     train = [find_tokens(entry, field="data.train") for entry in config.train]
     if config.validation is not None:
         validation = [find_tokens(entry, field="data.validation") for entry in config.validation]
+    elif config.validation_fraction == 0:
+        validation = []
     else:
-        trained = {file.prefix for found in train for file in found.files}
         own = {
-            folder.validation.prefix: FoundTokens(found.name, [folder.validation], [folder])
+            folder.validation.prefix.resolve(): FoundTokens(found.name, [folder.validation], [folder])
             for found in train
             for folder in found.folders
             if folder.validation is not None
         }
-        validation = [found for prefix, found in own.items() if prefix not in trained]
+        validation = list(own.values())
+    trained = {file.prefix.resolve() for found in train for file in found.files}
+    for found in validation:
+        if any(file.prefix.resolve() in trained for file in found.files):
+            raise DataError(
+                f"data.validation: {found.name} is trained on too; leave it out of one of the two"
+            )
     return RunData(config, _common_tokenizer(config, [*train, *validation]), train, validation)
 
 

@@ -44,6 +44,18 @@ class EpochOrder:
         return int(_shuffled(block, self.rows, *self._key, epoch)[place])
 
 
+class SpreadOrder:
+    """`samples` of rows 0..rows-1, evenly spread over them and in their order."""
+
+    def __init__(self, rows: int, samples: int) -> None:
+        self.rows = rows
+        self._samples = samples
+
+    def row(self, index: int) -> int:
+        """The row that is seen as number `index` (from 0)."""
+        return index * self.rows // self._samples
+
+
 class MixedOrder:
     """Several sources, one after another in the data, each seen as often as its weight says.
 

@@ -7,6 +7,7 @@ wherever it was interrupted. Knows nothing of models, runs and samples.
 
 import logging
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,9 @@ def prepare(
     assembly = Assembly(partial, request_of(config, given), config, train, validation, meter)
     partial.mkdir(parents=True, exist_ok=True)
     with locked(partial / ".lock", f"another process is preparing {folder}"), meter:
+        if is_prepared(folder):  # by another process, since it was looked for
+            shutil.rmtree(partial)
+            return prepare(config, folder)
         if is_prepared(partial):  # interrupted just before it was renamed
             _check_same(partial, config, {"train": train, "validation": validation})
         assembly.run(given, processes)

@@ -23,7 +23,7 @@ LONGEST_JSON = 64 * 2**20
 """A .json file of more bytes is refused: it can only be read whole."""
 LONGEST_LINE = 256 * 2**20
 """A line of more bytes is refused: the file isn't JSONL."""
-ROWS = 64
+ROWS = 16
 """Rows of a table, or records of a .json file, a piece."""
 _CUT_WINDOW = 2**16
 _BETWEEN_WORDS = re.compile(rb"(?<=\S)(?= \S)")

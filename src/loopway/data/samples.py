@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from loopway.data.order import EpochOrder, MixedOrder
+from loopway.data.order import EpochOrder, MixedOrder, SpreadOrder
 from loopway.data.token_file import TokenFile
 from loopway.errors import DataError
 
@@ -57,6 +57,8 @@ class TokenSamples(Dataset[dict[str, torch.Tensor]]):
     consecutive samples (the nearest number of whole ones), and each of its rows is seen once before any is seen twice;
     an epoch is as many samples as there are rows. The seed then also says which sample is of which source.
 
+    `at_most` so many samples are kept of an epoch, evenly spread over the rows in the order of the files: for validation.
+
     With `vocab_size` every sample that is read is searched for ids outside the vocabulary.
 
     Raises :class:`DataError` for files without a whole sample, preshuffled sequences of another length or with
@@ -72,6 +74,7 @@ class TokenSamples(Dataset[dict[str, torch.Tensor]]):
         sampling: Literal["packed", "preshuffled"] = "packed",
         seed: int | None = None,
         num_samples: int | None = None,
+        at_most: int | None = None,
         mask_documents: bool = False,
         vocab_size: int | None = None,
     ) -> None:
@@ -91,6 +94,9 @@ class TokenSamples(Dataset[dict[str, torch.Tensor]]):
         self._first_rows = [0, *accumulate(count for counts in rows for count in counts)]
         self._order = self._make_order(sources, [sum(counts) for counts in rows], seed)
         self.samples_per_epoch = self._first_rows[-1]
+        if at_most is not None and at_most < self.samples_per_epoch:
+            self._order = SpreadOrder(self.samples_per_epoch, at_most)
+            num_samples = at_most
         self.num_samples = self.samples_per_epoch if num_samples is None else num_samples
 
     def __len__(self) -> int:

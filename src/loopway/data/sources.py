@@ -27,7 +27,7 @@ from loopway.data.readers import (
 from loopway.data.records import Piece, Position
 from loopway.errors import DataError
 
-_COMPRESSIONS = {".jsonl": None, ".jsonl.gz": "gzip", ".jsonl.zst": "zstd"}
+_COMPRESSIONS = {".jsonl": None, ".jsonl.gz": "gzip", ".jsonl.zst": "zstd", ".json.gz": "gzip"}
 FILE_TYPES = (".txt", *_COMPRESSIONS, ".parquet", ".json")
 _FOLDER_TYPES = FILE_TYPES[:-1]  # a lone .json in a folder is as often metadata as text
 _PACKAGE = "package:"
@@ -223,6 +223,7 @@ def _match(pattern: str, entry: str, field: str) -> list[Path]:
             if inner.is_file()
             and inner.name.endswith(_FOLDER_TYPES)
             and not any(part.startswith(".") for part in inner.relative_to(path).parts)
+            and not _is_made_here(inner)
         ]
         if not files:
             raise DataError(f"{field}: the folder {entry!r} holds no {' or '.join(_FOLDER_TYPES)} file")
@@ -231,6 +232,7 @@ def _match(pattern: str, entry: str, field: str) -> list[Path]:
         files = [path]
     elif glob.has_magic(pattern):
         files = [found for found in map(Path, glob.glob(pattern, recursive=True)) if found.is_file()]
+        files = [file for file in files if not _is_made_here(file)]
         if not files:
             raise DataError(f"{field}: no file matches {entry!r}")
     else:
@@ -242,6 +244,13 @@ def _match(pattern: str, entry: str, field: str) -> list[Path]:
                 "and other kinds as {dataset: ...}"
             )
     return files
+
+
+def _is_made_here(file: Path) -> bool:
+    """Whether a preparation has written the file: its folder may lie within that of its sources."""
+    return any(
+        (parent / "train.idx").exists() or (parent / "request.json").exists() for parent in file.parents[:2]
+    )
 
 
 def _package_folder(package: str, entry: str, field: str) -> Path:

@@ -9,6 +9,7 @@ Opening takes the same time and memory for any size. Knows nothing of text, toke
 """
 
 import glob
+import hashlib
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
@@ -22,6 +23,7 @@ from loopway.data.token_index import TokenIndex, map_file
 from loopway.errors import DataError
 
 _SHARD = re.compile(r"(?P<prefix>.+)-(?P<number>\d{5})-of-(?P<of>\d{5})")
+_PAGE = 4096
 _PIECE = 2**20  # bytes whose ids are checked at a time
 _PIECES = 64  # a file of more is checked in places
 
@@ -71,6 +73,11 @@ class TokenFile:
 
     def __reduce__(self):
         return TokenFile.open, (Path(f"{self.prefix}.idx"),)  # a bare prefix may itself end in .bin
+
+    @property
+    def num_shards(self) -> int:
+        """Files that the stream lies in."""
+        return len(self._shards)
 
     @property
     def num_sequences(self) -> int:
@@ -131,6 +138,14 @@ class TokenFile:
                 start = begin
         if start is not None:
             yield self.read(start, self.num_tokens)
+
+    def fingerprint(self) -> str:
+        """A hash that tells this file from others: of its size, and of 64 evenly spread pages of index and tokens each."""
+        digest = hashlib.sha256(f"{self.dtype} {self.num_tokens} {self.num_documents}".encode())
+        for content in (self._index.content, *self._shards):
+            for start in np.linspace(0, max(len(content) - _PAGE, 0), 64).astype(int):
+                digest.update(content[start : start + _PAGE].tobytes())
+        return digest.hexdigest()
 
     def check_ids(self, vocab_size: int) -> None:
         """Raises :class:`DataError` for a token id outside 0..`vocab_size` - 1.

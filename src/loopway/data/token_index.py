@@ -49,12 +49,14 @@ class TokenIndex:
     num_bytes: int
     """Length of the `.bin` that the index describes."""
     num_documents: int
+    content: np.ndarray
+    """uint8[bytes], memory-mapped: the whole file."""
     sizes: np.ndarray
     """int32[sequences], in tokens, memory-mapped."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        content = map_file(path)
+        content = self.content = map_file(path)
         self.dtype, sequences, entries = _read_header(path, content)
         offset = _HEADER.size
         self.sizes = content[offset : (offset := offset + 4 * sequences)].view("<i4")

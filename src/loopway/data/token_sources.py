@@ -6,6 +6,7 @@ Knows nothing of text and samples.
 import glob
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from loopway.data.config import HubDataset, TokenSource
 from loopway.data.prepared import PreparedData, is_prepared
@@ -29,6 +30,10 @@ class FoundTokens:
         """The files that no manifest tells about."""
         known = {prepared.folder / half for prepared in self.folders for half in ("train", "validation")}
         return [file for file in self.files if file.prefix not in known]
+
+    def identity(self) -> list[dict[str, Any]]:
+        """What tells its tokens from others, wherever they lie."""
+        return [{"tokens": file.num_tokens, "fingerprint": file.fingerprint()} for file in self.files]
 
     def check_ids(self, vocab_size: int) -> None:
         """Raises :class:`DataError` if a token lies outside a model's vocabulary.
@@ -78,9 +83,19 @@ def find_tokens(entry: Entry, *, field: str) -> FoundTokens:
         if not found.endswith(".bin"):
             raise DataError(f"{field}: {found!r} is neither a .bin file nor a folder of loopway prepare")
     files = {file.prefix: file for file in map(TokenFile.open, paths)}  # the shards of a file are one
+    shards = sum(file.num_shards for file in files.values())
+    if len(paths) not in (1, shards):
+        raise DataError(
+            f"{field}: {name!r} matches {len(paths)} of {shards} shards; a token file is read whole, so match all of them"
+        )
     folders = [
         PreparedData.open(folder)
         for folder in {prefix.parent: None for prefix in files}
         if is_prepared(folder)
     ]
+    for prepared in folders if field == "data.train" else []:
+        if prepared.validation is not None and prepared.validation.prefix in files:
+            raise DataError(
+                f"{field}: {name!r} matches the validation set of {prepared.folder}; name the folder, or its train.bin"
+            )
     return FoundTokens(name, list(files.values()), folders, weight)

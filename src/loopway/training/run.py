@@ -62,17 +62,19 @@ def train(
     console = console or Console(stderr=True)
     config.build_model_config()
     arguments = training_arguments(config.training, run.checkpoints, validate=True)
-    with arguments.main_process_first(desc="the run folder"):
+    with arguments.main_process_first(local=False, desc="the run folder"):
         is_new = run.begin(config.to_dict(), config.plugins)
     if run.is_finished:
         say(console, f"{run.path}: already finished, nothing to do")
         return RunSummary.read(run.summary)
     with run.locked() if arguments.should_save else contextlib.nullcontext():
         try:
-            with arguments.main_process_first(desc="data"):
+            with arguments.main_process_first(local=False, desc="data"):
                 data = open_data(config.data, Path(data_folder) if data_folder else run.data)
             model_config = config.build_model_config(data.tokenizer)
             data.check_ids(model_config.vocab_size)
+            if arguments.should_save:
+                data.keep_identity(run.tokens, has_begun=run.has_progress)
             return _Run(config, run, data, model_config, title or run.path.name, console).execute()
         except BaseException:
             if is_new and not run.has_progress and not run.has_data:

@@ -1,6 +1,6 @@
 """The folder of a run: where its parts are, whether it is new, half done or finished, and of which config.
 
-    config.yaml  plugins/  data/  metrics.jsonl  tensorboard/  checkpoints/checkpoint-N/  model/
+    config.yaml  plugins/  data/  tokens.json  metrics.jsonl  tensorboard/  checkpoints/checkpoint-N/  model/
     validation_losses.json  summary.json (last)  .lock (held while a process trains)
 
 Knows nothing of how a run is done.
@@ -40,6 +40,11 @@ class RunFolder:
     @property
     def data(self) -> Path:
         return self.path / "data"
+
+    @property
+    def tokens(self) -> Path:
+        """JSON: which tokens the run has begun with."""
+        return self.path / "tokens.json"
 
     @property
     def has_data(self) -> bool:
