@@ -31,7 +31,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
         monkeypatch.setattr(sys, "argv", ["loopway", "prepare", *arguments])
         with pytest.raises(SystemExit) as ended:
             main()
-        return int(ended.value.code or 0), *capfd.readouterr()
+        output = capfd.readouterr()
+        return int(ended.value.code or 0), output.out, output.err
 
     return run_main
 

@@ -274,7 +274,8 @@ def test_files_beside_prepared_ones_are_not_taken_for_prepared(tmp_path: Path) -
 
 
 def test_ids_are_looked_at_again_as_samples_are_read() -> None:
-    shutil.copy("plain.bin", "again.bin"), shutil.copy("plain.idx", "again.idx")
+    for suffix in ("bin", "idx"):
+        shutil.copy(f"plain.{suffix}", f"again.{suffix}")
     data = opened("plain.bin", tokenizer="./tokenizer", validation="again.bin")
     for samples in (data.training_samples(vocab_size=200), data.validation_samples(vocab_size=200)):
         with pytest.raises(DataError, match=r"outside the vocabulary 0..199"):

@@ -412,13 +412,13 @@ def test_a_folder_inside_that_of_its_text_is_no_text(tmp_path, monkeypatch):
     make_corpus(tmp_path / "corpus")
     monkeypatch.chdir(tmp_path / "corpus")
     (tmp_path / "corpus" / "bad.jsonl").write_text("no json\n")
-    first = prepare(config(".", skip_unreadable=True), "data")
+    first = prepare(config(Path("."), skip_unreadable=True), "data")
     assert (tmp_path / "corpus" / "data" / "left_out.jsonl").exists()
-    assert prepare(config(".", skip_unreadable=True), "data").manifest == first.manifest
+    assert prepare(config(Path("."), skip_unreadable=True), "data").manifest == first.manifest
     assert [source["name"] for source in first.manifest["sources"]["train"]][-1] == "bad.jsonl"
 
 
 def test_a_slash_at_the_end_of_a_folder_makes_no_difference(tmp_path):
     corpus = make_corpus(tmp_path / "corpus")
-    first = prepare(config(f"{corpus}/"), tmp_path / "data")
+    first = prepare(config(corpus, train=f"{corpus}/"), tmp_path / "data")
     assert prepare(config(corpus), tmp_path / "data").manifest == first.manifest
