@@ -107,6 +107,24 @@ def test_packed_text_gives_a_tokenizer_no_more_than_the_sample(
     assert 19_000 < sum(map(len, seen)) < 22_000
 
 
+def test_text_of_many_different_words_gives_a_tokenizer_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training takes memory for each different word, and without spaces a sentence is a word."""
+    monkeypatch.setattr("loopway.data.training_texts.WORD_BYTES", 10_000)
+    monkeypatch.setattr("loopway.data.readers.PIECE_BYTES", 1000)
+    rng = random.Random(0)
+    unspaced = ["".join(chr(0x4E00 + rng.randrange(5000)) for _ in range(100)) for _ in range(200)]
+    sources = [make_source("jsonl", tmp_path / "spaced", make_texts(200))]
+    spaced = "".join(TrainingTexts(find_sources(sources, "text", field="data.train"), "text", 0.0, 0, set()))
+    assert spaced == "".join(make_texts(200))
+    sources.append(make_source("jsonl", tmp_path / "unspaced", unspaced))
+    seen = list(TrainingTexts(find_sources(sources, "text", field="data.train"), "text", 0.0, 0, set()))
+    share = Path(sources[1]).stat().st_size / sum(Path(source).stat().st_size for source in sources)
+    assert "".join(seen).startswith(spaced)
+    assert 10_000 * share <= len("".join(seen)[len(spaced) :].encode()) <= 10_000 * share + 1600
+
+
 def test_changing_only_validation_text_changes_nothing_of_training(tmp_path: Path) -> None:
     train = make_corpus(tmp_path / "train")
     first, second = make_corpus(tmp_path / "v1", seed=1), make_corpus(tmp_path / "v2", seed=2)

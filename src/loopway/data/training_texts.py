@@ -1,9 +1,11 @@
 """Which texts a new tokenizer is trained on: a sample of the training documents, never of the validation set.
 
 Little text is used whole. Of more, every source gives its first documents, in proportion to its size; of many small
-ones, some give theirs. Knows nothing of how a tokenizer is trained.
+ones, some give theirs. Text of many different words, as of scripts without spaces, is much sooner than other text.
+Knows nothing of how a tokenizer is trained.
 """
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 
@@ -14,6 +16,9 @@ from loopway.data.sources import TextSource
 from loopway.data.splitting import digest_of, keys_of, new_hash, set_aside
 
 SAMPLE_BYTES = 256 * 2**20
+WORD_BYTES = 10 * 2**20
+"""Of all different words of a sample; training takes up to a hundred times that in memory."""
+_WORD = re.compile(r"\w+|[^\w\s]+")  # about what a byte-level BPE takes for one
 
 
 class TrainingTexts:
@@ -64,24 +69,34 @@ class TrainingTexts:
         return int(keys.max() if aside.all() else keys.min())
 
     def _documents(self) -> Iterator[tuple[bytes, str]]:
-        left = 0.0
-        for source, budget in zip(self.sources, self._budgets(), strict=True):
+        left, words_left, seen = 0.0, 0.0, set[int]()
+        for source, share in zip(self.sources, self._shares(), strict=True):
             # What one source gave too much is made good for by those that follow.
-            left = min(left, 0.0) + budget
-            if left <= 0:
+            left = min(left, 0.0) + SAMPLE_BYTES * share
+            words_left = min(words_left, 0.0) + WORD_BYTES * share
+            if left <= 0 or words_left <= 0:
                 continue
             for piece in source.pieces(Position(), partial(new_hash, self.seed)):
                 for record in read_documents(piece, self.text_field):
                     if isinstance(record, Document):  # what can't be read is dealt with when all is encoded
                         left -= len(record.text)
+                        words_left -= _bytes_of_new_words(record.text, seen)
                         yield piece.digest or digest_of(record.text, self.seed), record.text
-                if left < 0:
+                if left < 0 or words_left < 0:
                     break
 
-    def _budgets(self) -> list[float]:
-        """Characters that each source may give: all of them, if all are no more than the sample and not packed."""
+    def _shares(self) -> list[float]:
+        """Of each source in the whole."""
         known = [source.size for source in self.sources if source.size is not None]
         average = sum(known) / len(known) if known else SAMPLE_BYTES + 1
         sizes = [source.size if source.size is not None else average for source in self.sources]
         total = max(sum(sizes), 1)
-        return [SAMPLE_BYTES * size / total for size in sizes]
+        return [size / total for size in sizes]
+
+
+def _bytes_of_new_words(text: str, seen: set[int]) -> int:
+    """UTF-8 bytes of the words whose hashes aren't among those ``seen``, which are added."""
+    new = {hash(word): word for word in set(_WORD.findall(text))}
+    result = sum(len(word.encode()) for number, word in new.items() if number not in seen)
+    seen.update(new)
+    return result
