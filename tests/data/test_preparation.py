@@ -352,7 +352,10 @@ def test_too_little_text_is_refused_and_leaves_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
 
 
-def test_a_single_text_file_is_refused_before_it_is_tokenised(tmp_path: Path) -> None:
+def test_a_single_long_text_file_is_refused_before_it_is_tokenised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loopway.data.preparation._WORTH_PROCESSES", 50)
     corpus, events = make_corpus(tmp_path / "corpus", 1), []
     with (
         watching(tmp_path / "data.incomplete", lambda *event: events.append(event)),
@@ -360,7 +363,10 @@ def test_a_single_text_file_is_refused_before_it_is_tokenised(tmp_path: Path) ->
     ):
         prepare(config(corpus), tmp_path / "data")
     assert events == []
-    assert prepare(config(corpus, validation_fraction=0), tmp_path / "data").train.num_documents == 1
+    assert (
+        prepare(config(corpus, validation_fraction=0), tmp_path / "data", processes=1).train.num_documents
+        == 1
+    )
 
 
 def test_validation_text_without_documents_is_refused(tmp_path: Path) -> None:

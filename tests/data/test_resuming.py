@@ -109,7 +109,7 @@ def test_killed_with_validation_text_given_it_goes_on_to_the_same_bytes(tmp_path
 
 
 def test_interrupted_at_any_line_it_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
-    """At every 13th one of the modules that know how far the work is."""
+    """At every 29th one of the modules that know how far the work is."""
     config = config_of(
         make_source("jsonl", tmp_path / "a", make_texts(12)), str(make_corpus(tmp_path / "b", 3))
     )
@@ -128,7 +128,7 @@ def test_interrupted_at_any_line_it_goes_on_to_the_same_bytes(tmp_path: Path) ->
         return interrupt
 
     while left <= 0:
-        lines += 13
+        lines += 29
         left = lines
         sys.settrace(interrupt)
         try:

@@ -54,8 +54,14 @@ def prepare(
     folder = Path(folder)
     train = find_sources(config.train, config.text_field, field="data.train")
     validation = find_sources(config.validation or [], config.text_field, field="data.validation")
-    if not validation and config.validation_fraction and [source.name[-4:] for source in train] == [".txt"]:
-        raise DataError(SINGLE_DOCUMENT)  # what would be found in the end
+    is_single = len(train) == 1 and train[0].name.endswith(".txt")
+    if (
+        is_single
+        and config.validation_fraction
+        and not validation
+        and (train[0].size or 0) > _WORTH_PROCESSES
+    ):
+        raise DataError(SINGLE_DOCUMENT)  # of a short text it is found out as soon
     if is_prepared(folder):
         _check_same(folder, config, {"train": train, "validation": validation})
         return PreparedData.open(folder)
