@@ -7,10 +7,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import signal
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+# Started in the background or by nohup, a process ignores these, and so do those that it starts.
+for number, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+    if hasattr(signal, number) and signal.getsignal(getattr(signal, number)) == signal.SIG_IGN:
+        signal.signal(getattr(signal, number), handler)
 
 settings.register_profile("loopway", deadline=None, derandomize=True)
 settings.load_profile("loopway")

@@ -48,7 +48,8 @@ def test_a_misspelt_name_is_answered_with_the_nearest(given: str, meant: str) ->
         build(given, "1+1R2+1", 4)
     message = str(caught.value)
     assert f"unknown recurrence {given!r} (did you mean {meant!r}?)" in message
-    assert "base, static, dynamic, mesh, residual, anchor, anchor*" in message
+    # Between them stands what other tests have registered.
+    assert "known: base, static, dynamic, mesh, " in message and "residual, anchor, anchor" in message
     assert "register_recurrence" in message and "\n" not in message
 
 

@@ -84,6 +84,7 @@ def test_the_folder_holds_what_the_run_was_and_gave(finished: Path, finished_con
         ".lock",
         "config.yaml",
         "data",
+        "tokens.json",
         "metrics.jsonl",
         "tensorboard",
         "checkpoints",

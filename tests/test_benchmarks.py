@@ -1,0 +1,52 @@
+"""Benchmarks run as their README says, and end with the figures that it explains. No test measures time."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+README = (BENCHMARKS / "README.md").read_text(encoding="utf-8")
+SCRIPTS = ("data.py", "data_size.py")
+
+
+def run_quickly(script: str) -> dict[str, Any]:
+    """The JSON of the last line."""
+    result = subprocess.run(
+        [sys.executable, BENCHMARKS / script, "--quick"], capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def shape_of(result: Any) -> Any:
+    """Names without values; sizes in names, which a quick run has smaller, left out."""
+    if not isinstance(result, dict):
+        return None
+    return {re.sub(r"_[\d.]+_mb", "_mb", name): shape_of(value) for name, value in result.items()}
+
+
+def dated_result(script: str) -> dict[str, Any]:
+    """The newest of those that are kept."""
+    name = script.removesuffix(".py").replace("_", "-")
+    newest = max((BENCHMARKS / "results").glob(f"????-??-??-{name}.json"))
+    return json.loads(newest.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_benchmark_ends_with_the_figures_that_its_dated_result_holds(script: str) -> None:
+    without_options = {name: part for name, part in dated_result(script).items() if "_given" not in name}
+    assert shape_of(run_quickly(script)) == shape_of(without_options)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_readme_explains_every_figure(script: str) -> None:
+    for part, figures in dated_result(script).items():
+        if part not in ("date", "machine", "versions"):
+            for name in (part, *figures):
+                pattern = re.sub(r"(mb_of|for)_[\d.e+]+_", r"\1_..._", name)
+                assert f"`{pattern}`" in README, f"{part}: {name}"
