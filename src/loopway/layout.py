@@ -6,7 +6,7 @@ families or recurrences.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 from loopway.errors import LayoutError
@@ -137,6 +137,14 @@ class Layout:
                 cache_offset += segment.layers
             first_layer += segment.layers
         return tuple(stages)
+
+    @property
+    def unshared_stages(self) -> tuple[Stage, ...]:
+        """The same stages with layers of their own: the blocks of a vanilla model of this compute depth."""
+        return tuple(
+            replace(stage, layers=range(stage.cache_offset, stage.cache_offset + len(stage.layers)))
+            for stage in self.stages
+        )
 
     def _segment_names(self) -> list[str]:
         """Looped segments are cores; unlooped ones are the prelude, the coda or blocks between them."""

@@ -5,10 +5,19 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import FAMILIES, random_ids, randomize, stack_of, tiny_config, tiny_model
+from tiny_models import (
+    FAMILIES,
+    family_config,
+    random_ids,
+    randomize,
+    stack_of,
+    tiny_config,
+    tiny_model,
+)
 from transformers import AutoModel, AutoModelForCausalLM
 
 import loopway
+from loopway.modeling.conversion import as_vanilla
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -152,3 +161,91 @@ def test_the_base_model_gives_the_final_hidden_state() -> None:
     )
     ids = random_ids()
     assert torch.equal(full.lm_head(base(ids).last_hidden_state), full(ids).logits)
+
+
+@torch.no_grad()
+def test_a_vanilla_model_is_traced_as_the_blocks_of_another_layout() -> None:
+    model = tiny_model("6", "base")
+    ids = random_ids()
+    expected = model(ids, output_hidden_states=True)
+    with loopway.trace_stages(model, cut="1+2R2+1") as records:
+        actual = model(ids)
+    assert torch.equal(actual.logits, expected.logits)
+    assert [record.stage.name for record in records] == ["prelude", "core[0]", "core[1]", "coda"]
+    for record, (first, end) in zip(records, ((0, 1), (1, 3), (3, 5), (5, 6)), strict=True):
+        assert torch.equal(record.input, expected.hidden_states[first])
+        if end < 6:
+            assert torch.equal(record.output, expected.hidden_states[end])
+    generated = model.generate(ids, max_new_tokens=4, do_sample=False)
+    with loopway.trace_stages(model, cut="1+2R2+1"):
+        assert torch.equal(model.generate(ids, max_new_tokens=4, do_sample=False), generated)
+    assert stack_of(model).stages == model.config.parsed_layout.stages
+
+
+@pytest.mark.parametrize(("layout", "cut"), [("6", "1+2R2+2"), ("1+2R2+1", "6"), ("1+4+1", "2+2R2")])
+def test_a_model_is_cut_only_where_that_changes_nothing(layout: str, cut: str) -> None:
+    model = tiny_model(layout, "base")
+    with pytest.raises(loopway.LoopwayError, match="cut"), loopway.trace_stages(model, cut=cut):
+        pass
+    assert stack_of(model).trace is None
+
+
+@torch.no_grad()
+def test_a_trace_leaves_nothing_behind_even_after_an_error() -> None:
+    model = tiny_model("6", "base")
+    stack, ids = stack_of(model), random_ids()
+    before = dict(vars(stack))
+    with pytest.raises(ZeroDivisionError), loopway.trace_stages(model, cut="2+1R2+2"):
+        model(ids)
+        raise ZeroDivisionError
+    with pytest.raises(IndexError), loopway.trace_stages(model):
+        model(torch.full((1, 3), 10**6))
+    assert vars(stack) == before
+    hooks = [module for module in model.modules() if module._forward_hooks or module._forward_pre_hooks]
+    assert hooks == []
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpointing_is_traced_once_and_changes_no_trace(reentrant: bool) -> None:
+    model = tiny_model("1+1R2+1", "mesh")
+    ids = random_ids()
+    with loopway.trace_stages(model) as expected:
+        model(ids, labels=ids).loss.backward()
+    model.train()
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+    with loopway.trace_stages(model) as records:
+        model(ids, labels=ids, use_cache=False).loss.backward()
+    assert len(records) == len(expected) == 4
+    for record, plain in zip(records, expected, strict=True):
+        assert torch.equal(record.output, plain.output)
+
+
+@torch.no_grad()
+def test_generation_is_traced_step_by_step_and_bf16_as_it_is() -> None:
+    model = tiny_model("1+1R2+1", "mesh", dtype=torch.bfloat16)
+    ids = random_ids(1, 5)
+    with loopway.trace_stages(model) as records:
+        text = model.generate(ids, max_new_tokens=3, do_sample=False, eos_token_id=None)
+    assert [record.output.shape[1] for record in records] == [5] * 4 + [1] * 4 + [1] * 4
+    assert {record.output.dtype for record in records} == {torch.bfloat16}
+    with loopway.trace_stages(model) as whole:
+        model(text[:, :-1])
+    for stage in range(4):
+        steps = torch.cat([record.output for record in records[stage::4]], dim=1)
+        torch.testing.assert_close(steps, whole[stage].output, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_a_familys_own_model_becomes_the_vanilla_one_with_the_same_modules_and_bits(family: str) -> None:
+    own = AutoModelForCausalLM.from_config(family_config(family, num_hidden_layers=4)).eval()
+    randomize(own)
+    ids = random_ids()
+    expected = own(ids).logits
+    vanilla = as_vanilla(own)
+    assert not vanilla.training and {p.device.type for p in vanilla.parameters()} == {"cpu"}
+    with loopway.trace_stages(vanilla, cut="1+1R2+1") as records:
+        assert torch.equal(vanilla(ids).logits, expected)
+    assert len(records) == 4
+    assert {p.data_ptr() for p in vanilla.parameters()} == {p.data_ptr() for p in own.parameters()}
+    assert torch.equal(own(ids).logits, expected)

@@ -5,7 +5,7 @@ it runs the stages. Knows nothing of embeddings, masks or heads.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedConfig, PreTrainedModel
 
-from loopway.layout import Stage
+from loopway.errors import LayoutError
+from loopway.layout import Layout, Stage
 from loopway.modeling.cache import StageCache
 from loopway.recurrence import build_recurrence
 
@@ -46,7 +47,8 @@ class RecursiveStack(nn.Module):
         super().__init__()
         self.layers = layers
         self.recurrence = build_recurrence(config.recurrence, config.recurrence_options)
-        self.stages = config.parsed_layout.stages
+        self.layout: Layout = config.parsed_layout
+        self.stages: Sequence[Stage] = self.layout.stages
         self.embedding_scale = math.sqrt(config.hidden_size) if config.scale_embeddings else None
         self.trace: list[StageRecord] | None = None
 
@@ -63,13 +65,13 @@ class RecursiveStack(nn.Module):
         if self.embedding_scale is not None:
             hidden_states = hidden_states * self.embedding_scale
         state = self.recurrence.start(hidden_states)
-        for stage in self.stages:
+        for position, stage in enumerate(self.stages):
             stage_input = hidden_states
             stage_kwargs = _with_stage_cache(kwargs, stage)
             for layer in stage.layers:
                 hidden_states = self.layers[layer](hidden_states, **stage_kwargs)
             stage_output = hidden_states
-            is_last = stage.index == len(self.stages) - 1
+            is_last = position == len(self.stages) - 1
             if not is_last:
                 hidden_states, state = self.recurrence.advance(state, stage.index, stage_input, stage_output)
             if self.trace is not None:
@@ -103,10 +105,21 @@ def find_stack(model: nn.Module) -> RecursiveStack:
 
 
 @contextmanager
-def trace_stages(model: PreTrainedModel | nn.Module) -> Iterator[list[StageRecord]]:
+def trace_stages(
+    model: PreTrainedModel | nn.Module, *, cut: str | None = None
+) -> Iterator[list[StageRecord]]:
     """Record every stage of every forward pass within the block, in the order in which they ran.
 
-    Tensors are kept as they are, with their graph if gradients are on: use ``torch.no_grad()`` to only look.
+    Tensors are kept as they are, with their graph if gradients are on: use ``torch.no_grad()`` to only look. Layers
+    that gradient checkpointing runs once more are not recorded once more.
+
+    Args:
+        model: a recursive model, also inside a wrapper (PEFT, DDP).
+        cut: of a vanilla model, the layout of equal compute depth as whose blocks it is recorded.
+
+    Raises:
+        TypeError: the model isn't recursive.
+        LayoutError: the model can't be cut so.
 
     Example::
 
@@ -115,8 +128,38 @@ def trace_stages(model: PreTrainedModel | nn.Module) -> Iterator[list[StageRecor
         records[1].stage.name, records[1].output.shape      # 'core[0]', [batch, seq, hidden]
     """
     stack = find_stack(model)
+    stages = stack.stages if cut is None else _blocks(stack, cut)
     before, stack.trace = stack.trace, []
     try:
-        yield stack.trace
+        with running_stages(model, stages):
+            yield stack.trace
     finally:
         stack.trace = before
+
+
+@contextmanager
+def running_stages(model: PreTrainedModel | nn.Module, stages: Sequence[Stage]) -> Iterator[None]:
+    """Within, the model runs these stages instead of its layout's; the last one's output goes to the head.
+
+    After each of the others the recurrence acts as at the boundary of the stage's index. A stage may run several
+    times or not at all; a KV cache fits only stages that are all of the layout's, each once.
+    """
+    stack = find_stack(model)
+    before, stack.stages = stack.stages, stages
+    try:
+        yield
+    finally:
+        stack.stages = before
+
+
+def _blocks(stack: RecursiveStack, cut: str) -> Sequence[Stage]:
+    layout = Layout.parse(cut)
+    if len(stack.layout.stages) > 1:
+        raise LayoutError(
+            f"a model of layout {stack.layout} has stages of its own; only a vanilla one can be cut"
+        )
+    if layout.compute_depth != stack.layout.compute_depth:
+        raise LayoutError(
+            f"a vanilla model of {stack.layout} layers can't be cut as {cut}, which has {layout.compute_depth}"
+        )
+    return layout.unshared_stages
