@@ -64,7 +64,7 @@ def open_model(
         ConfigError: there is no model, or it can't be opened.
     """
     path = Path(path)
-    folder = _model_folder(path)
+    folder = model_folder(path)
     load_plugins(plugins)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -87,7 +87,8 @@ def _plugins_of_run(path: Path) -> list[Path]:
     return []
 
 
-def _model_folder(path: Path) -> Path:
+def model_folder(path: Path) -> Path:
+    """Where the model lies that a run folder, a model folder or a checkpoint stands for. Raises as :func:`open_model`."""
     if not path.is_dir():
         raise ConfigError(f"no folder {path}; give a run folder or a model folder")
     for folder in (RunFolder(path).model, path):

@@ -1,0 +1,117 @@
+"""What each loop contributes: the loss with fewer loops and with more, and with one loop's output withheld.
+
+Knows recursive models and batches of samples; nothing of where these come from.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from loopway.data.samples import IGNORED_LABEL
+from loopway.layout import Stage
+from loopway.modeling.stack import find_stack, running_stages
+from loopway.probing.results import LoopProbes, LossChange
+from loopway.probing.states import loops_of
+from loopway.recurrence.fixed import Base
+
+ADDED_LOOPS = 2
+
+
+def probe_loops(model: PreTrainedModel, batches: Sequence[dict[str, Tensor]]) -> list[LoopProbes]:
+    """Losses of every change to the loops of a model, on the same samples.
+
+    Args:
+        model: a recursive model.
+        batches: ``input_ids``, ``shift_labels`` and, where documents are masked, ``position_ids``, ``[batch, seq]``.
+
+    Returns:
+        One for each looped segment; none for a vanilla model.
+    """
+    stages = list(find_stack(model).layout.stages)
+    loops = loops_of(stages)
+    if not loops:
+        return []
+    whole = _losses(model, batches)
+    return [_probe_segment(model, batches, stages, loop, whole) for loop in loops]
+
+
+def _probe_segment(
+    model: PreTrainedModel,
+    batches: Sequence[dict[str, Tensor]],
+    stages: list[Stage],
+    loop: list[int],
+    whole: np.ndarray,
+) -> LoopProbes:
+    def change(name: str, loops: int | None, losses: np.ndarray) -> LossChange:
+        differences = losses - whole
+        error = differences.std(ddof=1) / math.sqrt(len(whole)) if len(whole) > 1 else math.nan
+        return LossChange(name, loops, float(losses.mean()), float(differences.mean()), float(error))
+
+    before, after = stages[: loop[0]], stages[loop[-1] + 1 :]
+    by_loops = []
+    # Where nothing follows the loop there is no boundary after its last iteration, so that none can be added.
+    for count in range(len(loop) + (ADDED_LOOPS if after else 0) + 1):
+        # As many of the trained iterations as there are, then the last one again.
+        iterations = [stages[loop[min(number, len(loop) - 1)]] for number in range(count)]
+        if not (run := [*before, *iterations, *after]):
+            continue
+        losses = whole
+        if count != len(loop):
+            with running_stages(model, run):
+                losses = _losses(model, batches)
+        by_loops.append(change(f"{count} loop{'s' if count != 1 else ''}", count, losses))
+    without_write = []
+    if not isinstance(find_stack(model).recurrence, Base):  # to which nothing would be left
+        for stage in (stages[index] for index in loop if index < len(stages) - 1):
+            with _withholding(model, stage.index):
+                losses = _losses(model, batches)
+            without_write.append(change(f"without {stage.name}", None, losses))
+    return LoopProbes(
+        segment=stages[loop[0]].name.partition("[")[0],
+        trained_loops=len(loop),
+        samples=len(whole),
+        loss=float(whole.mean()),
+        by_loops=by_loops,
+        without_write=without_write,
+    )
+
+
+@contextmanager
+def _withholding(model: PreTrainedModel, boundary: int) -> Iterator[None]:
+    """Within, the recurrence is given zeros for what the stage before a boundary computed: MeSH writes nothing."""
+    recurrence = find_stack(model).recurrence
+    advance = recurrence.advance
+
+    def without_output(state, step, stage_input, stage_output):
+        output = torch.zeros_like(stage_output) if step == boundary else stage_output
+        return advance(state, step, stage_input, output)
+
+    recurrence.advance = without_output
+    try:
+        yield
+    finally:
+        del recurrence.advance
+
+
+@torch.no_grad()
+def _losses(model: PreTrainedModel, batches: Sequence[dict[str, Tensor]]) -> np.ndarray:
+    """Loss of every sample, nats per token, ``[samples]``."""
+    return np.array(list(chain.from_iterable(_losses_of_batch(model, batch) for batch in batches)))
+
+
+def _losses_of_batch(model: PreTrainedModel, batch: dict[str, Tensor]) -> list[float]:
+    inputs = {name: value.to(model.device) for name, value in batch.items()}
+    targets = inputs.pop("shift_labels")
+    logits = model(**inputs, use_cache=False).logits
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    return [
+        F.cross_entropy(logit.to(dtype), target, ignore_index=IGNORED_LABEL).item()
+        for logit, target in zip(logits, targets, strict=True)
+    ]

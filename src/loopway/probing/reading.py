@@ -1,0 +1,59 @@
+"""Held-out samples through a model, with every stage's record: what all probes look at.
+
+Knows models and samples; nothing of what is made of the records.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+from transformers import PreTrainedModel
+
+from loopway.data.samples import TokenSamples
+from loopway.modeling.stack import StageRecord, trace_stages
+
+Batch = dict[str, Tensor]
+_TOKENS_AT_ONCE = 4096
+
+
+def evenly_spread(samples: TokenSamples, at_most: int) -> Subset[Batch]:
+    """So many samples at most, from everywhere in the text."""
+    count = min(at_most, len(samples))
+    return Subset(samples, np.linspace(0, len(samples) - 1, count).round().astype(int).tolist())
+
+
+def batches_of(samples: Subset[Batch]) -> DataLoader:
+    """Batches of about 4,096 tokens: enough to keep a device busy, few enough to keep every stage's states."""
+    length = samples[0]["input_ids"].shape[0]
+    return DataLoader(samples, batch_size=max(1, _TOKENS_AT_ONCE // length))
+
+
+def count_tokens(samples: Subset[Batch], vocab_size: int) -> tuple[np.ndarray, str]:
+    """How often each token id is read, ``[vocab]``, and a hash of the text, for telling whether models read the same."""
+    counts, digest = np.zeros(vocab_size, dtype=np.int64), hashlib.sha256()
+    for index in range(len(samples)):
+        ids = samples[index]["input_ids"].numpy()
+        counts += np.bincount(ids, minlength=vocab_size)
+        digest.update(ids.tobytes())
+    return counts, digest.hexdigest()
+
+
+@torch.no_grad()
+def traced(
+    model: PreTrainedModel, batches: DataLoader | Sequence[Batch], cut: str | None = None
+) -> Iterator[tuple[Batch, list[StageRecord]]]:
+    """Each batch with the records of its forward pass, which stops before the head.
+
+    Args:
+        model: a recursive model in eval mode.
+        batches: ``input_ids`` and, where documents are masked, ``position_ids``, ``[batch, seq]``; labels are left out.
+        cut: of a vanilla model, the layout as whose blocks it is read.
+    """
+    for batch in batches:
+        inputs = {name: value.to(model.device) for name, value in batch.items() if name != "shift_labels"}
+        with trace_stages(model, cut=cut) as records:
+            model.base_model(**inputs, use_cache=False)
+        yield batch, records

@@ -1,0 +1,129 @@
+"""What MeSH's routers do: which slots are written and read, and which state is read how much (section 3).
+
+Knows the records of a trace and token ids; nothing of how a model is run.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from loopway.layout import Stage
+from loopway.modeling.stack import StageRecord
+from loopway.probing.measures import entropy
+from loopway.probing.results import RouterProbes
+from loopway.probing.spread import RunningSpread
+
+GROUPS = 10
+"""Groups of tokens by frequency."""
+UNUSED = 0.01
+"""A slot through which never a larger share of what is read comes is called unused."""
+
+
+def has_routers(records: Sequence[StageRecord]) -> bool:
+    """Whether every boundary was routed over slots."""
+    boundaries = records[:-1]
+    return bool(boundaries) and all(
+        record.write is not None and record.read is not None and record.weights is not None
+        for record in boundaries
+    )
+
+
+class TokenGroups:
+    """Tokens in groups from the most frequent to the rarest, each about the same share of a text.
+
+    Args:
+        counts: how often each token id is in the text, ``[vocabulary]``.
+    """
+
+    def __init__(self, counts: np.ndarray) -> None:
+        order = np.argsort(-counts, kind="stable")
+        before = np.concatenate([[0], np.cumsum(counts[order])[:-1]])
+        self.of_token = np.empty(len(counts), dtype=np.int64)
+        self.of_token[order] = np.minimum(before * GROUPS // max(counts.sum(), 1), GROUPS - 1)
+        self.least = np.full(GROUPS, np.nan)
+        for group in range(GROUPS):
+            found = counts[(self.of_token == group) & (counts > 0)]
+            self.least[group] = found.min() if len(found) else np.nan
+
+
+class GroupedMean:
+    """Mean of ``a(t, s)`` over the tokens of each group."""
+
+    def __init__(self, groups: int, boundaries: int) -> None:
+        self._sums = np.zeros((groups, boundaries, boundaries + 1))
+        self._counts = np.zeros(groups)
+
+    def add(self, mixing: np.ndarray, groups: np.ndarray) -> None:
+        """``mixing``: ``[seq, T, T + 1]``; ``groups``: of each token, ``[seq]``."""
+        np.add.at(self._sums, groups, mixing)
+        np.add.at(self._counts, groups, 1)
+
+    def mean(self) -> np.ndarray:
+        """``[groups, T, T + 1]``, NaN for a group without tokens."""
+        with np.errstate(invalid="ignore"):
+            return self._sums / self._counts[:, None, None]
+
+
+class RouterProbe:
+    """Collects routing weights over samples.
+
+    Args:
+        stages: that ran.
+        sequence_length: tokens of a sample.
+        groups: of tokens by frequency.
+    """
+
+    def __init__(self, stages: Sequence[Stage], sequence_length: int, groups: TokenGroups) -> None:
+        self.stages = stages[:-1]
+        self.groups = groups
+        # 0, 1, 2–3, 4–7, …: what happens at the beginning is worth a closer look.
+        self.positions = np.array(
+            [0, *(2**power for power in range(max(sequence_length - 1, 0).bit_length()))]
+        )
+        self._of_position = np.searchsorted(self.positions, np.arange(sequence_length), side="right") - 1
+        self._by_position = GroupedMean(len(self.positions), len(self.stages))
+        self._by_frequency = GroupedMean(GROUPS, len(self.stages))
+        names = ("write", "read", "write_entropy", "read_entropy", "mixing", "flow")
+        self._found = {name: RunningSpread() for name in names}
+
+    def add(self, records: Sequence[StageRecord], input_ids: Tensor) -> None:
+        """The records of one forward pass of ``input_ids``, ``[batch, seq]``."""
+        boundaries = records[: len(self.stages)]
+        write = torch.stack([_double(record.write) for record in boundaries], dim=2)  # [batch, seq, T, slots]
+        read = torch.stack([_double(record.read) for record in boundaries], dim=2)
+        mixing = write.new_full((*write.shape[:3], len(self.stages) + 1), torch.nan)
+        for boundary, record in enumerate(boundaries):
+            mixing[:, :, boundary, : boundary + 2] = _double(record.weights)
+        held = write.cumsum(dim=2)  # how much has been written to a slot; the embeddings lie in the first
+        held[..., 0] += 1
+        per_token = {"write": write, "read": read, "mixing": mixing, "flow": read * held}
+        per_token |= {"write_entropy": entropy(write), "read_entropy": entropy(read)}
+        for sample, ids in enumerate(input_ids.cpu().numpy()):
+            for name, values in per_token.items():
+                self._found[name].add(values[sample].mean(dim=0))
+            tokens = mixing[sample].cpu().numpy()
+            self._by_position.add(tokens, self._of_position[: len(ids)])
+            self._by_frequency.add(tokens, self.groups.of_token[ids])
+
+    def result(self) -> RouterProbes:
+        """What was found in all samples."""
+        found = {name: values.spread() for name, values in self._found.items()}
+        flow = found["flow"]
+        shares = flow.mean / flow.mean.sum(axis=1, keepdims=True)
+        return RouterProbes(
+            boundaries=[f"after {stage.name}" for stage in self.stages],
+            sources=["h_emb", *(stage.name for stage in self.stages)],
+            positions=self.positions,
+            mixing_by_position=self._by_position.mean(),
+            frequencies=self.groups.least,
+            mixing_by_frequency=self._by_frequency.mean(),
+            unused_slots=[int(slot) for slot in np.flatnonzero((shares < UNUSED).all(axis=0))],
+            **found,
+        )
+
+
+def _double(weights: Tensor | None) -> Tensor:
+    assert weights is not None, "asked only of routers"
+    return weights.double()
