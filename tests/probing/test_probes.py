@@ -1,6 +1,7 @@
 """What probes collect over samples is what the records of single samples say."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,13 @@ from loopway.probing.results import Spread
 from loopway.probing.routers import RouterProbe, TokenGroups, has_routers
 from loopway.probing.spread import RunningSpread
 from loopway.probing.states import StateProbe
+
+
+def traced_once(model, batch) -> Any:
+    """Records whose routing isn't None for a type checker."""
+    with torch.no_grad(), loopway.trace_stages(model) as records:
+        model(batch["input_ids"])
+    return records
 
 
 def probed_states(model, batches, cut=None):
@@ -60,8 +68,7 @@ def test_state_probes_have_a_value_for_every_stage_and_state_of_any_layout(
     stages = Layout.parse(layout).stages
     assert found.stages == [stage.name for stage in stages]
     assert found.states[0] == "h_emb" and found.states[-1] == "h_out" and len(found.states) == len(stages) + 1
-    with torch.no_grad(), loopway.trace_stages(model) as records:
-        model(batch["input_ids"])
+    records = traced_once(model, batch)
     updates = np.array([[relative_update(r.input[n], r.output[n]).item() for r in records] for n in range(3)])
     assert_same(found.relative_update, Spread(updates.mean(0), updates.std(0)))
     assert found.cka.mean.shape == (len(stages) + 1,) * 2
@@ -112,7 +119,7 @@ def test_a_vanilla_model_is_probed_as_the_blocks_of_another_layout() -> None:
     assert found.relative_update.mean[2] == pytest.approx(expected)
 
 
-def probed_routers(model, batch, counts=None):
+def probed_routers(model, batch, counts=None) -> tuple[Any, Any]:
     ((_, records),) = traced(model, [batch])
     assert has_routers(records)
     counts = np.bincount(batch["input_ids"].flatten(), minlength=VOCABULARY) if counts is None else counts
@@ -152,7 +159,7 @@ def test_what_flows_through_the_slots_is_what_a_buffer_would_give() -> None:
 def test_a_slot_that_is_never_read_is_named() -> None:
     model = small_model("1+1R2+1")
     with torch.no_grad():
-        for router in find_stack(model).recurrence.get_submodule("read_routers"):
+        for router in find_stack(model).recurrence.get_submodule("read_routers").children():
             router.bias[3] = -30
     found, _ = probed_routers(model, small_batch())
     assert found.unused_slots == [3]
@@ -231,8 +238,7 @@ def test_the_loss_with_more_or_fewer_loops_is_that_of_the_model_with_so_many() -
 def test_after_each_loop_the_coda_reads_what_that_loop_hands_on() -> None:
     model, batch = small_model("1+1R3+1", "mesh"), small_batch(2)
     (found,) = probe_loops(model, [batch])
-    with torch.no_grad(), loopway.trace_stages(model) as records:
-        model(batch["input_ids"])
+    records = traced_once(model, batch)
     stack, coda = find_stack(model), records[-1].stage
     for loops in range(3):
         # The coda's layer on h(loops), which stands at the input of stage loops + 1.
@@ -253,8 +259,7 @@ def test_a_withheld_write_leaves_the_mix_without_it() -> None:
     model, batch = small_model("1+1R2+1", "mesh"), small_batch(2)
     (found,) = probe_loops(model, [batch])
     assert [change.change for change in found.without_write] == ["without core[0]", "without core[1]"]
-    with torch.no_grad(), loopway.trace_stages(model) as records:
-        model(batch["input_ids"])
+    records = traced_once(model, batch)
     # Without what core[1] wrote, the coda reads the other states with the same weights.
     states = [records[0].input, records[0].output, records[1].output]
     weights = records[2].weights

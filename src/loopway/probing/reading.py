@@ -45,7 +45,7 @@ def count_tokens(samples: Subset[Batch], vocab_size: int) -> tuple[np.ndarray, s
 def traced(
     model: PreTrainedModel, batches: DataLoader | Sequence[Batch], cut: str | None = None
 ) -> Iterator[tuple[Batch, list[StageRecord]]]:
-    """Each batch with the records of its forward pass, which stops before the head.
+    """Each batch with the records of its forward pass, which computes next to no logits.
 
     Args:
         model: a recursive model in eval mode.
@@ -55,5 +55,6 @@ def traced(
     for batch in batches:
         inputs = {name: value.to(model.device) for name, value in batch.items() if name != "shift_labels"}
         with trace_stages(model, cut=cut) as records:
-            model.base_model(**inputs, use_cache=False)
+            # As a whole, for wrappers' sake (sharding, autocast); the head sees a single position.
+            model(**inputs, use_cache=False, logits_to_keep=1)
         yield batch, records

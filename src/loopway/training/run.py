@@ -18,10 +18,11 @@ from transformers.trainer_callback import PrinterCallback
 
 from loopway.data.loading import RunData, open_data
 from loopway.data.samples import TokenSamples
-from loopway.errors import LoopwayError
+from loopway.errors import ConfigError, LoopwayError
 from loopway.files import write_atomically
 from loopway.modeling.accounting import parameter_report
 from loopway.modeling.stack import find_stack
+from loopway.probing.callback import ProbeLog
 from loopway.training.arguments import training_arguments
 from loopway.training.callbacks import Interruption, ProgressBar, RunLog, perplexity, say
 from loopway.training.measurements import device_name, peak_memory_bytes, reset_peak_memory
@@ -102,6 +103,12 @@ class _Run:
         self.arguments = training_arguments(config.training, run.checkpoints, validate=bool(data.validation))
         self.train_samples = self._training_samples(model_config.vocab_size)
         self.validation_samples = data.validation_samples(vocab_size=model_config.vocab_size)
+        if config.probe_every is not None and self.validation_samples is None:
+            raise ConfigError(
+                "probe_every: probes read validation text; give data.validation, or leave it out"
+            )
+        self.tensorboard = TensorBoardCallback()
+        self.tensorboard.logging_dir = str(run.tensorboard)
         set_seed(self.arguments.seed)
         self.model = AutoModelForCausalLM.from_config(model_config)
         if self.arguments.fsdp_plugin_args is not None:  # a unit for each layer, where no class is given
@@ -134,7 +141,7 @@ class _Run:
         )
         reset_peak_memory(self.arguments.device)
         with Interruption() as interruption, ProgressBar(self.console, self.title, log) as bar:
-            trainer = self._trainer([run_log, bar, interruption])
+            trainer = self._trainer([run_log, bar, interruption, *self._probes(run_log, step)])
             try:
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             finally:  # its thread writes into the folder, which may be removed
@@ -145,9 +152,14 @@ class _Run:
             self._evaluate_final(trainer)
             return self._finish(trainer, run_log)
 
+    def _probes(self, run_log: RunLog, resumed_step: int) -> list[ProbeLog]:
+        if self.config.probe_every is None or self.validation_samples is None:
+            return []
+        log = MetricsLog(self.run.probes, resumed_step, write=self.arguments.should_save)
+        restart = run_log.timer.restart
+        return [ProbeLog(self.config.probe_every, self.validation_samples, log, self.tensorboard, restart)]
+
     def _trainer(self, callbacks: list) -> SampleTrainer:
-        self.tensorboard = TensorBoardCallback()
-        self.tensorboard.logging_dir = str(self.run.tensorboard)
         trainer = SampleTrainer(
             model=self.model,
             args=self.arguments,

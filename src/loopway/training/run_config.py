@@ -1,4 +1,4 @@
-"""A run's whole config: ``model:``, ``data:``, ``training:``, ``plugins:``; from YAML and overrides, checked early.
+"""A run's whole config: ``model:``, ``data:``, ``training:``, ``plugins:``, ``probe_every:``; from YAML and overrides, checked early.
 
 Knows what a config means, not how a run is done.
 """
@@ -34,6 +34,8 @@ class RunConfig(BaseModel):
     """``TrainingArguments`` fields and ``global_batch_size``, the recipe's defaults filled in."""
     plugins: list[str] = []
     """Python files that are run before the model is built, for ``loopway.register_recurrence``."""
+    probe_every: int | None = None
+    """Steps from one probe of the model to the next; None: it isn't probed while it trains."""
 
     @classmethod
     def load(cls, path: Path | str, overrides: Sequence[str] = ()) -> Self:
@@ -59,6 +61,9 @@ class RunConfig(BaseModel):
                 raise wrong_value(name, section, "a mapping")
             sections[name] = section
         plugins = check_value("plugins", content.get("plugins") or [], list[str])
+        probe_every = check_value("probe_every", content.get("probe_every"), int | None)
+        if probe_every is not None and probe_every < 1:
+            raise wrong_value("probe_every", probe_every, "a number of steps, at least 1")
         names = [Path(plugin).name for plugin in plugins]
         for name in names:
             if names.count(name) > 1:
@@ -72,16 +77,23 @@ class RunConfig(BaseModel):
             except ValidationError as error:
                 raise config_error(error, name, section_type) from None
         training = complete_training(sections["training"], sections["model"].learning_rate)
-        return cls(model=sections["model"], data=sections["data"], training=training, plugins=plugins)
+        return cls(
+            model=sections["model"],
+            data=sections["data"],
+            training=training,
+            plugins=plugins,
+            probe_every=probe_every,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Everything that is set, as plain values; :meth:`from_dict` of it gives an equal config."""
-        return {
+        content: dict[str, Any] = {
             "model": self.model.model_dump(exclude_none=True),
             "data": self.data.model_dump(exclude_none=True),
             "training": self.training,
             "plugins": self.plugins,
         }
+        return content if self.probe_every is None else content | {"probe_every": self.probe_every}
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.to_dict(), sort_keys=False)

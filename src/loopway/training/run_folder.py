@@ -1,6 +1,6 @@
 """The folder of a run: where its parts are, whether it is new, half done or finished, and of which config.
 
-    config.yaml  plugins/  data/  tokens.json  metrics.jsonl  tensorboard/  checkpoints/checkpoint-N/  model/
+    config.yaml  plugins/  data/  tokens.json  metrics.jsonl  probes.jsonl  tensorboard/  checkpoints/checkpoint-N/  model/
     validation_losses.json  summary.json (last)  .lock (held while a process trains)
 
 Knows nothing of how a run is done.
@@ -54,6 +54,11 @@ class RunFolder:
     @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
+
+    @property
+    def probes(self) -> Path:
+        """probes.jsonl, of a run that is probed while it trains."""
+        return self.path / "probes.jsonl"
 
     @property
     def tensorboard(self) -> Path:
