@@ -1,0 +1,150 @@
+"""One HTML page that holds everything it shows: text, tables, drawings. No script, no network, no font of its own.
+
+Knows nothing of what is reported. Every string is text and comes out as it is, ``<`` included; only a
+``markupsafe.Markup`` is HTML, and drawings are SVG.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from loopway.files import write_atomically
+
+_SMALLEST_TEXT, _BEST_TEXT = 11, 15  # CSS pixels
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text, numbers to the right.
+
+    Attributes:
+        caption: what the numbers are.
+        heads: one per column.
+        rows: one cell per column.
+        text_columns: how many columns, from the first, name the row; the others are numbers.
+        folded: shown when its caption is clicked; for tables that are looked things up in.
+    """
+
+    caption: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    text_columns: int = 1
+    folded: bool = False
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing in black on white, as wide as the page; where that makes its text too small, it can be scrolled.
+
+    Attributes:
+        svg: an ``<svg>`` element with a ``viewBox`` and a label for screen readers; its ids are unique on the page.
+        caption: what is shown and how to read it.
+        text_size: of its smallest text, in units of its ``viewBox``.
+        folded: shown when its caption is clicked; what is folded takes next to no time to load.
+    """
+
+    svg: str
+    caption: str
+    text_size: float = 7.0
+    folded: bool = False
+
+    @property
+    def markup(self) -> Markup:
+        return Markup(self.svg)
+
+    @property
+    def style(self) -> str:
+        """CSS that scales it: its shape, its least and its best width.
+
+        Raises:
+            ValueError: the drawing has no ``viewBox``.
+        """
+        found = re.search(r'<svg[^>]*\sviewBox="\S+ \S+ ([\d.]+) ([\d.]+)"', self.svg)
+        if found is None:
+            raise ValueError("the figure's <svg> has no viewBox; a page can't scale it")
+        width, height = float(found[1]), float(found[2])
+        least, best = (round(width / self.text_size * text) for text in (_SMALLEST_TEXT, _BEST_TEXT))
+        return f"aspect-ratio: {width:g} / {height:g}; min-width: {least}px; max-width: {best}px"
+
+
+@dataclass(frozen=True)
+class Card:
+    """A thing with its facts.
+
+    Attributes:
+        name: of the thing.
+        facts: names and values.
+        drawing: an ``<svg>`` element in ``currentColor``, with a label for screen readers.
+    """
+
+    name: str
+    facts: Sequence[tuple[str, str]]
+    drawing: str
+
+    @property
+    def markup(self) -> Markup:
+        return Markup(self.drawing)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what is under it: prose, cards, figures, tables.
+
+    Attributes:
+        heading: differs from all other sections'.
+        prose: paragraphs; a ``Markup`` is HTML.
+    """
+
+    heading: str
+    prose: Sequence[str] = ()
+    cards: Sequence[Card] = ()
+    figures: Sequence[Figure] = ()
+    tables: Sequence[Table] = ()
+
+    @property
+    def anchor(self) -> str:
+        """The heading as an id."""
+        return re.sub(r"\W+", "-", self.heading.lower()).strip("-")
+
+
+def write_page(
+    path: Path,
+    *,
+    title: str,
+    lead: str,
+    command: str,
+    sections: Sequence[Section],
+    versions: Mapping[str, str] | None = None,
+    warnings: Sequence[str] = (),
+) -> None:
+    """Write the page; the same arguments give the same bytes.
+
+    Args:
+        path: of the file; its folder is there.
+        title: of the page.
+        lead: a sentence or two on what it is about.
+        command: what was typed to make it.
+        versions: of the software that made it, by name.
+        warnings: what a reader must know before believing the numbers.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    text = environment.get_template("page.html.jinja").render(
+        title=title,
+        lead=lead,
+        command=command,
+        sections=sections,
+        versions=versions or {},
+        warnings=warnings,
+    )
+    write_atomically(path, text)
