@@ -83,7 +83,7 @@ class Browser:
         """The value of a JavaScript expression in the page."""
         answer = self._call("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
-        return answer["result"]["value"]
+        return answer["result"].get("value")
 
     def measure(self) -> dict[str, Any]:
         """Sizes, in CSS pixels: of the page, of what sticks out of it, of its smallest text; how long it took."""

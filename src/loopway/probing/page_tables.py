@@ -1,0 +1,224 @@
+"""The tables of the page of ``loopway probe``: every number that was found.
+
+Knows results and what a table is; nothing of the page that they go to.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from loopway.probing.results import LossChange, ModelProbes, RouterProbes, Spread, StateProbes
+from loopway.probing.state_figures import last_loop_state
+from loopway.report.page import Table
+
+NOTHING = "–"  # where there is no number
+_DEVIATION = "mean ± standard deviation over samples"
+
+
+def glance_table(probes: Sequence[ModelProbes], labels: Sequence[str]) -> Table:
+    """One row a model: one number for each probe, and what the last loop is worth."""
+    rows = [
+        (
+            label,
+            _number(found.states.balance),
+            _number(found.states.stagnation),
+            _cells(found.states.effective_rank)[last_loop_state(found.states)],
+            _last_loop(found),
+        )
+        for found, label in zip(probes, labels, strict=True)
+    ]
+    heads = ("model", "balance", "stagnation", "effective rank of h(K)", "loss change without the last loop")
+    return Table(
+        f"One number for each question: {_DEVIATION}; of the loss change, in nats per token, the mean ± its standard "
+        "error.",
+        heads,
+        rows,
+    )
+
+
+def state_tables(
+    caption: str,
+    probes: Sequence[ModelProbes],
+    labels: Sequence[str],
+    names: Callable[[StateProbes], Sequence[str]],
+    values: Callable[[StateProbes], Spread],
+) -> list[Table]:
+    """One row a model, one column a stage or state; models with others have a table of their own."""
+    columns = [tuple(names(found.states)) for found in probes]
+    return [
+        Table(
+            f"{caption}: {_DEVIATION}.",
+            ("model", *heads),
+            [
+                (label, *_cells(values(found.states)))
+                for found, label, own in zip(probes, labels, columns, strict=True)
+                if own == heads
+            ],
+        )
+        for heads in dict.fromkeys(columns)
+    ]
+
+
+def similarity_tables(probes: Sequence[ModelProbes], labels: Sequence[str]) -> list[Table]:
+    """CKA of all pairs of states, a table a model."""
+    return [
+        Table(
+            f"CKA of all pairs of states, {label}: {_DEVIATION}.",
+            ("state", *found.states.states),
+            _rows(found.states.states, found.states.cka),
+            folded=True,
+        )
+        for found, label in zip(probes, labels, strict=True)
+    ]
+
+
+def spectrum_tables(probes: Sequence[ModelProbes], labels: Sequence[str]) -> list[Table]:
+    """The singular values of all states, a table a model."""
+    return [
+        Table(
+            f"Singular values divided by the largest, {label}: {_DEVIATION}.",
+            ("number", *found.states.states),
+            _rows(
+                [str(number) for number in range(1, found.states.spectrum.mean.shape[1] + 1)],
+                Spread(found.states.spectrum.mean.T, found.states.spectrum.std.T),
+            ),
+            folded=True,
+        )
+        for found, label in zip(probes, labels, strict=True)
+    ]
+
+
+def router_tables(found: ModelProbes, routers: RouterProbes, label: str) -> list[Table]:
+    """What a model's routers do: mixing, then what it is made of, then how it differs by token."""
+    slots = [f"slot {slot}" for slot in range(routers.write.mean.shape[1])]
+    tables = [
+        Table(
+            f"Mixing weights a(t, s) of {label}, how much of each source is read at each boundary: {_DEVIATION}.",
+            ("boundary", *routers.sources),
+            _rows(routers.boundaries, routers.mixing),
+        ),
+        Table(
+            f"Entropy of a token's weights of {label}, in nats (ln {len(slots)} = {math.log(len(slots)):.3f} at most): "
+            f"{_DEVIATION}.",
+            ("boundary", "write", "read"),
+            [
+                (boundary, write, read)
+                for boundary, write, read in zip(
+                    routers.boundaries,
+                    _cells(routers.write_entropy),
+                    _cells(routers.read_entropy),
+                    strict=True,
+                )
+            ],
+        ),
+    ]
+    for caption, weights in (
+        ("Write weights", routers.write),
+        ("Read weights", routers.read),
+        ("What is read through each slot", routers.flow),
+    ):
+        rows = _rows(routers.boundaries, weights)
+        tables.append(Table(f"{caption}, {label}: {_DEVIATION}.", ("boundary", *slots), rows, folded=True))
+    last = found.sequence_length - 1
+    positions = _ranges(routers.positions, [*(routers.positions[1:] - 1), last])
+    counts = [NOTHING if np.isnan(least) else f"{least:,.0f}" for least in routers.frequencies]
+    for caption, head, groups, values in (
+        ("Mixing weights by position of the token", "positions", positions, routers.mixing_by_position),
+        (
+            "Mixing weights by how often the token occurs in the text, from frequent to rare",
+            "occurs at least",
+            counts,
+            routers.mixing_by_frequency,
+        ),
+    ):
+        rows = [
+            (boundary, group, *map(_plain, means))
+            for number, boundary in enumerate(routers.boundaries)
+            for group, means in zip(groups, values[:, number], strict=True)
+        ]
+        heads = ("boundary", head, *routers.sources)
+        tables.append(Table(f"{caption}, {label}: mean.", heads, rows, text_columns=2, folded=True))
+    return tables
+
+
+def loop_tables(probes: Sequence[ModelProbes], labels: Sequence[str]) -> list[Table]:
+    """Losses of changed models: of the number of loops, and of withheld writes."""
+    kinds: list[tuple[str, Callable[..., list[LossChange]]]] = [
+        ("Validation loss by the number of loops", lambda loops: loops.by_loops),
+        ("Validation loss with one loop's output withheld", lambda loops: loops.without_write),
+    ]
+    tables = []
+    for caption, changes in kinds:
+        rows = [
+            (
+                label,
+                loops.segment,
+                change.change + (" (as trained)" if change.loops == loops.trained_loops else ""),
+                _plain(change.loss),
+                NOTHING if change.loops == loops.trained_loops else _difference(change),
+                f"{loops.samples:,}",
+            )
+            for found, label in zip(probes, labels, strict=True)
+            for loops in found.loops
+            for change in changes(loops)
+        ]
+        heads = ("model", "segment", "change", "loss", "difference", "samples")
+        if rows:
+            tables.append(
+                Table(f"{caption}, in nats per token; difference ± standard error.", heads, rows, 3)
+            )
+    return tables
+
+
+def _last_loop(found: ModelProbes) -> str:
+    """What the loss changes by without the last loop of each looped segment."""
+    cells = [
+        (f"{loops.segment}: " if len(found.loops) > 1 else "") + _difference(change)
+        for loops in found.loops
+        for change in loops.by_loops
+        if change.loops == loops.trained_loops - 1
+    ]
+    return ", ".join(cells) or NOTHING
+
+
+def _rows(names: Sequence[str], spread: Spread) -> list[tuple[str, ...]]:
+    return [(name, *cells) for name, cells in zip(names, _cells(spread), strict=True)]
+
+
+def _cells(spread: Spread) -> list:
+    """The cells of an array, nested as it is."""
+    if spread.mean.ndim == 1:
+        return [_pair(mean, std) for mean, std in zip(spread.mean, spread.std, strict=True)]
+    return [_cells(Spread(mean, std)) for mean, std in zip(spread.mean, spread.std, strict=True)]
+
+
+def _number(spread: Spread | None) -> str:
+    return NOTHING if spread is None else _pair(float(spread.mean), float(spread.std))
+
+
+def _pair(mean: float, deviation: float) -> str:
+    """Both to the same digit."""
+    if np.isnan(mean) or np.isnan(deviation):
+        return _plain(mean)
+    if mean == 0 or abs(mean) >= 0.001:
+        return f"{_plain(mean)} ± {deviation:,.3f}"
+    return f"{_plain(mean)} ± {_plain(deviation)}"
+
+
+def _difference(change: LossChange) -> str:
+    sign = "+" if change.difference >= 0 else "−"
+    return sign + _pair(abs(change.difference), change.error)
+
+
+def _plain(number: float) -> str:
+    """Three decimals; of a number that is less than that can show, two digits."""
+    if np.isnan(number):
+        return NOTHING
+    return f"{number:.2g}" if 0 < abs(number) < 0.001 else f"{number:,.3f}"
+
+
+def _ranges(first: np.ndarray, last: Sequence[int]) -> list[str]:
+    return [
+        f"{start:,}" if start == end else f"{start:,}–{end:,}" for start, end in zip(first, last, strict=True)
+    ]
