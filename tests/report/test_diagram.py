@@ -1,6 +1,7 @@
 """Drawings of layouts: what is on them, and that they fit."""
 
 import re
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
@@ -121,6 +122,9 @@ def test_any_layout_fits_on_its_drawing(layout: Layout, recurrence: str, slots: 
     drawing = ElementTree.fromstring(layout_diagram(layout, recurrence, slots=slots))
     _, _, width, height = map(float, drawing.get("viewBox", "").split())
     assert width == 300  # a phone's screen is 320 wide or more
+    blocks = [points(box) for box in drawing.iter(f"{SVG}rect") if float(box.get("width", 0)) in (104, 124)]
+    assert len(blocks) == len(layout.segments) + 2
+    assert all(above[1][1] < below[0][1] for above, below in pairwise(blocks))
     for element in drawing.iter():
         for x, y in points(element):
             assert 0 <= x <= width and 0 <= y <= height, ElementTree.tostring(element)
