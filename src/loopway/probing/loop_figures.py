@@ -40,7 +40,7 @@ def draw_loops(probes: Sequence[ModelProbes], labels: Sequence[str]) -> Picture:
         _by_loops(row[0], loops, number) for number, (_, loops) in enumerate(series) if loops is not None
     ]
     label(row[0], "loops run at test time (large marker: as trained)", _DIFFERENCE)
-    row[0].xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    row[0].xaxis.set_major_locator(MaxNLocator(12, integer=True))
     if groups:
         grouped_bars(row[1], [_without(loops) for _, loops in series])
         row[1].axhline(0, color=BLACK, linewidth=0.8)

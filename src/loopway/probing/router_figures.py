@@ -45,8 +45,8 @@ def draw_routers(found: ModelProbes, routers: RouterProbes, name: str, stem: str
         _draw_groups(
             routers.mixing_by_frequency,
             routers,
-            [f"≥ {count}" for count in routers.frequencies],
-            "count of the token in the text: frequent to rare",
+            [str(count) for count in routers.frequencies],
+            "least count of the group's tokens in the text: frequent to rare",
             f"frequencies-{stem}",
             f"How much of each source {name} reads at each boundary, by how often the token occurs in the text; each "
             f"column is about the same share of it. Mean over {counts}.",
@@ -157,12 +157,14 @@ def _draw_groups(
     for boundary, axes in enumerate(used):
         names = [state_name(source) for source in routers.sources]
         meshes.append(heat_map(axes, mixing[:, boundary].T, names, groups, _largest(mixing)))
-        axes.tick_params(axis="x", rotation=90)
+        axes.tick_params(axis="x", rotation=90, labelsize=6)
         axes.set_title(routers.boundaries[boundary])
     figure.supxlabel(x, fontsize=8)
     figure.supylabel("source", fontsize=8)
     figure.suptitle(plain(name, 80), fontsize=9, fontweight="bold")
-    bar = figure.colorbar(meshes[0], ax=grid, label="mixing weight $a(t, s)$", fraction=0.04)
+    bar = figure.colorbar(
+        meshes[0], ax=grid, label="mixing weight $a(t, s)$", fraction=0.04, aspect=15 * len(grid)
+    )
     bar.outline.set_visible(False)
     settle(figure)
     return Picture(

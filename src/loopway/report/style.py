@@ -117,7 +117,7 @@ def panels(
 
 
 def settle(figure: Figure) -> None:
-    """Find every part's place, once: whenever the figure is written afterwards, it is the same to the last digit."""
+    """Find every part's place, once: writing the figure afterwards moves nothing."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
 
