@@ -146,7 +146,10 @@ def evaluate(
             help="Run folders, checkpoints, model folders, names on the Hub. Differences are to the first.",
         ),
     ],
-    suite: Annotated[str, typer.Option(help="paper, or one half of it: perplexity or tasks.")] = "paper",
+    suite: Annotated[
+        str | None,
+        typer.Option(help="paper, or one half of it: perplexity or tasks; paper if not given."),
+    ] = None,
     tasks: Annotated[
         str | None,
         typer.Option(help="Instead of a suite: tasks of the harness, and held-out, with commas between."),
@@ -167,9 +170,8 @@ def evaluate(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many questions a task.")] = None,
     batch_size: Annotated[
-        str | None,
-        typer.Option(help="Sequences at a time, or auto; auto on a GPU and 8 on a CPU if not given."),
-    ] = None,
+        str, typer.Option(help="Sequences at a time; auto: what a GPU's memory holds, 8 on a CPU.")
+    ] = "auto",
     dtype: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or float16 instead of the weights' own precision.")
     ] = None,
@@ -206,6 +208,50 @@ def evaluate(
         include_path=include_path,
         plugins=plugin or (),
     )
+
+
+@app.command()
+def probe(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN_OR_MODEL...",
+            help="Run folders, checkpoints, model folders, names on the Hub; also plain models of supported families.",
+        ),
+    ],
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Held-out token files: a prepared folder or .bin files; may be given several times. A run has its "
+            "own validation set."
+        ),
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Held-out samples, or as many as there are.")] = 500,
+    loop_samples: Annotated[
+        int, typer.Option(min=0, help="Of these, for the losses with changed loops; 0 leaves them out.")
+    ] = 32,
+    sequence_length: Annotated[int | None, typer.Option(min=2, help="Tokens of a sample.")] = None,
+    cut: Annotated[
+        str | None,
+        typer.Option(
+            help="Layout as whose blocks vanilla models are probed; that of the first looped model of equal depth "
+            "if not given."
+        ),
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16 instead of the weights' own precision.")
+    ] = None,
+    plugin: Annotated[
+        list[Path] | None,
+        typer.Option(help="Python file that registers what a model is made of; may be given several times."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the page, figures and numbers.")] = Path("probes"),
+) -> None:
+    """Whether the loops share the work, keep changing the state and keep it rich; a page with figures."""
+    from loopway.probing.command import probe_command
+
+    settings = {"samples": samples, "loop_samples": loop_samples, "sequence_length": sequence_length}
+    probe_command(models, out, **settings, data=data or (), cut=cut, dtype=dtype, plugins=plugin or ())
 
 
 @app.command()

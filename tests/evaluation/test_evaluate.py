@@ -1,7 +1,7 @@
 """An evaluation computes nothing twice, goes on where it was, and says what it could not measure."""
 
 import json
-import math
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -10,13 +10,14 @@ from conftest import make_model  # type: ignore[import-not-found]
 from rich.console import Console
 
 from loopway.errors import ConfigError
+from loopway.evaluation import models
 from loopway.evaluation.dynamics import evaluate_checkpoints
 from loopway.evaluation.evaluate import Settings, evaluate
 from loopway.evaluation.harness import HarnessModel
 from loopway.evaluation.models import open_evaluated
 from loopway.evaluation.results import Evaluation, TaskResult
 from loopway.evaluation.suite import HELD_OUT, PAPER_TASKS, Measure, suite_measures, task_measures
-from loopway.evaluation.tables import details, headline, markdown_tables, mean_accuracy
+from loopway.evaluation.tables import details, headline, markdown_tables, mean_accuracy, terminal_tables
 from loopway.training.run import train
 from loopway.training.run_config import RunConfig
 
@@ -29,12 +30,12 @@ def test_nothing_is_computed_twice(
     (first,) = evaluate([str(mesh_model)], measures, tmp_path, settings)
 
     def compute(*_: object, **__: object) -> None:
-        raise AssertionError("asked the model again")
+        raise RuntimeError("asked the model again")
 
     monkeypatch.setattr(HarnessModel, "_loglikelihood_tokens", compute)
     (second,) = evaluate([str(mesh_model)], measures, tmp_path, settings)
     assert second.results == first.results
-    with pytest.raises(AssertionError, match="asked the model again"):
+    with pytest.raises(RuntimeError, match="asked the model again"):
         evaluate([str(mesh_model)], task_measures(["piqa"], [1]), tmp_path, settings)
 
 
@@ -69,7 +70,8 @@ def test_a_stopped_evaluation_goes_on(
 
 
 def test_a_changed_model_has_another_key_and_the_same_model_elsewhere_the_same(tmp_path: Path) -> None:
-    key = open_evaluated(str(make_model(tmp_path / "a"))).key
+    folder = make_model(tmp_path / "a")
+    key = open_evaluated(str(folder)).key
     assert open_evaluated(str(make_model(tmp_path / "elsewhere"))).key == key
     changed = open_evaluated(str(tmp_path / "a")).model
     with torch.no_grad():
@@ -78,6 +80,29 @@ def test_a_changed_model_has_another_key_and_the_same_model_elsewhere_the_same(t
     assert open_evaluated(str(tmp_path / "a")).key != key
     assert open_evaluated(str(tmp_path / "elsewhere"), dtype="bfloat16").key != key
     assert open_evaluated(str(make_model(tmp_path / "b", recurrence="anchor"))).key != key
+    generation = json.loads((tmp_path / "elsewhere" / "generation_config.json").read_text())
+    generation["repetition_penalty"] = 1.5
+    (tmp_path / "elsewhere" / "generation_config.json").write_text(json.dumps(generation))
+    assert open_evaluated(str(tmp_path / "elsewhere")).key != key
+
+
+def test_another_version_or_plugin_has_another_key(
+    mesh_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = open_evaluated(str(mesh_model)).key
+    for package in ("loopway", "lm_eval", "transformers"):
+        with monkeypatch.context() as patch:
+            patch.setattr(models, "version", lambda name, it=package: "0" if name == it else version(name))
+            assert open_evaluated(str(mesh_model)).key != key, package
+    keys = {key}
+    for number, content in enumerate(("a = 1\n", "a = 2\n")):
+        (tmp_path / f"{number}.py").write_text(content)
+        keys.add(open_evaluated(str(mesh_model), [tmp_path / f"{number}.py"]).key)
+    assert len(keys) == 3
+    (tmp_path / "same.py").write_text("a = 2\n")
+    assert open_evaluated(str(mesh_model), [tmp_path / "same.py"]).key in keys
+    (tmp_path / "same.py").write_text("a = 3\n")  # but this process goes on with what it has run
+    assert open_evaluated(str(mesh_model), [tmp_path / "same.py"]).key in keys
 
 
 def test_a_task_without_its_data_is_left_out_and_the_mean_says_so(
@@ -90,11 +115,11 @@ def test_a_task_without_its_data_is_left_out_and_the_mean_says_so(
     (evaluation,) = evaluate([str(mesh_model)], measures, tmp_path / "out", settings)
     assert [measure.task for measure in evaluation.results] == ["piqa"]
     (reason,) = evaluation.missing.values()
-    assert reason.startswith("sciq: its data can't be had") and "allenai/sciq" in reason
+    assert reason.startswith("sciq: can't be loaded (") and "allenai/sciq" in reason
     assert "--include-path" in reason
     table = (tmp_path / "out" / "table.md").read_text()
     assert "incomplete: " in table and "over 1 of 2" in table and "Left out of" in table
-    with pytest.raises(ConfigError, match="nothing could be measured: sciq: its data can't be had"):
+    with pytest.raises(ConfigError, match="nothing could be measured: sciq: can't be loaded"):
         evaluate([str(mesh_model)], measures[1:], tmp_path / "none", settings)
 
 
@@ -160,7 +185,7 @@ def test_token_files_of_another_tokenizer_are_refused(run: Path, mesh_model: Pat
         evaluate([str(mesh_model)], task_measures([HELD_OUT]), tmp_path, settings)
 
 
-def result_of(value: float, error: float, metric: str = "acc") -> TaskResult:
+def result_of(value: float, error: float | None, metric: str = "acc") -> TaskResult:
     return TaskResult(
         value=value, error=error, metrics={metric: value}, version="1", samples=9, metric=metric
     )
@@ -184,7 +209,7 @@ def test_a_mean_has_the_error_of_its_parts_and_differences_are_to_the_first() ->
     )
     second.results.update(
         {measures[0]: result_of(0.6, 0.03), measures[1]: result_of(0.3, 0.04)}
-        | {measures[2]: result_of(12.5, math.nan, "perplexity")}
+        | {measures[2]: result_of(12.5, None, "perplexity")}
     )
     mean = mean_accuracy(first, 0)
     assert mean is not None and mean.is_complete
@@ -200,6 +225,55 @@ def test_a_mean_has_the_error_of_its_parts_and_differences_are_to_the_first() ->
     del second.results[measures[1]]
     assert headline([first, second])[1][1][2] == "incomplete: 60.00 over 1 of 2"
     assert "| b, 0-shot | acc | 30.00 ± 4.00 | – |" in markdown_tables([first, second])
+
+
+def test_a_single_task_has_no_mean_and_a_number_of_one_question_no_error() -> None:
+    measures = task_measures(["piqa", "arc_easy"], [0])
+    evaluation = Evaluation("runs/a", "a", measures[:1], {measures[0]: result_of(0.5, 0.1)})
+    assert headline([evaluation])[0] == ["model"]
+    both = Evaluation(
+        "runs/a", "a", measures, {measures[0]: result_of(0.5, 0.1), measures[1]: result_of(0.7, None)}
+    )
+    assert headline([both])[1] == [["runs/a", "60.00"]]
+
+
+def test_perplexities_on_other_text_are_not_compared() -> None:
+    (measure,) = task_measures([HELD_OUT])
+    first, same, other = (
+        Evaluation(name, name, [measure], {measure: TaskResult(value, None, {}, text, 9, "perplexity")})
+        for name, value, text in (("a", 10, "x"), ("b", 12, "x"), ("c", 13, "y"))
+    )
+    assert [row[1] for row in headline([first, same, other])[1]] == ["10.00", "12.00 (+2.00)", "13.00"]
+
+
+def test_a_narrow_terminal_shows_every_number_of_the_paper_s_suite() -> None:
+    measures = suite_measures("paper")
+    console = Console(record=True, width=80)
+    evaluations = [
+        Evaluation(f"runs/{name}", name, measures) for name in ("vanilla", "base", "mesh", "e", "f")
+    ]
+    for number, evaluation in enumerate(evaluations, 1):
+        evaluation.results.update(
+            {
+                m: result_of(10 * number if m.is_perplexity else number / 10, 0.01, m.metric or "")
+                for m in measures
+            }
+        )
+    for table in terminal_tables(evaluations):
+        console.print(table)
+    text = console.export_text()
+    assert "…" not in text and "runs/" not in text
+    for number in range(1, 6):
+        assert text.count(f"{10 * number}.00 ± 1.00") == 18, text
+        assert text.count(f"{10 * number}.00 ± 0.01") == 4
+
+
+def test_what_is_asked_twice_is_taken_once() -> None:
+    assert task_measures(["piqa", "piqa"], [0, 0]) == task_measures(["piqa"], [0])
+    assert task_measures(["wikitext", HELD_OUT], [0, 5]) == task_measures(["wikitext", HELD_OUT])
+    assert suite_measures("tasks", [5, 5]) == suite_measures("tasks", [5])
+    with pytest.raises(ConfigError, match="--shots: perplexities are taken without examples"):
+        suite_measures("perplexity", [5])
 
 
 def test_tables_are_shown_and_results_hold_the_versions(

@@ -58,7 +58,7 @@ def rows_of(tasks: Path, task: str, limit: int) -> list[tuple]:
     """The harness's own documents of a task, and the task."""
     from lm_eval.tasks import TaskManager
 
-    (loaded,) = TaskManager(include_path=str(tasks)).load([task])["tasks"].values()
+    (loaded,) = TaskManager(include_path=str(tasks), include_defaults=False).load([task])["tasks"].values()
     return [(loaded, doc) for doc in list(loaded.eval_docs)[:limit]]
 
 
@@ -211,4 +211,4 @@ def test_answers_are_found_again_by_the_text_of_a_request(tmp_path: Path) -> Non
 
 def test_a_misspelt_task_is_named_with_the_nearest() -> None:
     with pytest.raises(ValueError, match=r"--tasks: got 'piqqa', expected perhaps .*piqa"):
-        Tasks().check_names(["piqqa"])
+        Tasks(["piqqa"])

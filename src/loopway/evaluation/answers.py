@@ -54,7 +54,7 @@ def _read(path: Path) -> dict[str, Any]:
             break
         try:
             key, answer = json.loads(line)
-        except ValueError:
+        except (ValueError, TypeError):
             raise ConfigError(f"{path}: damaged; delete it, and what it held is computed again") from None
         known[key] = answer
         whole += len(line)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from loopway.checks import not_among, wrong_value
+from loopway.errors import ConfigError
 from loopway.evaluation.suite import Measure, suite_measures, task_measures
 
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -17,7 +18,7 @@ def evaluate_command(
     models: Sequence[str],
     out: Path,
     *,
-    suite: str,
+    suite: str | None,
     tasks: str | None,
     shots: str | None,
     every_checkpoint: bool,
@@ -30,8 +31,8 @@ def evaluate_command(
     """
     measures = _measures(suite, tasks, shots)
     size = settings["batch_size"]
-    if size is not None and size != "auto":
-        if not size.isdigit() or int(size) < 1:
+    if size != "auto":
+        if not size.isdecimal() or int(size) < 1:
             raise wrong_value("--batch-size", size, "a whole number from 1, or auto")
         settings["batch_size"] = int(size)
     if settings["dtype"] not in (None, *_DTYPES):
@@ -44,13 +45,15 @@ def evaluate_command(
     run(models, measures, out, Settings(**settings))
 
 
-def _measures(suite: str, tasks: str | None, shots: str | None) -> list[Measure]:
+def _measures(suite: str | None, tasks: str | None, shots: str | None) -> list[Measure]:
     counts = None
     if shots is not None:
         parts = [part.strip() for part in shots.split(",")]
-        if not all(part.isdigit() for part in parts):
+        if not all(part.isdecimal() for part in parts):
             raise wrong_value("--shots", shots, "whole numbers with commas between, as in 0,5")
         counts = [int(part) for part in parts]
     if tasks is None:
-        return suite_measures(suite, counts)
+        return suite_measures(suite or "paper", counts)
+    if suite is not None:
+        raise ConfigError("give --suite or --tasks, not both")
     return task_measures([part.strip() for part in tasks.split(",") if part.strip()], counts)

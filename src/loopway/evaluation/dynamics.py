@@ -5,7 +5,6 @@ evaluations; nothing of how a measure is taken.
 """
 
 import json
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,7 +52,7 @@ def evaluate_checkpoints(
     Raises:
         ConfigError: a folder that is no run, or that has no checkpoint; and what :func:`evaluate` raises.
     """
-    steps = {name: _checkpoints(Path(name)) for name in runs}
+    steps = {str(Path(name)): _checkpoints(Path(name)) for name in runs}
     names = [str(path) for found in steps.values() for path in found.values()]
     evaluations = {
         found.model: found for found in evaluate(names, measures, folder, settings, console=console)
@@ -108,7 +107,8 @@ def _checkpoints(run: Path) -> dict[int, Path]:
     per_step = _tokens_per_step(folder)
     found: dict[int, Path] = {}
     for checkpoint in folder.checkpoints.glob("checkpoint-*"):
-        if (matched := re.search(r"-(\d+)$", checkpoint.name)) and (checkpoint / "config.json").exists():
+        is_whole = (checkpoint / "trainer_state.json").exists()  # which the Trainer writes last
+        if (matched := re.search(r"-(\d+)$", checkpoint.name)) and is_whole:
             found[int(matched[1]) * per_step] = checkpoint
     if folder.is_finished:
         found[json.loads(folder.summary.read_text(encoding="utf-8"))["tokens"]] = run
@@ -119,7 +119,10 @@ def _checkpoints(run: Path) -> dict[int, Path]:
 
 def _tokens_per_step(folder: RunFolder) -> int:
     with folder.metrics.open(encoding="utf-8") as lines:
-        line = json.loads(next(lines))
+        first = next(lines, None)
+    if first is None:
+        raise ConfigError(f"{folder.metrics}: is empty, so nothing says how many tokens a step has")
+    line = json.loads(first)
     return line["tokens"] // line["step"]
 
 
@@ -129,6 +132,6 @@ def _moment(evaluation: Evaluation, tokens: int) -> Moment:
     means = {count: mean_accuracy(evaluation, count) for count in shots}
     return Moment(
         tokens=tokens,
-        loss=math.log(held_out.value) if held_out else None,
+        loss=held_out.metrics["loss"] if held_out else None,
         accuracy={count: mean.value for count, mean in means.items() if mean and mean.is_complete},
     )

@@ -6,26 +6,27 @@ What is known is not computed again; an evaluation that was stopped goes on. Kno
 """
 
 import json
-import platform
+import math
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from loopway.errors import ConfigError
 from loopway.evaluation.answers import Answers
-from loopway.evaluation.harness import HarnessModel, MissingDataError, Tasks
-from loopway.evaluation.models import EvaluatedModel, open_evaluated
+from loopway.evaluation.harness import HarnessModel, LeftOutError, Tasks
+from loopway.evaluation.models import EvaluatedModel, open_evaluated, versions
 from loopway.evaluation.perplexity import held_out_perplexity, held_out_samples
 from loopway.evaluation.results import Evaluation, TaskResult
 from loopway.evaluation.suite import HELD_OUT, Measure
 from loopway.evaluation.tables import markdown_tables, terminal_tables
-from loopway.files import write_atomically
+from loopway.files import locked, write_atomically
 from loopway.training.callbacks import say
+
+_HELD_OUT_TOKENS = 8192
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class Settings:
         held_out: token files for the first perplexity; none: each run's own validation set.
         sequence_length: of their samples; None: each model's own.
         limit: only so many questions a task; None is all.
-        batch_size: sequences at a time, or `auto`: the largest that fits; None: `auto` on a GPU, else 8.
+        batch_size: sequences at a time; `auto`: the most that a GPU's memory holds. A CPU doesn't say when it is full, so
+            there it is 8. Held-out text is read in batches of 8,192 tokens then.
         dtype: instead of the precision of the weights.
         include_path: a folder with task files of one's own.
         plugins: Python files that register what a model is made of.
@@ -45,7 +47,7 @@ class Settings:
     held_out: Sequence[str] = ()
     sequence_length: int | None = None
     limit: int | None = None
-    batch_size: int | str | None = None
+    batch_size: int | str = "auto"
     dtype: str | None = None
     include_path: Path | None = None
     plugins: Sequence[Path] = ()
@@ -66,18 +68,25 @@ def evaluate(
         measures: see :mod:`loopway.evaluation.suite`.
         folder: where everything goes.
 
+    A model that is named twice (`runs/vanilla runs/*`) is one model.
+
     Raises:
-        LoopwayError: a model that can't be opened, an unknown task, no measure that could be taken.
+        LoopwayError: a model that can't be opened, an unknown task, no measure that could be taken, a folder into which
+            another process evaluates.
     """
     settings, folder, console = settings or Settings(), Path(folder), console or Console()
-    tasks = Tasks(settings.include_path)
-    tasks.check_names([measure.task for measure in measures if measure.task != HELD_OUT])
+    tasks = Tasks([m.task for m in measures if m.task != HELD_OUT], settings.include_path)
+    measures = tasks.expand(measures)
     log = Console(stderr=True)
-    evaluations = []
+    evaluations, unique = [], {}
     for name in models:
-        evaluated = open_evaluated(name, settings.plugins, settings.dtype)
-        evaluations.append(_evaluate_one(evaluated, measures, tasks, folder, settings, log))
-        _write(folder, evaluations, settings)
+        unique.setdefault(os.path.normpath(name), name)
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / ".lock", f"another process evaluates into {folder}"):
+        for name in unique.values():
+            evaluated = open_evaluated(name, settings.plugins, settings.dtype)
+            evaluations.append(_evaluate_one(evaluated, measures, tasks, folder, settings, log))
+            _write(folder, evaluations, settings)
     if not any(evaluation.results for evaluation in evaluations):
         reasons = [reason for evaluation in evaluations for reason in evaluation.missing.values()]
         raise ConfigError(f"nothing could be measured: {reasons[0]}")
@@ -97,14 +106,16 @@ def _evaluate_one(
 ) -> Evaluation:
     evaluation = Evaluation(evaluated.name, evaluated.key, measures)
     answers = Answers(folder / "answers" / f"{evaluated.key[:32]}.jsonl")
-    batch_size = settings.batch_size or ("auto" if torch.cuda.is_available() else 8)
+    batch_size = settings.batch_size
+    if batch_size == "auto" and evaluated.model.device.type == "cpu":
+        batch_size = 8
     model = HarnessModel(evaluated.model, evaluated.tokenizer, batch_size=batch_size, answers=answers)
     try:
         for measure in measures:
             say(log, f"{evaluated.name}: {measure.title}")
             try:
                 evaluation.results[measure] = _take(measure, evaluated, model, tasks, answers, settings)
-            except MissingDataError as error:
+            except LeftOutError as error:
                 evaluation.missing[measure] = str(error)
                 say(log, f"left out: {error}")
     finally:
@@ -124,19 +135,21 @@ def _take(
         return tasks.run(measure, model, settings.limit)
     samples = held_out_samples(evaluated, list(settings.held_out), settings.sequence_length)
     if samples is None:
-        raise MissingDataError(
+        raise LeftOutError(
             "held-out perplexity: there is no validation set; give token files with --held-out"
         )
     if settings.limit is not None:
         samples.num_samples = min(samples.num_samples, settings.limit)
-    batch_size = settings.batch_size if isinstance(settings.batch_size, int) else 8
+    batch_size = settings.batch_size
+    if not isinstance(batch_size, int):
+        batch_size = max(1, _HELD_OUT_TOKENS // samples.sequence_length)
     return held_out_perplexity(evaluated.model, samples, answers, batch_size)
 
 
 def _write(folder: Path, evaluations: list[Evaluation], settings: Settings) -> None:
     write_atomically(folder / "table.md", markdown_tables(evaluations))
     content: dict[str, Any] = {
-        "versions": _versions(),
+        "versions": versions(),
         "settings": json.loads(json.dumps(asdict(settings), default=str)),
         "models": [
             {
@@ -153,9 +166,13 @@ def _write(folder: Path, evaluations: list[Evaluation], settings: Settings) -> N
             for evaluation in evaluations
         ],
     }
-    write_atomically(folder / "results.json", json.dumps(content, indent=2) + "\n")
+    write_atomically(folder / "results.json", json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
 
 
-def _versions() -> dict[str, str]:
-    packages = ("loopway", "lm_eval", "torch", "transformers", "tokenizers", "datasets")
-    return {"python": platform.python_version()} | {package: version(package) for package in packages}
+def _finite(content: Any) -> Any:
+    """JSON knows neither NaN nor infinity: null."""
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

@@ -1,23 +1,25 @@
 """Tasks of lm-evaluation-harness on one model: its own task definitions, its own HFLM, its own scoring.
 
-What is added: answers are kept as they come, and a task whose data can't be had is told from a mistake. Knows nothing
-of suites and tables.
+What is added: answers are kept as they come, and a task that can't be asked doesn't stop the others. Knows nothing of
+suites and tables.
 """
 
 import contextlib
 import io
 import logging
+import math
 import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 import torch
-from datasets.exceptions import DatasetsError
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+import yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loopway.checks import not_among, one_line
@@ -27,6 +29,7 @@ from loopway.evaluation.results import TaskResult
 from loopway.evaluation.suite import Measure
 
 try:
+    import lm_eval.tasks
     from lm_eval.evaluator import evaluate
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
@@ -38,11 +41,25 @@ except ImportError:
 
 # The harness's own defaults, so that its command line gives the same numbers.
 _SEED, _SEED_OF_OTHERS = 0, 1234
+# Its default, 100,000, takes minutes a task; of the standard errors of perplexities it only improves the third digit.
 _BOOTSTRAPS = 1000
 
 
-class MissingDataError(Exception):
-    """A task's data is not on this machine and can't be downloaded. The message says how to provide it."""
+# Where the harness defines the paper's tasks. To read all of its files takes it ten seconds and more.
+_PAPER_FOLDERS = (
+    "arc",
+    "hellaswag",
+    "lambada",
+    "mmlu/continuation",
+    "piqa",
+    "sciq",
+    "wikitext",
+    "winogrande",
+)
+
+
+class LeftOutError(Exception):
+    """A measure that can't be taken: its data isn't there, or the model can't be asked. The message says why."""
 
 
 class HarnessModel(HFLM):
@@ -89,21 +106,54 @@ class Tasks:
     """The harness's tasks.
 
     Args:
+        names: of the tasks, groups or tags that will be asked for.
         include_path: a folder with task files of one's own; one with the name of a known task replaces it.
+
+    Raises:
+        ConfigError: a name that is no task (the nearest ones are named), a file that the harness can't read.
     """
 
-    def __init__(self, include_path: Path | None = None) -> None:
+    def __init__(self, names: Sequence[str], include_path: Path | None = None) -> None:
         if include_path is not None and not include_path.is_dir():
             raise ConfigError(f"--include-path: no folder {include_path}")
+        own: list[str | Path] = [include_path] if include_path else []
+        folders = [Path(lm_eval.tasks.__path__[0], folder) for folder in _PAPER_FOLDERS]
         with _quiet():  # it warns of every task that is replaced
-            self._manager = TaskManager(include_path=str(include_path) if include_path else None)
-
-    def check_names(self, names: Sequence[str]) -> None:
-        """Raise ConfigError for a name that is no task, naming the nearest ones."""
-        known = self._manager.all_tasks
+            self._manager = TaskManager(include_path=[*folders, *own], include_defaults=False)
+            if not set(names) <= {
+                *self._manager.all_subtasks,
+                *self._manager.all_groups,
+            }:  # tags span folders
+                self._manager = TaskManager(include_path=own)
+        if include_path is not None:
+            self._check_files(include_path)
         for name in names:
-            if name not in known:
-                raise not_among("--tasks", name, known)
+            if name not in self._manager.all_tasks:
+                raise not_among("--tasks", name, self._manager.all_tasks)
+
+    def _check_files(self, include_path: Path) -> None:
+        """Raise ConfigError for a task file that the harness silently passes over."""
+        taken = {entry.yaml_path for entry in self._manager.task_index.values()}
+        for file in sorted(set(include_path.glob("**/*.yaml")) - taken):
+            try:
+                content = yaml.compose(file.read_text(encoding="utf-8"))
+            except (yaml.YAMLError, UnicodeDecodeError) as error:
+                raise ConfigError(f"--include-path: {file} is no YAML: {one_line(error)}") from None
+            keys = {key.value for key, _ in content.value} if isinstance(content, yaml.MappingNode) else set()
+            if keys & {"task", "group"}:  # else others include it
+                raise ConfigError(
+                    f"--include-path: the harness passes {file} over; what it includes doesn't exist, or another "
+                    f"file has its task"
+                )
+
+    def expand(self, measures: Sequence[Measure]) -> list[Measure]:
+        """The measures, with the tasks that carry a tag of the harness in its place."""
+        expanded = []
+        for measure in measures:
+            is_tag = measure.task in self._manager.all_tags
+            tasks = sorted(self._manager.task_index[measure.task].tags) if is_tag else [measure.task]
+            expanded += [replace(measure, task=task) for task in tasks]
+        return expanded
 
     def run(self, measure: Measure, model: HarnessModel, limit: int | None) -> TaskResult:
         """Ask a model the questions of a task.
@@ -112,24 +162,31 @@ class Tasks:
             limit: only so many questions of each (sub)task; None is all.
 
         Raises:
-            MissingDataError: there is no way to its questions.
+            LeftOutError: there is no way to its questions, or they can't be put to this model.
             ConfigError: the task has no such metric.
         """
         with _quiet():
-            with _telling_missing_data(measure.task):
-                loaded = self._manager.load([measure.task])
+            loaded = self._load(measure.task)
             for task in loaded["tasks"].values():
                 _set_shots(task, measure.shots)
             _set_seeds()
-            results: Any = evaluate(
-                lm=model,
-                task_dict=loaded,
-                limit=limit,
-                bootstrap_iters=_BOOTSTRAPS,
-                log_samples=False,
-            )
+            try:
+                results: Any = evaluate(
+                    lm=model,
+                    task_dict=loaded,
+                    limit=limit,
+                    bootstrap_iters=_BOOTSTRAPS,
+                    log_samples=False,
+                )
+            except (AssertionError, ImportError, NotImplementedError, OverflowError, ValueError) as error:
+                # How the harness says that a task wants another model, a package or a permission.
+                raise LeftOutError(f"{measure.task}: the harness says {_reason(error)}") from error
         metrics = _metrics(results["results"][measure.task])
-        metric = measure.metric or next(iter(metrics), None)
+        if not metrics:
+            raise LeftOutError(
+                f"{measure.task}: has no number of its own; name its parts: {', '.join(loaded['tasks'])}"
+            )
+        metric = measure.metric or next(iter(metrics))
         if metric not in metrics:
             raise not_among(f"the metric of {measure.task}", metric, list(metrics))
         value, error = metrics[metric]
@@ -144,11 +201,28 @@ class Tasks:
             samples=sum(counts[task]["effective"] for task in tasks),
         )
 
+    def _load(self, name: str) -> Any:
+        try:
+            return self._manager.load([name])
+        except Exception as error:  # of the Hub, of a reader of files, or of the code that some tasks bring
+            data = (self._manager.task_index[name].cfg or {}).get("dataset_path") or "NAME"
+            raise LeftOutError(
+                f"{name}: can't be loaded ({_reason(error)}); if its data isn't here, download it where there is a "
+                f"network (hf download --repo-type dataset {data}), or give --include-path with a task file that "
+                "names local data"
+            ) from error
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {one_line(error)}"
+
 
 def _set_shots(task: Any, shots: int | None) -> None:
-    """As the harness does: a task that is always asked without examples stays so."""
+    """As the harness does, but a task that it would ask without examples in spite of `shots` is left out."""
     own = task.get_config("num_fewshot")
-    if own != 0 and (shots is not None or own is None):
+    if own == 0 and shots:
+        raise LeftOutError(f"{task.task_name}: is asked without examples, not with {shots}")
+    if own is None or shots is not None:
         task.set_config(key="num_fewshot", value=shots or 0)
     task.set_fewshot_seed(seed=_SEED_OF_OTHERS)
 
@@ -164,9 +238,10 @@ def _metrics(found: dict[str, Any]) -> dict[str, tuple[float, float | None]]:
     metrics: dict[str, tuple[float, float | None]] = {}
     for key, value in found.items():
         name, comma, filtered = key.partition(",")
-        if comma and not name.endswith("_stderr") and isinstance(value, int | float):
+        if comma and not name.endswith("_stderr") and isinstance(value, Real):
             error = found.get(f"{name}_stderr,{filtered}")
-            metrics.setdefault(name, (float(value), error if isinstance(error, float) else None))
+            known = isinstance(error, float) and math.isfinite(error)
+            metrics.setdefault(name, (float(value), error if known else None))
     return metrics
 
 
@@ -194,14 +269,3 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
             if not shown:
                 datasets.utils.enable_progress_bars()
-
-
-@contextlib.contextmanager
-def _telling_missing_data(task: str) -> Iterator[None]:
-    try:
-        yield
-    except (ConnectionError, DatasetsError, FileNotFoundError, OfflineModeIsEnabled, HfHubHTTPError) as error:
-        raise MissingDataError(
-            f"{task}: its data can't be had ({one_line(error)}); download it where there is a network "
-            "(hf download --repo-type dataset NAME), or give --include-path with a task file that names local data"
-        ) from error

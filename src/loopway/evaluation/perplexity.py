@@ -5,7 +5,6 @@ Knows models and samples; nothing of the harness.
 
 import hashlib
 import math
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,10 +13,11 @@ import yaml
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
+from loopway.checks import one_line
 from loopway.data.config import DataConfig
 from loopway.data.loading import open_data
 from loopway.data.samples import IGNORED_LABEL, Source, TokenSamples
-from loopway.data.token_sources import find_tokens
+from loopway.data.token_sources import find_tokens, names_tokens
 from loopway.data.tokenizer import fingerprint
 from loopway.errors import DataError
 from loopway.evaluation.answers import Answers
@@ -66,11 +66,12 @@ def held_out_perplexity(
 ) -> TaskResult:
     """exp of the loss over every target of the samples; its standard error is that of the loss, over documents."""
     sums, targets = np.zeros(len(samples)), np.zeros(len(samples))
-    new = []
+    new, identities = [], []
     for index in range(len(samples)):
         sample = samples[index]
         targets[index] = (sample["shift_labels"] != IGNORED_LABEL).sum().item()
-        known = answers.get("held_out", _identity(sample))
+        identities.append(_identity(sample))
+        known = answers.get("held_out", [identities[index]])
         if known is None:
             new.append(index)
         else:
@@ -80,7 +81,7 @@ def held_out_perplexity(
         losses = _losses(model, batch)
         for index, loss in zip(new[number * batch_size :], losses, strict=False):
             sums[index] = loss
-            answers.add_partial("held_out", _identity(samples[index]), loss)
+            answers.add_partial("held_out", [identities[index]], loss)
     loss = float(sums.sum() / targets.sum())
     error = _error_of_mean(sums, targets, samples.document_of_samples())
     perplexity = math.exp(min(loss, 700.0))
@@ -89,7 +90,7 @@ def held_out_perplexity(
         value=perplexity,
         error=None if error is None else perplexity * error,
         metrics={"perplexity": perplexity, "loss": loss},
-        version="",
+        version=hashlib.sha256("".join(identities).encode()).hexdigest()[:12],
         samples=len(samples),
     )
 
@@ -98,23 +99,26 @@ def _of_run(run: RunFolder | None, config: DataConfig | None, length: int | None
     if run is None or config is None:
         return None
     # A comparison's runs share its data.
-    folder = next((place for place in (run.data, run.path.parents[1] / "data") if place.exists()), run.data)
+    folder = next((place for place in (run.data, run.path.parents[1] / "data") if place.exists()), None)
+    if folder is None and not any(map(names_tokens, config.train)):
+        return None  # prepared text that is gone
     if length is not None:
         config = config.model_copy(update={"sequence_length": length})
-    return open_data(config, folder).validation_samples()
+    return open_data(config, folder or run.data).validation_samples()
 
 
 def _data_config(run: RunFolder | None) -> DataConfig | None:
     """The data section of a run's config, read without its plugins."""
     if run is None:
         return None
-    return DataConfig(**yaml.safe_load(Path(run.config).read_text(encoding="utf-8"))["data"])
+    try:
+        return DataConfig(**yaml.safe_load(run.config.read_text(encoding="utf-8"))["data"])
+    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{run.config}: is no config of a run: {one_line(error)}") from None
 
 
-def _identity(sample: dict[str, torch.Tensor]) -> list[str]:
-    return [
-        hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in sample.values())).hexdigest(),
-    ]
+def _identity(sample: dict[str, torch.Tensor]) -> str:
+    return hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in sample.values())).hexdigest()
 
 
 @torch.no_grad()

@@ -12,9 +12,9 @@ class TaskResult:
 
     Attributes:
         value: of the measure's metric; accuracies between 0 and 1.
-        error: its standard error; None where the harness gives none.
+        error: its standard error; None where there is none, as of a single question.
         metrics: every metric of the task, by the harness's name.
-        version: of the task's definition.
+        version: of the task's definition; of held-out text, a hash of the samples.
         samples: questions that were asked.
     """
 

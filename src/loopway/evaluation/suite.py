@@ -66,22 +66,26 @@ def suite_measures(suite: str, shots: Sequence[int] | None = None) -> list[Measu
         shots: instead of 0 and 5.
 
     Raises:
-        ConfigError: there is no such suite.
+        ConfigError: there is no such suite, or it has nothing that is asked with examples.
     """
     if suite not in SUITES:
         raise not_among("--suite", suite, SUITES)
+    if suite == "perplexity" and shots is not None:
+        raise ConfigError(
+            "--shots: perplexities are taken without examples; leave it out, or take --suite paper"
+        )
     measures = list(PERPLEXITIES) if suite != "tasks" else []
     if suite != "perplexity":
         measures += [
             Measure(task, count, metric, in_mean=True)
-            for count in (PAPER_SHOTS if shots is None else shots)
+            for count in dict.fromkeys(PAPER_SHOTS if shots is None else shots)
             for task, metric in PAPER_TASKS.items()
         ]
     return measures
 
 
 def task_measures(tasks: Sequence[str], shots: Sequence[int] | None = None) -> list[Measure]:
-    """Measures of chosen tasks, with the paper's metric where it has one.
+    """Measures of chosen tasks, each once, with the paper's metric where it has one.
 
     Raises:
         ConfigError: no task is named.
@@ -89,11 +93,12 @@ def task_measures(tasks: Sequence[str], shots: Sequence[int] | None = None) -> l
     if not tasks:
         raise ConfigError("--tasks: names no task; for example --tasks piqa,arc_easy")
     counts: Sequence[int | None] = [None] if shots is None else shots
+    texts = {measure.task: measure for measure in PERPLEXITIES if measure.task not in PAPER_TASKS}
     measures = []
     for task in tasks:
-        if task == HELD_OUT:
-            measures.append(PERPLEXITIES[0])
+        if task in texts:
+            measures.append(texts[task])
             continue
-        metric = "word_perplexity" if task == "wikitext" else PAPER_TASKS.get(task)
-        measures += [Measure(task, count, metric, in_mean=task in PAPER_TASKS) for count in counts]
-    return measures
+        in_mean = task in PAPER_TASKS
+        measures += [Measure(task, count, PAPER_TASKS.get(task), in_mean) for count in counts]
+    return list(dict.fromkeys(measures))

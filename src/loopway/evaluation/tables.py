@@ -4,9 +4,13 @@ Knows results; nothing of how they came about.
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
 
+from rich import box
 from rich.table import Table
 
 from loopway.evaluation.results import Evaluation
@@ -14,8 +18,10 @@ from loopway.evaluation.suite import HELD_OUT, Measure
 
 _NOTE = (
     "Perplexities per token (held-out, LAMBADA) or word (WikiText): lower is better. Accuracies in percent, ± standard "
-    "error, acc_norm where the paper takes it. In brackets: difference to the first model."
+    "error, acc_norm where the paper takes it. In brackets: difference to the first model, where both had the same text."
 )
+
+_MODELS_ABREAST = 3
 
 
 @dataclass(frozen=True)
@@ -23,13 +29,13 @@ class Mean:
     """The unweighted mean of the tasks that count, in percent.
 
     Attributes:
-        error: its standard error, from the tasks' own.
+        error: its standard error, from the tasks' own; None if one has none.
         taken: of how many tasks.
         wanted: how many there are.
     """
 
     value: float
-    error: float
+    error: float | None
     taken: int
     wanted: int
 
@@ -45,16 +51,16 @@ def mean_accuracy(evaluation: Evaluation, shots: int | None) -> Mean | None:
     if not results:
         return None
     value = sum(result.value for result in results) / len(results)
-    error = math.sqrt(sum((result.error or 0.0) ** 2 for result in results)) / len(results)
-    return Mean(100 * value, 100 * error, len(results), len(wanted))
+    errors = [result.error for result in results if result.error is not None]
+    error = 100 * math.hypot(*errors) / len(results) if len(errors) == len(results) else None
+    return Mean(100 * value, error, len(results), len(wanted))
 
 
 def headline(evaluations: Sequence[Evaluation]) -> tuple[list[str], list[list[str]]]:
     """Table 1's columns: a row a model, a column a perplexity or a mean accuracy."""
     perplexities = _in_order(evaluations, lambda measure: measure.is_perplexity)
-    shots = sorted({m.shots for m in _in_order(evaluations, lambda m: m.in_mean)}, key=lambda s: s or 0)
-    heads = ["model", *(f"{_short(measure)} ppl" for measure in perplexities)]
-    heads += [f"mean acc{'' if count is None else f', {count}-shot'}" for count in shots]
+    shots = _shots_with_mean(evaluations)
+    heads = ["model", *(f"{_short(measure)} ppl" for measure in perplexities), *map(_mean_title, shots)]
     rows = []
     for evaluation in evaluations:
         cells = [_cell(measure, evaluation, evaluations[0]) for measure in perplexities]
@@ -79,16 +85,27 @@ def details(evaluations: Sequence[Evaluation]) -> tuple[list[str], list[list[str
 
 
 def terminal_tables(evaluations: Sequence[Evaluation]) -> list[Table]:
-    """Both tables for a terminal."""
-    tables = []
-    for heads, rows in (headline(evaluations), details(evaluations)):
-        if len(heads) == 1:
-            continue
-        table = Table()
-        for number, head in enumerate(heads):
-            table.add_column(head, justify="left" if number == 0 or head == "metric" else "right")
-        for row in rows:
-            table.add_row(*row)
+    """For a terminal, with a column a model, at most three in a table: the headline, and below it the tasks.
+
+    Where it is narrow, differences go to a second line.
+    """
+    heads, rows = headline(evaluations)
+    tasks = _in_order(evaluations, lambda measure: not measure.is_perplexity)
+    titles = [*heads[1:], *(f"{measure.title} {_metric(measure, evaluations)}" for measure in tasks)]
+    columns = [
+        [*row[1:], *(_cell(measure, evaluation, evaluations[0]) for measure in tasks)]
+        for row, evaluation in zip(rows, evaluations, strict=True)
+    ]
+    names, tables = _short_names([evaluation.model for evaluation in evaluations]), []
+    for start in range(0, len(evaluations), _MODELS_ABREAST):
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        table.add_column(overflow="fold")
+        shown = columns[start : start + _MODELS_ABREAST]
+        for name, column in zip(names[start:], shown, strict=False):
+            width = max(len(cell.partition(" (")[0]) for cell in column)
+            table.add_column(name, justify="right", min_width=width, overflow="fold")
+        for number, line in enumerate(zip(titles, *shown, strict=True), 1):
+            table.add_row(*line, end_section=number == len(heads) - 1)
         tables.append(table)
     return tables
 
@@ -112,10 +129,28 @@ def _in_order(evaluations: Sequence[Evaluation], wanted) -> list[Measure]:
     return [measure for measure in dict.fromkeys(asked) if wanted(measure)]
 
 
+def _shots_with_mean(evaluations: Sequence[Evaluation]) -> list[int | None]:
+    """Numbers of shots with more than one task to average."""
+    counts = Counter(measure.shots for measure in _in_order(evaluations, lambda measure: measure.in_mean))
+    return sorted((shots for shots, tasks in counts.items() if tasks > 1), key=lambda shots: shots or 0)
+
+
+def _mean_title(shots: int | None) -> str:
+    return "mean acc" if shots is None else f"mean acc, {shots}-shot"
+
+
 def _short(measure: Measure) -> str:
     return {HELD_OUT: "held-out", "lambada_openai": "LAMBADA-O", "lambada_standard": "LAMBADA-S"}.get(
         measure.task, measure.task
     )
+
+
+def _short_names(models: Sequence[str]) -> list[str]:
+    """Without the folder that all of them are in."""
+    parts = [Path(model).parts for model in models]
+    levels = zip(*(part[:-1] for part in parts), strict=False) if len(models) > 1 else ()
+    shared = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, levels))
+    return [str(Path(*part[shared:])) for part in parts]
 
 
 def _metric(measure: Measure, evaluations: Sequence[Evaluation]) -> str:
@@ -129,9 +164,10 @@ def _cell(measure: Measure, evaluation: Evaluation, first: Evaluation) -> str:
         return "–"
     scale = 100 if result.metric.startswith("acc") else 1
     cell = _number(scale * result.value)
-    if result.error is not None and math.isfinite(result.error):
+    if result.error is not None:
         cell += f" ± {_number(scale * result.error)}"
-    if evaluation is not first and (other := first.results.get(measure)):
+    other = first.results.get(measure)
+    if evaluation is not first and other and other.version == result.version:  # else of another text
         cell += f" ({_number(scale * (result.value - other.value), '+')})"
     return cell
 
@@ -146,7 +182,7 @@ def _mean_cell(evaluation: Evaluation, first: Evaluation, shots: int | None) -> 
         return "–"
     if not mean.is_complete:
         return f"incomplete: {mean.value:.2f} over {mean.taken} of {mean.wanted}"
-    cell = f"{mean.value:.2f} ± {mean.error:.2f}"
+    cell = f"{mean.value:.2f}" + ("" if mean.error is None else f" ± {mean.error:.2f}")
     if evaluation is not first and other is not None and other.is_complete:
         cell += f" ({mean.value - other.value:+.2f})"
     return cell
