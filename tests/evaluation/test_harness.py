@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from lm_eval.api.instance import Instance
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from loopway.evaluation.answers import Answers, request_key
 from loopway.evaluation.evaluate import Settings, evaluate
-from loopway.evaluation.harness import Tasks
+from loopway.evaluation.harness import HarnessModel, Tasks
 from loopway.evaluation.suite import Measure, suite_measures, task_measures
 
 
@@ -81,6 +82,51 @@ def test_multiple_choice_is_what_log_likelihoods_give(
     assert result.metric == "acc_norm"
     assert result.value == pytest.approx(right_normalised / 12, abs=1e-9)
     assert result.metrics["acc"] == pytest.approx(right / 12, abs=1e-9)
+
+
+def test_winogrande_is_scored_on_what_follows_each_name(
+    mesh_model: Path, local_tasks: Path, tmp_path: Path
+) -> None:
+    """Its choices are contexts; what is scored is the same for both."""
+    (measure,) = task_measures(["winogrande"], [0])
+    result = run(mesh_model, [measure], tmp_path, local_tasks).results[measure]
+    score, right = Scorer(mesh_model), 0
+    for loaded, doc in rows_of(local_tasks, "winogrande", 12):
+        scores = [score(context, f" {loaded.doc_to_target(doc)}")[0] for context in loaded.doc_to_choice(doc)]
+        right += max((0, 1), key=scores.__getitem__) == loaded.doc_to_text(doc)
+    assert (result.metric, result.value) == ("acc", pytest.approx(right / 12))
+
+
+def test_choices_of_one_token_share_one_computation(mesh_model: Path, tmp_path: Path) -> None:
+    """What the harness offers for a shared prefix; answers are the same without it."""
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(mesh_model),
+        AutoTokenizer.from_pretrained(mesh_model),
+    )
+    letters = [" the", " of", " and", " is"]
+    assert all(len(tokenizer(letter)["input_ids"]) == 1 for letter in letters)
+    pairs = [(f"Question {n}: what is a stone?\nAnswer:", letter) for n in range(5) for letter in letters]
+    requests = [
+        Instance(request_type="loglikelihood", doc={}, arguments=pair, idx=number)
+        for number, pair in enumerate(pairs)
+    ]
+
+    def ask(cached: bool) -> tuple[list[tuple[float, bool]], int]:
+        """Answers, and how many rows the model has read for them."""
+        answers, rows = Answers(tmp_path / f"{cached}.jsonl"), []
+        harness_model = HarnessModel(model, tokenizer, batch_size=8, answers=answers)
+        assert harness_model.logits_cache  # type: ignore[attr-defined]
+        harness_model.logits_cache = cached  # type: ignore[attr-defined]
+        hook = model.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+        found = harness_model.loglikelihood(requests, disable_tqdm=True)
+        hook.remove()
+        answers.close()
+        return found, sum(rows)
+
+    (shared, rows), (alone, all_rows) = ask(True), ask(False)
+    assert (rows, all_rows) == (5, 20)
+    assert [greedy for _, greedy in shared] == [greedy for _, greedy in alone]
+    assert [value for value, _ in shared] == pytest.approx([value for value, _ in alone], rel=1e-5)
 
 
 def test_every_answer_is_the_model_s_own_log_likelihood(
@@ -209,6 +255,9 @@ def test_answers_are_found_again_by_the_text_of_a_request(tmp_path: Path) -> Non
     ]
 
 
-def test_a_misspelt_task_is_named_with_the_nearest() -> None:
+def test_any_task_of_the_harness_is_known_and_a_misspelt_one_is_named_with_the_nearest() -> None:
     with pytest.raises(ValueError, match=r"--tasks: got 'piqqa', expected perhaps .*piqa"):
         Tasks(["piqqa"])
+    (tag,) = task_measures(["ai2_arc"], [0])
+    expanded = Tasks(["ai2_arc"]).expand([tag])
+    assert [(measure.task, measure.shots) for measure in expanded] == [("arc_challenge", 0), ("arc_easy", 0)]
