@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import matplotlib
 import numpy as np
 import pytest
+from made_up import made_up_probes
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import to_hex
@@ -24,7 +25,6 @@ from loopway.probing.pictures import Picture, save_picture, svg_of
 from loopway.probing.results import ModelProbes, Spread
 from loopway.probing.state_figures import draw_glance, draw_relative_updates
 from loopway.report.style import line_style
-from tests.probing.made_up import made_up_probes
 
 MODELS = {
     "one model of two loops": [made_up_probes()],

@@ -160,7 +160,7 @@ def test_a_slot_that_is_never_read_is_named() -> None:
     model = small_model("1+1R2+1")
     with torch.no_grad():
         for router in find_stack(model).recurrence.get_submodule("read_routers").children():
-            router.bias[3] = -30
+            router.get_parameter("bias")[3] = -30
     found, _ = probed_routers(model, small_batch())
     assert found.unused_slots == [3]
     assert probed_routers(small_model("1+1R2+1"), small_batch())[0].unused_slots == []

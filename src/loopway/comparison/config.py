@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from loopway.checks import check_value, unknown_key
+from loopway.checks import check_value, unknown_key, wrong_value
 from loopway.data.config import DataConfig
 from loopway.errors import ConfigError, LoopwayError
 from loopway.training.run_config import RunConfig
 from loopway.training.yaml_files import apply_overrides, merge, read_yaml
 
 DEMO_CONFIG = Path(__file__).with_name("demo.yaml")
-_KEYS = ("extends", "model", "data", "training", "plugins", "variants", "seeds", "prompt")
+_SHARED = ("model", "data", "training", "plugins", "probe_every")
+_KEYS = ("extends", *_SHARED, "variants", "seeds", "prompt", "probe_samples")
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,12 @@ class CompareConfig:
     Attributes:
         runs: the run config of every variant and seed, ``runs[variant][seed]``, variants in the order given.
         prompt: what every trained model goes on from for the text sample.
+        probe_samples: held-out samples on which the trained models are probed; 0: they aren't.
     """
 
     runs: dict[str, dict[int, RunConfig]]
     prompt: str
+    probe_samples: int
 
     @classmethod
     def load(cls, path: Path | str | None = None, overrides: Sequence[str] = ()) -> Self:
@@ -45,10 +48,13 @@ class CompareConfig:
         for key in content:
             if key not in _KEYS:
                 raise unknown_key("", key, _KEYS)
-        shared = {key: content[key] for key in ("model", "data", "training", "plugins") if key in content}
+        shared = {key: content[key] for key in _SHARED if key in content}
         variants = check_value("variants", content.get("variants") or {}, dict[str, dict[str, Any]])
         seeds = check_value("seeds", content.get("seeds", [0]), list[int])
         prompt = check_value("prompt", content.get("prompt", "The"), str)
+        probe_samples = check_value("probe_samples", content.get("probe_samples", 0), int)
+        if probe_samples < 0:
+            raise wrong_value("probe_samples", probe_samples, "0 (no probes) or more")
         if not variants:
             raise ConfigError(
                 "variants is missing; name them with what their model changes, for example "
@@ -65,7 +71,7 @@ class CompareConfig:
             name: {seed: _variant_run(shared, name, changes, seed) for seed in seeds}
             for name, changes in variants.items()
         }
-        plan = cls(runs=runs, prompt=prompt)
+        plan = cls(runs=runs, prompt=prompt, probe_samples=probe_samples)
         if plan.data.validation is None and plan.data.validation_fraction == 0:
             raise ConfigError(
                 "a comparison needs validation text: give data.validation, or a data.validation_fraction above 0"

@@ -1,11 +1,12 @@
 """A comparison from config to report: every variant trained on the same prepared data, then told side by side.
 
-    comparison.json  data/  variants/NAME.yaml  runs/NAME-seedN/  results.json  table.md  curves.png  samples.md
+    comparison.json  data/  variants/NAME.yaml  runs/NAME-seedN/  results.json  table.md  curves.png  samples.md  probes/
 
 Finished runs are kept, unfinished ones go on where they were. Knows nothing of how a single run is done.
 """
 
 import json
+import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from loopway.comparison.tables import explain, terminal_table
 from loopway.data.loading import open_data
 from loopway.errors import ConfigError, LoopwayError
 from loopway.files import write_atomically
+from loopway.probing.probe import Settings, probe
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,18 @@ def compare(
     console.print(terminal_table(rows))
     console.print(explain(rows), style="dim")
     write_samples(folder, runs, plan.prompt)
+    if plan.probe_samples:
+        _probe(folder, runs, plan.probe_samples, console)
     console.print(f"Everything is in {folder}: table.md, results.json, curves.png, samples.md, runs/*/model")
     return Comparison(folder, rows)
+
+
+def _probe(folder: Path, runs: dict[str, list[PlannedRun]], samples: int, console: Console) -> None:
+    """Every variant's first model, side by side on one page."""
+    models = [str(by_seed[0].folder.path) for by_seed in runs.values()]
+    out = folder / "probes"
+    command = ["loopway", "probe", *models, "--samples", str(samples), "--out", str(out)]
+    probe(models, out, Settings(samples=samples), command=shlex.join(command), console=console)
 
 
 def _claim(folder: Path, runs: list[PlannedRun]) -> bool:

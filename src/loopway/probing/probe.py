@@ -1,0 +1,223 @@
+"""Probing from options to report: every model's probes on held-out samples, told side by side.
+
+    probes.json  probes.html  figures/*.png, *.svg
+
+Knows what is probed and where it goes; nothing of how a measure is taken or drawn.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from transformers import AutoConfig, PreTrainedModel
+
+from loopway.errors import ConfigError
+from loopway.evaluation.models import EvaluatedModel, open_evaluated
+from loopway.evaluation.perplexity import held_out_samples
+from loopway.files import write_atomically
+from loopway.layout import Layout
+from loopway.modeling.accounting import parameter_report
+from loopway.modeling.conversion import as_vanilla
+from loopway.modeling.stack import RecursiveStack, find_stack
+from loopway.probing.figures import draw_figures, model_labels
+from loopway.probing.loops import probe_loops
+from loopway.probing.page import write_probe_page
+from loopway.probing.pictures import save_picture
+from loopway.probing.reading import batches_of, count_tokens, evenly_spread, traced
+from loopway.probing.results import LoopProbes, ModelProbes, Spread, StateProbes
+from loopway.probing.routers import RouterProbe, TokenGroups, has_routers
+from loopway.probing.state_figures import last_loop_state
+from loopway.probing.states import StateProbe
+from loopway.training.callbacks import say
+from loopway.training.generation import model_folder
+from loopway.training.plugins import load_plugins
+from loopway.training.summary import library_versions
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What probing depends on beside the models.
+
+    Attributes:
+        data: token files with held-out text; none: each run's own validation set.
+        samples: so many at most, evenly spread over the text.
+        loop_samples: of these, so many for the losses with changed loops, each of which is a forward pass; 0: none.
+        sequence_length: tokens of a sample; None: each model's own.
+        cut: the layout as whose blocks vanilla models are probed; None: that of the first looped model that has as
+            many layers.
+        dtype: instead of the precision of the weights.
+        plugins: Python files that register what the models are made of.
+    """
+
+    data: Sequence[str] = ()
+    samples: int = 500
+    loop_samples: int = 32
+    sequence_length: int | None = None
+    cut: str | None = None
+    dtype: str | None = None
+    plugins: Sequence[Path] = ()
+
+
+def probe(
+    models: Sequence[str],
+    folder: Path | str,
+    settings: Settings | None = None,
+    *,
+    command: str = "",
+    console: Console | None = None,
+) -> list[ModelProbes]:
+    """Probe every model on held-out samples; write numbers, figures and a page of them.
+
+    Args:
+        models: run folders, checkpoints, model folders or names on the Hub; also plain models of supported families.
+        folder: where everything goes.
+        command: what was typed, for the page.
+        console: where it is told; None is standard output.
+
+    Raises:
+        LoopwayError: a model that can't be opened, is of an unsupported family or can't be cut as it should, no text.
+    """
+    settings, folder, console = settings or Settings(), Path(folder), console or Console()
+    log = Console(stderr=True)
+    (folder / "figures").mkdir(parents=True, exist_ok=True)  # now, rather than fail in the end
+    load_plugins(settings.plugins)
+    layouts = [layout for name in models if (layout := _layout_of(name)) is not None and layout.is_looped]
+    found = []
+    for name in models:
+        opened = open_evaluated(name, settings.plugins, settings.dtype)
+        found.append(_probe_one(opened, layouts, settings, log))
+    _write(folder, found, settings, command)
+    console.print(glance(found))
+    say(console, f"Everything is in {folder}: probes.html, probes.json, figures/")
+    return found
+
+
+def _probe_one(
+    opened: EvaluatedModel, layouts: Sequence[Layout], settings: Settings, log: Console
+) -> ModelProbes:
+    model = _as_recursive(opened.model)
+    cut = _cut_of(opened.name, find_stack(model), layouts, settings.cut, log)
+    held_out = held_out_samples(opened, list(settings.data), settings.sequence_length)
+    if held_out is None:
+        raise ConfigError(
+            f"{opened.name}: has no validation set of its own; give held-out token files with --data"
+        )
+    samples = evenly_spread(held_out, settings.samples)
+    counts, text = count_tokens(samples, model.config.vocab_size)
+    states = routers = None
+    batches = batches_of(samples)
+    shown = track(
+        traced(model, batches, cut), opened.name, len(batches), console=log, disable=not log.is_terminal
+    )
+    if not log.is_terminal:
+        say(log, f"{opened.name}: {len(samples)} samples")
+    for batch, records in shown:
+        if states is None:
+            stages = [record.stage for record in records]
+            states = StateProbe(stages)
+            if has_routers(records):
+                routers = RouterProbe(stages, held_out.sequence_length, TokenGroups(counts))
+        states.add(records)
+        if routers is not None:
+            routers.add(records, batch["input_ids"])
+    assert states is not None, "there is a sample at least"
+    loops = []
+    if settings.loop_samples and cut is None:
+        few = evenly_spread(held_out, min(settings.loop_samples, settings.samples))
+        loops = probe_loops(model, list(batches_of(few)))
+    report = parameter_report(model.config)
+    return ModelProbes(
+        name=opened.name,
+        family=model.config.family.model_type,
+        layout=report.layout,
+        recurrence=report.recurrence,
+        cut=cut,
+        parameters=report.total,
+        key=opened.key,
+        samples=len(samples),
+        sequence_length=held_out.sequence_length,
+        text=text,
+        states=states.result(),
+        routers=routers.result() if routers is not None else None,
+        loops=loops,
+    )
+
+
+def _as_recursive(model: PreTrainedModel) -> PreTrainedModel:
+    if any(isinstance(module, RecursiveStack) for module in model.modules()):
+        return model
+    return as_vanilla(model)
+
+
+def _layout_of(name: str) -> Layout | None:
+    """What a model's config says; None where it says none, or can't be read: opening the model tells why."""
+    try:
+        folder = model_folder(Path(name)) if Path(name).exists() else name
+        config = AutoConfig.from_pretrained(folder)
+    except Exception:
+        return None
+    return getattr(config, "parsed_layout", None)
+
+
+def _cut_of(
+    name: str, stack: RecursiveStack, layouts: Sequence[Layout], wanted: str | None, log: Console
+) -> str | None:
+    if len(stack.layout.stages) > 1:
+        return None
+    depth = stack.layout.compute_depth
+    cut = wanted or next((str(layout) for layout in layouts if layout.compute_depth == depth), None)
+    if cut is None:
+        say(log, f"{name}: is probed as a single block; --cut names the layout as whose blocks it should be")
+    return cut
+
+
+def _write(folder: Path, found: list[ModelProbes], settings: Settings, command: str) -> None:
+    versions = library_versions()
+    content = {
+        "command": command,
+        "versions": versions,
+        "settings": json.loads(json.dumps(asdict(settings), default=str)),
+        "models": [probes.to_dict() for probes in found],
+    }
+    write_atomically(folder / "probes.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
+    pictures = draw_figures(found)
+    for picture in pictures.values():
+        save_picture(picture, folder / "figures")
+    write_probe_page(folder / "probes.html", found, pictures, command, versions)
+
+
+def glance(found: Sequence[ModelProbes]) -> Table:
+    """The probes in one number each, a column a model, for a terminal; ± is the deviation over samples."""
+    table = Table()
+    table.add_column("")
+    for label in model_labels([probes.name for probes in found]):
+        table.add_column(label, justify="right")
+    rows = {
+        "blocks": [probes.cut or probes.layout for probes in found],
+        "balance": [_with_deviation(probes.states.balance, 3) for probes in found],
+        "stagnation": [_with_deviation(probes.states.stagnation, 3) for probes in found],
+        "effective rank": [_with_deviation(_last_rank(probes.states), 1) for probes in found],
+        "last loop": [", ".join(_last_loop(loops) for loops in probes.loops) or "–" for probes in found],
+    }
+    for name, cells in rows.items():
+        table.add_row(name, *cells)
+    return table
+
+
+def _last_rank(states: StateProbes) -> Spread:
+    last = last_loop_state(states)
+    return Spread(states.effective_rank.mean[last], states.effective_rank.std[last])
+
+
+def _with_deviation(spread: Spread | None, digits: int) -> str:
+    return "–" if spread is None else f"{spread.mean:.{digits}f} ± {spread.std:.{digits}f}"
+
+
+def _last_loop(loops: LoopProbes) -> str:
+    """How much higher the loss is without the last loop, nats per token."""
+    without = next(change for change in loops.by_loops if change.loops == loops.trained_loops - 1)
+    return f"{without.difference:+.4f}"

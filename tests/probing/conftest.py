@@ -1,1 +1,0 @@
-from made_up import made_up_probes, spread  # noqa: F401
