@@ -1,4 +1,4 @@
-"""Runs what README.md and docs/data.md show: their Python blocks and their command lines, made small.
+"""Runs what README.md, docs/data.md and docs/probing.md show: their Python blocks and their command lines, made small.
 
 Adding a command: if its verb is new, give it a row in SMALL; if it reads a file, show that file in a yaml block whose
 first line is `# <file name>`. What can't be run here (`git clone ...`) goes into NOT_RUN; a block that begins with
@@ -24,6 +24,7 @@ from loopway.cli import app
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 DATA = ROOT / "docs" / "data.md"
+PROBING = ROOT / "docs" / "probing.md"
 
 # The verb -> what is appended to every `loopway <verb> ...` so that it takes seconds.
 # The text is two files that the test writes into the folder in which everything runs, and into texts/ there.
@@ -40,6 +41,7 @@ SMALL: dict[str, list[str]] = {
     "generate": ["--max-new-tokens", "4"],
     "params": [],
     "prepare": ["--vocab-size", "300", "--validation-fraction", "0.5"],
+    "probe": ["--samples", "3", "--loop-samples", "2"],
     "train": SMALL_DATA + SMALL_TRAINING,
 }
 SMALL_ON_TOKENS = SMALL | {"train": ["data.sequence_length=32", *SMALL_TRAINING]}
@@ -133,7 +135,10 @@ def write_yaml(block: Block, folder: Path) -> None:
         (folder / name[1]).write_text(block.text)
 
 
-@pytest.mark.parametrize("page, small", [(README, SMALL), (DATA, SMALL_ON_TOKENS)], ids=["README", "data"])
+PAGES = {"README": (README, SMALL), "data": (DATA, SMALL_ON_TOKENS), "probing": (PROBING, SMALL)}
+
+
+@pytest.mark.parametrize("page, small", PAGES.values(), ids=PAGES.keys())
 def test_everything_that_a_page_shows_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: Path, small: dict[str, list[str]]
 ) -> None:

@@ -49,7 +49,7 @@ _SKEW = (
     Markup(
         "How much does each block change what it reads? The relative update of a block <i>f</i> with input <i>h</i> is "
         "2·‖<i>f</i>(<i>h</i>) − <i>h</i>‖ / (‖<i>f</i>(<i>h</i>)‖ + ‖<i>h</i>‖) with Frobenius norms: 0 for no "
-        "change, 2 at most. In naive recursion the first loop’s update towers over the later ones; with MeSH the loops "
+        "change, 2 at most. In the paper, naive recursion’s first update towers over the later ones; with MeSH they "
         "are more alike."
     ),
     Markup(
@@ -61,7 +61,7 @@ _SKEW = (
 )
 _STAGNATION = (
     "How alike are two states? CKA with an RBF kernel compares which tokens lie near which, whatever the rotation and "
-    "the scale: 1 for the same arrangement, near 0 for unrelated ones. In naive recursion the states of the loop are "
+    "the scale: 1 for the same arrangement, near 0 for unrelated ones. In the paper, naive recursion’s states are "
     "nearly the same, with MeSH less so.",
     "Stagnation is the mean CKA between consecutive states of the loop; near 1, the loop sits at a fixed point. A low "
     "value isn’t good in itself: it says that the state moves, not where to. CKA rises for short samples; compare "
@@ -69,7 +69,7 @@ _STAGNATION = (
 )
 _COLLAPSE = (
     "How many dimensions does a state use? Its singular values, divided by the largest, fall fast where a few "
-    "directions hold nearly everything. In naive recursion the states after the loop fall faster; with MeSH they are "
+    "directions hold nearly everything. In the paper they fall faster after naive recursion; with MeSH they are "
     "flatter.",
     "Effective rank (Roy and Vetterli, 2007) makes one number of it: exp of the entropy of the singular values divided "
     "by their sum. It is at most the smaller of tokens and hidden size, so it grows with the length of the samples, "
