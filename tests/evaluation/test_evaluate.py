@@ -289,3 +289,17 @@ def test_tables_are_shown_and_results_hold_the_versions(
     assert [model["model"] for model in content["models"]] == models
     (result,) = content["models"][0]["results"]
     assert result["samples"] == 3 and result["version"] and result["metric"] == "acc"
+
+
+def test_auto_is_eight_at_a_time_on_a_cpu(
+    mesh_model: Path, local_tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The harness would try 64 rows of the model's whole context first, which a machine's memory may not survive."""
+    rows: list[int] = []
+    model_call = HarnessModel._model_call  # type: ignore[attr-defined]
+    monkeypatch.setattr(
+        HarnessModel, "_model_call", lambda *a, **k: (rows.append(len(a[1])), model_call(*a, **k))[1]
+    )
+    settings = Settings(limit=10, batch_size="auto", include_path=local_tasks)
+    evaluate([str(mesh_model)], task_measures(["arc_easy"], [0]), tmp_path, settings)
+    assert max(rows) == 8 and len(rows) < 8

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -210,6 +211,28 @@ def test_examples_before_a_question_change_the_request(
     (path,) = (tmp_path / "answers").iterdir()
     assert len(path.read_text().splitlines()) == 2 * 3 * 2
     assert [measure.shots for measure in evaluation.results] == [0, 5]
+
+
+def test_no_question_of_the_local_tasks_is_among_its_own_examples(local_tasks: Path) -> None:
+    from lm_eval.tasks import TaskManager
+
+    names = [
+        "piqa",
+        "hellaswag",
+        "winogrande",
+        "arc_easy",
+        "arc_challenge",
+        "sciq",
+        "mmlu_anatomy_continuation",
+    ]
+    manager = TaskManager(include_path=str(local_tasks), include_defaults=False)
+    tasks: dict[str, Any] = dict(manager.load(names)["tasks"])
+    for name, task in tasks.items():
+        assert task.fewshot_cfg.split == (task.config.test_split if "mmlu" not in name else "dev"), name
+    piqa = tasks["piqa"]
+    piqa.sampler.df = docs = list(piqa.eval_docs)[:4]  # so few that all are examples, but for the question
+    context = piqa.fewshot_context(docs[0], 3)
+    assert context.count(docs[0]["goal"]) == 1 and docs[1]["goal"] in context
 
 
 def test_a_group_is_all_of_its_tasks(mesh_model: Path, local_tasks: Path, tmp_path: Path) -> None:
