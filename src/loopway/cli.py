@@ -4,6 +4,8 @@ Nothing heavy is imported before a verb runs, so that ``--help`` answers at once
 """
 
 import os
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +16,7 @@ from loopway.errors import exit_on_error
 
 app = typer.Typer(
     name="loopway",
-    help="Recursive (looped) language models with MeSH state highways: train, compare, generate.",
+    help="Recursive (looped) language models with MeSH state highways: train, compare, evaluate, probe.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -248,10 +250,11 @@ def probe(
     out: Annotated[Path, typer.Option(help="Folder for the page, figures and numbers.")] = Path("probes"),
 ) -> None:
     """Whether the loops share the work, keep changing the state and keep it rich; a page with figures."""
-    from loopway.probing.command import probe_command
+    from loopway.probing.probe import Settings
+    from loopway.probing.probe import probe as probe_models
 
-    settings = {"samples": samples, "loop_samples": loop_samples, "sequence_length": sequence_length}
-    probe_command(models, out, **settings, data=data or (), cut=cut, dtype=dtype, plugins=plugin or ())
+    settings = Settings(data or (), samples, loop_samples, sequence_length, cut, dtype, plugin or ())
+    probe_models(models, out, settings, command=shlex.join(["loopway", *sys.argv[1:]]))
 
 
 @app.command()
@@ -276,7 +279,7 @@ def generate(
     ] = None,
 ) -> None:
     """Continue a text with a trained model, as it is written."""
-    from loopway.training.generation import Sampling, stream
+    from loopway.trained.generation import Sampling, stream
 
     stream(model, prompt, Sampling(max_new_tokens, temperature, top_k, top_p, greedy, seed), plugin or ())
 

@@ -10,14 +10,14 @@ from conftest import make_model  # type: ignore[import-not-found]
 from rich.console import Console
 
 from loopway.errors import ConfigError
-from loopway.evaluation import models
 from loopway.evaluation.dynamics import evaluate_checkpoints
 from loopway.evaluation.evaluate import Settings, evaluate
 from loopway.evaluation.harness import HarnessModel
-from loopway.evaluation.models import open_evaluated
 from loopway.evaluation.results import Evaluation, TaskResult
 from loopway.evaluation.suite import HELD_OUT, PAPER_TASKS, Measure, suite_measures, task_measures
 from loopway.evaluation.tables import details, headline, markdown_tables, mean_accuracy, terminal_tables
+from loopway.trained import identity
+from loopway.trained.opening import open_trained
 from loopway.training.run import train
 from loopway.training.run_config import RunConfig
 
@@ -71,38 +71,38 @@ def test_a_stopped_evaluation_goes_on(
 
 def test_a_changed_model_has_another_key_and_the_same_model_elsewhere_the_same(tmp_path: Path) -> None:
     folder = make_model(tmp_path / "a")
-    key = open_evaluated(str(folder)).key
-    assert open_evaluated(str(make_model(tmp_path / "elsewhere"))).key == key
-    changed = open_evaluated(str(tmp_path / "a")).model
+    key = open_trained(str(folder)).key
+    assert open_trained(str(make_model(tmp_path / "elsewhere"))).key == key
+    changed = open_trained(str(tmp_path / "a")).model
     with torch.no_grad():
         next(changed.parameters()).view(-1)[0] += 1e-3
     changed.save_pretrained(tmp_path / "a")
-    assert open_evaluated(str(tmp_path / "a")).key != key
-    assert open_evaluated(str(tmp_path / "elsewhere"), dtype="bfloat16").key != key
-    assert open_evaluated(str(make_model(tmp_path / "b", recurrence="anchor"))).key != key
+    assert open_trained(str(tmp_path / "a")).key != key
+    assert open_trained(str(tmp_path / "elsewhere"), dtype="bfloat16").key != key
+    assert open_trained(str(make_model(tmp_path / "b", recurrence="anchor"))).key != key
     generation = json.loads((tmp_path / "elsewhere" / "generation_config.json").read_text())
     generation["repetition_penalty"] = 1.5
     (tmp_path / "elsewhere" / "generation_config.json").write_text(json.dumps(generation))
-    assert open_evaluated(str(tmp_path / "elsewhere")).key != key
+    assert open_trained(str(tmp_path / "elsewhere")).key != key
 
 
 def test_another_version_or_plugin_has_another_key(
     mesh_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    key = open_evaluated(str(mesh_model)).key
+    key = open_trained(str(mesh_model)).key
     for package in ("loopway", "lm_eval", "transformers"):
         with monkeypatch.context() as patch:
-            patch.setattr(models, "version", lambda name, it=package: "0" if name == it else version(name))
-            assert open_evaluated(str(mesh_model)).key != key, package
+            patch.setattr(identity, "version", lambda name, it=package: "0" if name == it else version(name))
+            assert open_trained(str(mesh_model)).key != key, package
     keys = {key}
     for number, content in enumerate(("a = 1\n", "a = 2\n")):
         (tmp_path / f"{number}.py").write_text(content)
-        keys.add(open_evaluated(str(mesh_model), [tmp_path / f"{number}.py"]).key)
+        keys.add(open_trained(str(mesh_model), [tmp_path / f"{number}.py"]).key)
     assert len(keys) == 3
     (tmp_path / "same.py").write_text("a = 2\n")
-    assert open_evaluated(str(mesh_model), [tmp_path / "same.py"]).key in keys
+    assert open_trained(str(mesh_model), [tmp_path / "same.py"]).key in keys
     (tmp_path / "same.py").write_text("a = 3\n")  # but this process goes on with what it has run
-    assert open_evaluated(str(mesh_model), [tmp_path / "same.py"]).key in keys
+    assert open_trained(str(mesh_model), [tmp_path / "same.py"]).key in keys
 
 
 def test_a_task_without_its_data_is_left_out_and_the_mean_says_so(

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -83,7 +84,7 @@ def test_a_plain_hugging_face_model_is_probed_as_the_vanilla_one(runs: Path, tmp
 
     fields = vanilla.config.to_dict()
     known = GPTNeoXConfig().to_dict().keys() - {"model_type", "architectures"}
-    plain = GPTNeoXForCausalLM(GPTNeoXConfig(**{key: fields[key] for key in known if key in fields}))
+    plain: Any = GPTNeoXForCausalLM(GPTNeoXConfig(**{key: fields[key] for key in known if key in fields}))
     weights = {name.replace("layers.0.layers.", "layers."): w for name, w in vanilla.state_dict().items()}
     plain.load_state_dict(weights)
     with torch.no_grad():  # which the recursive one does as it runs

@@ -5,7 +5,8 @@ import pytest
 from tokenizers.processors import TemplateProcessing
 
 from loopway.errors import ConfigError
-from loopway.training.generation import Sampling, generate, open_model, stream
+from loopway.trained.generation import Sampling, generate, stream
+from loopway.trained.opening import open_model
 from loopway.training.run import train
 from loopway.training.run_config import RunConfig
 

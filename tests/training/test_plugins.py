@@ -5,7 +5,8 @@ import pytest
 
 from loopway.errors import ConfigError
 from loopway.recurrence import registry
-from loopway.training.generation import Sampling, generate, open_model
+from loopway.trained.generation import Sampling, generate
+from loopway.trained.opening import open_model
 from loopway.training.plugins import load_plugins
 from loopway.training.run import train
 from loopway.training.run_config import RunConfig

@@ -17,7 +17,8 @@ from loopway.comparison.tables import markdown_table
 from loopway.data.loading import RunData
 from loopway.files import write_atomically
 from loopway.modeling.accounting import parameter_report
-from loopway.training.generation import Sampling, generate, open_model
+from loopway.trained.generation import Sampling, generate
+from loopway.trained.opening import open_model
 from loopway.training.metrics_log import read_metrics
 
 _SAMPLE = Sampling(max_new_tokens=80, temperature=0.8, top_k=50)

@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from loopway.checks import not_among, wrong_value
+from loopway.checks import wrong_value
 from loopway.errors import ConfigError
 from loopway.evaluation.suite import Measure, suite_measures, task_measures
-
-_DTYPES = ("float32", "bfloat16", "float16")
 
 
 def evaluate_command(
@@ -35,8 +33,6 @@ def evaluate_command(
         if not size.isdecimal() or int(size) < 1:
             raise wrong_value("--batch-size", size, "a whole number from 1, or auto")
         settings["batch_size"] = int(size)
-    if settings["dtype"] not in (None, *_DTYPES):
-        raise not_among("--dtype", settings["dtype"], _DTYPES)
     # The harness takes seconds to import: not before the options are known to be right.
     from loopway.evaluation.dynamics import evaluate_checkpoints
     from loopway.evaluation.evaluate import Settings, evaluate

@@ -18,12 +18,14 @@ from rich.console import Console
 from loopway.errors import ConfigError
 from loopway.evaluation.answers import Answers
 from loopway.evaluation.harness import HarnessModel, LeftOutError, Tasks
-from loopway.evaluation.models import EvaluatedModel, open_evaluated, versions
-from loopway.evaluation.perplexity import held_out_perplexity, held_out_samples
+from loopway.evaluation.perplexity import held_out_perplexity
 from loopway.evaluation.results import Evaluation, TaskResult
 from loopway.evaluation.suite import HELD_OUT, Measure
 from loopway.evaluation.tables import markdown_tables, terminal_tables
 from loopway.files import locked, write_atomically
+from loopway.trained.held_out import held_out_samples
+from loopway.trained.identity import versions
+from loopway.trained.opening import TrainedModel, open_trained
 from loopway.training.callbacks import say
 
 _HELD_OUT_TOKENS = 8192
@@ -84,7 +86,7 @@ def evaluate(
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".lock", f"another process evaluates into {folder}"):
         for name in unique.values():
-            evaluated = open_evaluated(name, settings.plugins, settings.dtype)
+            evaluated = open_trained(name, settings.plugins, settings.dtype)
             evaluations.append(_evaluate_one(evaluated, measures, tasks, folder, settings, log))
             _write(folder, evaluations, settings)
     if not any(evaluation.results for evaluation in evaluations):
@@ -97,7 +99,7 @@ def evaluate(
 
 
 def _evaluate_one(
-    evaluated: EvaluatedModel,
+    evaluated: TrainedModel,
     measures: Sequence[Measure],
     tasks: Tasks,
     folder: Path,
@@ -125,7 +127,7 @@ def _evaluate_one(
 
 def _take(
     measure: Measure,
-    evaluated: EvaluatedModel,
+    evaluated: TrainedModel,
     model: HarnessModel,
     tasks: Tasks,
     answers: Answers,

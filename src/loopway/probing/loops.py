@@ -6,11 +6,9 @@ Knows recursive models and batches of samples; nothing of where these come from.
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -20,6 +18,7 @@ from loopway.modeling.stack import find_stack, running_stages
 from loopway.probing.results import LoopProbes, LossChange
 from loopway.probing.states import loops_of
 from loopway.recurrence.fixed import Base
+from loopway.trained.held_out import sample_losses
 
 ADDED_LOOPS = 2
 
@@ -100,18 +99,8 @@ def _withholding(model: PreTrainedModel, boundary: int) -> Iterator[None]:
         del recurrence.advance
 
 
-@torch.no_grad()
 def _losses(model: PreTrainedModel, batches: Sequence[dict[str, Tensor]]) -> np.ndarray:
     """Loss of every sample, nats per token, ``[samples]``."""
-    return np.array(list(chain.from_iterable(_losses_of_batch(model, batch) for batch in batches)))
-
-
-def _losses_of_batch(model: PreTrainedModel, batch: dict[str, Tensor]) -> list[float]:
-    inputs = {name: value.to(model.device) for name, value in batch.items()}
-    targets = inputs.pop("shift_labels")
-    logits = model(**inputs, use_cache=False).logits
-    dtype = torch.promote_types(logits.dtype, torch.float32)
-    return [
-        F.cross_entropy(logit.to(dtype), target, ignore_index=IGNORED_LABEL).item()
-        for logit, target in zip(logits, targets, strict=True)
-    ]
+    sums = np.concatenate([sample_losses(model, batch) for batch in batches])
+    targets = torch.cat([(batch["shift_labels"] != IGNORED_LABEL).sum(dim=-1) for batch in batches])
+    return sums / targets.numpy()

@@ -16,8 +16,6 @@ from rich.table import Table
 from transformers import AutoConfig, PreTrainedModel
 
 from loopway.errors import ConfigError
-from loopway.evaluation.models import EvaluatedModel, open_evaluated
-from loopway.evaluation.perplexity import held_out_samples
 from loopway.files import write_atomically
 from loopway.layout import Layout
 from loopway.modeling.accounting import parameter_report
@@ -32,8 +30,9 @@ from loopway.probing.results import LoopProbes, ModelProbes, Spread, StateProbes
 from loopway.probing.routers import RouterProbe, TokenGroups, has_routers
 from loopway.probing.state_figures import last_loop_state
 from loopway.probing.states import StateProbe
+from loopway.trained.held_out import held_out_samples
+from loopway.trained.opening import TrainedModel, model_folder, open_trained
 from loopway.training.callbacks import say
-from loopway.training.generation import model_folder
 from loopway.training.plugins import load_plugins
 from loopway.training.summary import library_versions
 
@@ -83,12 +82,14 @@ def probe(
     """
     settings, folder, console = settings or Settings(), Path(folder), console or Console()
     log = Console(stderr=True)
+    if settings.cut is not None:
+        Layout.parse(settings.cut)
     (folder / "figures").mkdir(parents=True, exist_ok=True)  # now, rather than fail in the end
     load_plugins(settings.plugins)
     layouts = [layout for name in models if (layout := _layout_of(name)) is not None and layout.is_looped]
     found = []
     for name in models:
-        opened = open_evaluated(name, settings.plugins, settings.dtype)
+        opened = open_trained(name, settings.plugins, settings.dtype)
         found.append(_probe_one(opened, layouts, settings, log))
     _write(folder, found, settings, command)
     console.print(glance(found))
@@ -97,7 +98,7 @@ def probe(
 
 
 def _probe_one(
-    opened: EvaluatedModel, layouts: Sequence[Layout], settings: Settings, log: Console
+    opened: TrainedModel, layouts: Sequence[Layout], settings: Settings, log: Console
 ) -> ModelProbes:
     model = _as_recursive(opened.model)
     cut = _cut_of(opened.name, find_stack(model), layouts, settings.cut, log)

@@ -1,4 +1,4 @@
-"""Text from a trained model: opening a run or a model folder, and sampling from it.
+"""Text from a trained model.
 
 Knows nothing of how the model was trained.
 """
@@ -8,21 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    TextStreamer,
-    set_seed,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer, set_seed
 
-import loopway  # noqa: F401  (makes the recursive families known to the Auto classes)
-from loopway.checks import one_line, wrong_value
+from loopway.checks import wrong_value
 from loopway.errors import ConfigError
-from loopway.training.callbacks import no_file_bars
-from loopway.training.plugins import load_plugins
-from loopway.training.run_folder import RunFolder
+from loopway.trained.opening import open_model
 
 
 @dataclass(frozen=True)
@@ -49,56 +39,6 @@ class Sampling:
             raise wrong_value("top_k", self.top_k, "0 (all tokens) or more")
         if not 0 < self.top_p <= 1:
             raise wrong_value("top_p", self.top_p, "more than 0, at most 1")
-
-
-def open_model(
-    path: Path | str, plugins: Sequence[Path | str] = ()
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model and tokenizer in a run folder, a model folder or a checkpoint, on the GPU where there is one.
-
-    Args:
-        plugins: Python files that register what the model is made of. No other code is run, also none that lies in
-            the run folder.
-
-    Raises:
-        ConfigError: there is no model, or it can't be opened.
-    """
-    path = Path(path)
-    folder = model_folder(path)
-    load_plugins(plugins)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        with no_file_bars():
-            model = AutoModelForCausalLM.from_pretrained(folder, device_map=device)
-            return model, AutoTokenizer.from_pretrained(folder)
-    except Exception as error:
-        reason = f"{folder} can't be opened: {one_line(error)}"
-        if not plugins and (copies := _plugins_of_run(path)):
-            options = " ".join(f"--plugin {copy}" for copy in copies)
-            reason += f". Its run had plugins, which are not run unasked; if you trust them, add {options}"
-        raise ConfigError(reason) from error
-
-
-def _plugins_of_run(path: Path) -> list[Path]:
-    """The copies of its plugins that lie in the run folder that `path` is, or is in."""
-    for parent in (path, *path.resolve().parents[:2]):
-        if RunFolder(parent).config.is_file():
-            return sorted(RunFolder(parent).plugins.glob("*.py"))
-    return []
-
-
-def model_folder(path: Path) -> Path:
-    """Where the model lies that a run folder, a model folder or a checkpoint stands for. Raises as :func:`open_model`."""
-    if not path.is_dir():
-        raise ConfigError(f"no folder {path}; give a run folder or a model folder")
-    for folder in (RunFolder(path).model, path):
-        if (folder / "config.json").is_file():
-            return folder
-    if RunFolder(path).config.is_file():
-        newest, _ = RunFolder(path).newest_checkpoint()
-        instead = f", or give {newest}" if newest else ""
-        raise ConfigError(f"{path}: the run isn't finished, so there is no model yet; finish it{instead}")
-    raise ConfigError(f"{path}: holds no model (no config.json); give a run folder or a model folder")
 
 
 def generate(

@@ -1,0 +1,93 @@
+"""Held-out text of a trained model: which samples it is asked about, and its losses on them.
+
+Knows models, runs and samples; nothing of what is made of the losses.
+"""
+
+import torch
+import torch.nn.functional as F
+import yaml
+from transformers import PreTrainedModel
+
+from loopway.checks import one_line
+from loopway.data.config import DataConfig
+from loopway.data.loading import open_data
+from loopway.data.samples import IGNORED_LABEL, Source, TokenSamples
+from loopway.data.token_sources import find_tokens, names_tokens
+from loopway.data.tokenizer import fingerprint
+from loopway.errors import DataError
+from loopway.trained.opening import TrainedModel
+from loopway.training.run_folder import RunFolder
+
+
+def held_out_samples(
+    trained: TrainedModel, held_out: list[str], sequence_length: int | None
+) -> TokenSamples | None:
+    """The samples to read: of the token files that are given, else of the validation set of the model's run.
+
+    Args:
+        held_out: prepared folders or `.bin` files; none: the run's own.
+        sequence_length: tokens a sample; None: what the run was trained with, else what the model can read.
+
+    Raises:
+        DataError: the files are damaged, or were made with another tokenizer.
+    """
+    config = _data_config(trained.run)
+    if not held_out:
+        return _of_run(trained.run, config, sequence_length)
+    found = [find_tokens(entry, field="data.validation") for entry in held_out]
+    for folder in (folder for tokens in found for folder in tokens.folders):
+        if folder.manifest["tokenizer"]["fingerprint"] != fingerprint(trained.tokenizer):  # type: ignore[arg-type]
+            raise DataError(
+                f"{folder.folder}: was made with another tokenizer than {trained.name}; prepare its text with "
+                f"--tokenizer of that model"
+            )
+    vocab_size = trained.model.config.vocab_size
+    for tokens in found:
+        tokens.check_ids(vocab_size)
+    length = sequence_length or (config.sequence_length if config else None)
+    length = length or getattr(trained.model.config, "max_position_embeddings", None)
+    if length is None:
+        raise DataError(f"{trained.name}: doesn't say how many tokens it reads; give --sequence-length")
+    mask = config.mask_documents if config else False
+    return TokenSamples(
+        [Source(tokens.files) for tokens in found], length, mask_documents=mask, vocab_size=vocab_size
+    )
+
+
+@torch.no_grad()
+def sample_losses(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> list[float]:
+    """Summed loss of every sample, in nats.
+
+    Args:
+        batch: `input_ids`, `shift_labels` and, where documents are masked, `position_ids`, [batch, seq].
+    """
+    inputs = {key: value.to(model.device) for key, value in batch.items()}
+    targets = inputs.pop("shift_labels")
+    logits = model(**inputs, use_cache=False).logits
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    return [
+        F.cross_entropy(logit.to(dtype), target, reduction="sum", ignore_index=IGNORED_LABEL).item()
+        for logit, target in zip(logits, targets, strict=True)
+    ]
+
+
+def _of_run(run: RunFolder | None, config: DataConfig | None, length: int | None) -> TokenSamples | None:
+    if run is None or config is None:
+        return None
+    # A comparison's runs share its data.
+    folder = next((place for place in (run.data, run.path.parents[1] / "data") if place.exists()), None)
+    if folder is None and not any(map(names_tokens, config.train)):
+        return None  # prepared text that is gone
+    if length is not None:
+        config = config.model_copy(update={"sequence_length": length})
+    return open_data(config, folder or run.data).validation_samples()
+
+
+def _data_config(run: RunFolder | None) -> DataConfig | None:
+    """The data section of a run's config, read without its plugins."""
+    if run is None:
+        return None
+    try:
+        return DataConfig(**yaml.safe_load(run.config.read_text(encoding="utf-8"))["data"])
+    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{run.config}: is no config of a run: {one_line(error)}") from None

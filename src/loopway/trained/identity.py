@@ -1,0 +1,63 @@
+"""What tells one model from another: a hash of all that its answers depend on.
+
+Knows nothing of where a model lies.
+"""
+
+import contextlib
+import hashlib
+import json
+import platform
+from collections.abc import Iterator, Sequence
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+import loopway
+
+
+def versions() -> dict[str, str]:
+    """Of everything that has a part in an evaluation, as far as it is installed."""
+    found = {"python": platform.python_version()}
+    for package in ("loopway", "lm_eval", "torch", "transformers", "tokenizers", "datasets"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def identity_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, plugins: Sequence[Path]) -> str:
+    """A hash of weights and their precision, configs, tokenizer, plugins, and the code that runs them."""
+    digest = hashlib.sha256(json.dumps(versions()).encode())
+    for content in (*map(_content, _code()), *(_content(path.resolve()) for path in plugins)):
+        digest.update(hashlib.sha256(content).digest())
+    config: dict[str, Any] = model.config.to_diff_dict()
+    for name in ("_name_or_path", "transformers_version", "use_cache"):
+        config.pop(name, None)  # where it lies and what wrote it don't matter
+    generation = model.generation_config.to_dict() if model.generation_config else {}
+    generation.pop("transformers_version", None)
+    digest.update(json.dumps([config, generation], sort_keys=True, default=str).encode())
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    vocabulary = backend.to_str() if backend else json.dumps(sorted(tokenizer.get_vocab().items()))
+    special = [tokenizer.bos_token_id, tokenizer.eos_token_id, getattr(tokenizer, "add_bos_token", None)]
+    digest.update(json.dumps([vocabulary, special, tokenizer.model_max_length]).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _code() -> Iterator[Path]:
+    """What of Loopway a model is made of: in a checkout it changes without the version."""
+    package = Path(loopway.__file__).parent
+    yield package / "layout.py"
+    for part in ("modeling", "recurrence"):
+        yield from sorted((package / part).glob("*.py"))
+
+
+@cache
+def _content(path: Path) -> bytes:
+    """As it was when first asked for: a process runs a file once."""
+    return path.read_bytes()

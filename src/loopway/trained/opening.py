@@ -1,0 +1,144 @@
+"""Opening a trained model: a run folder, a checkpoint, a model folder, a name on the Hugging Face Hub.
+
+Knows where models lie; nothing of what is done with them.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+import loopway  # noqa: F401  (makes the recursive families known to the Auto classes)
+from loopway.checks import not_among, one_line
+from loopway.errors import ConfigError
+from loopway.trained.identity import identity_of
+from loopway.training.callbacks import no_file_bars
+from loopway.training.plugins import load_plugins
+from loopway.training.run_folder import RunFolder
+
+_DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """An open model.
+
+    Attributes:
+        name: how the user called it.
+        run: the run that it comes from, if any.
+        plugins: Python files that registered what it is made of.
+    """
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    run: RunFolder | None
+    plugins: Sequence[Path] = ()
+
+    @cached_property
+    def key(self) -> str:
+        """A hash of all that its answers depend on: weights and their precision, configs, tokenizer, plugins, the code
+        that runs it. Two models with the same key give the same answers. Reads all weights.
+        """
+        return identity_of(self.model, self.tokenizer, self.plugins)
+
+
+def open_trained(name: str, plugins: Sequence[Path] = (), dtype: str | None = None) -> TrainedModel:
+    """Open a run folder, a checkpoint, a model folder or a name on the Hub.
+
+    Args:
+        name: which one.
+        plugins: Python files that register what the model is made of.
+        dtype: `float32`, `bfloat16` or `float16` instead of the precision in which the weights are stored.
+
+    Raises:
+        ConfigError: it can't be opened, or there is no such dtype.
+    """
+    if dtype not in (None, *_DTYPES):
+        raise not_among("--dtype", dtype, _DTYPES)
+    path = Path(name).expanduser()
+    if path.exists() or name.startswith((".", "/", "~")):
+        name = os.path.normpath(name)
+        model, tokenizer = open_model(path, plugins)
+    else:
+        model, tokenizer = _from_hub(name, plugins)
+    if dtype is not None:
+        model = model.to(getattr(torch, dtype))
+    return TrainedModel(name, model.eval(), tokenizer, _run_of(path), plugins)
+
+
+def _run_of(path: Path) -> RunFolder | None:
+    """The run that a path is, or whose model or checkpoint it is."""
+    path = path.resolve()
+    places = [path]
+    if path == RunFolder(path.parent).model:
+        places.append(path.parent)
+    if path.parent == RunFolder(path.parent.parent).checkpoints:
+        places.append(path.parent.parent)
+    return next((RunFolder(place) for place in places if RunFolder(place).config.is_file()), None)
+
+
+def _from_hub(name: str, plugins: Sequence[Path]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    load_plugins(plugins)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        model = AutoModelForCausalLM.from_pretrained(name, device_map=device)
+        return model, AutoTokenizer.from_pretrained(name)
+    except Exception as error:
+        raise ConfigError(
+            f"{name!r} is no folder here, and as a name on the Hugging Face Hub it can't be opened: {one_line(error)}"
+        ) from error
+
+
+def open_model(
+    path: Path | str, plugins: Sequence[Path | str] = ()
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model and tokenizer in a run folder, a model folder or a checkpoint, on the GPU where there is one.
+
+    Args:
+        plugins: Python files that register what the model is made of. No other code is run, also none that lies in
+            the run folder.
+
+    Raises:
+        ConfigError: there is no model, or it can't be opened.
+    """
+    path = Path(path)
+    folder = model_folder(path)
+    load_plugins(plugins)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        with no_file_bars():
+            model = AutoModelForCausalLM.from_pretrained(folder, device_map=device)
+            return model, AutoTokenizer.from_pretrained(folder)
+    except Exception as error:
+        reason = f"{folder} can't be opened: {one_line(error)}"
+        if not plugins and (copies := _plugins_of_run(path)):
+            options = " ".join(f"--plugin {copy}" for copy in copies)
+            reason += f". Its run had plugins, which are not run unasked; if you trust them, add {options}"
+        raise ConfigError(reason) from error
+
+
+def _plugins_of_run(path: Path) -> list[Path]:
+    """The copies of its plugins that lie in the run folder that `path` is, or is in."""
+    for parent in (path, *path.resolve().parents[:2]):
+        if RunFolder(parent).config.is_file():
+            return sorted(RunFolder(parent).plugins.glob("*.py"))
+    return []
+
+
+def model_folder(path: Path) -> Path:
+    """Where the model lies that a run folder, a model folder or a checkpoint stands for. Raises as :func:`open_model`."""
+    if not path.is_dir():
+        raise ConfigError(f"no folder {path}; give a run folder or a model folder")
+    for folder in (RunFolder(path).model, path):
+        if (folder / "config.json").is_file():
+            return folder
+    if RunFolder(path).config.is_file():
+        newest, _ = RunFolder(path).newest_checkpoint()
+        instead = f", or give {newest}" if newest else ""
+        raise ConfigError(f"{path}: the run isn't finished, so there is no model yet; finish it{instead}")
+    raise ConfigError(f"{path}: holds no model (no config.json); give a run folder or a model folder")
