@@ -1,6 +1,7 @@
 """What probes collect over samples is what the records of single samples say."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,16 @@ def test_state_probes_have_a_value_for_every_stage_and_state_of_any_layout(
     assert found.looped == [stage.name.startswith("core") for stage in stages]
 
 
+def test_a_probe_leaves_the_number_of_threads_as_it_was() -> None:
+    torch.set_num_threads(2)
+    try:
+        probed_states(small_model(), [small_batch()])
+        with ThreadPoolExecutor(1) as pool:
+            assert torch.get_num_threads() == pool.submit(torch.get_num_threads).result() == 2
+    finally:
+        torch.set_num_threads(1)
+
+
 def test_batches_don_t_matter() -> None:
     model, batch = small_model(), small_batch(4)
     one_by_one = [{name: value[n : n + 1] for name, value in batch.items()} for n in range(4)]
@@ -96,7 +107,6 @@ def test_stagnation_is_the_similarity_of_neighbours_in_the_loop() -> None:
 
 
 def test_a_loop_that_does_nothing_is_seen_as_such() -> None:
-    """In an anchored loop without layers' effect h(t+1) = h(0) + h(0): one update, then no more."""
     model = small_model("1+1R3+1", "base")
     stack = find_stack(model)
     with torch.no_grad():

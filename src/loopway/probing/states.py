@@ -72,10 +72,12 @@ class StateProbe:
         whole = [*(record.input for record in records), records[-1].output]
         samples = range(len(whole[0]))
         # One thread a state is faster than one state on all threads.
-        with ThreadPoolExecutor(
-            torch.get_num_threads(), initializer=lambda: torch.set_num_threads(1)
-        ) as pool:
-            measured = list(pool.map(_measure, [state[sample] for sample in samples for state in whole]))
+        threads = torch.get_num_threads()
+        try:
+            with ThreadPoolExecutor(threads, initializer=lambda: torch.set_num_threads(1)) as pool:
+                measured = list(pool.map(_measure, [state[sample] for sample in samples for state in whole]))
+        finally:
+            torch.set_num_threads(threads)  # also of threads that begin later, which would have one, too
         for sample in samples:
             of_sample = measured[sample * len(whole) : (sample + 1) * len(whole)]
             kernels, values = zip(*of_sample, strict=True)
