@@ -39,11 +39,12 @@ def made_up_probes(name: str = "mesh", *, loops: int = 2, seed: int = 0, routers
         ),
         positions=np.array([0, 1, 2, 4, 8, 16, 32]),
         mixing_by_position=draw.uniform(0, 1, (7, *unwritten.shape)) + unwritten,
-        frequencies=np.array([900, 500, 300, 150, 90, 40, 20, 10, 5, 1]),
+        frequencies=np.array([1900.0, np.nan, 300, 150, 90, 40, 20, 10, 5, 1]),
         mixing_by_frequency=draw.uniform(0, 1, (10, *unwritten.shape)) + unwritten,
         flow=spread(draw, boundaries, slots, high=0.3),
         unused_slots=[slots - 1],
     )
+    found.mixing_by_frequency[1] = np.nan  # a group without tokens
     changes = [
         LossChange(
             f"{count} loop{'s' * (count != 1)}",

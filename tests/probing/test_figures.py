@@ -23,6 +23,7 @@ from matplotlib.text import Text
 from loopway.probing.figures import draw_figures, model_labels
 from loopway.probing.pictures import Picture, save_picture, svg_of
 from loopway.probing.results import ModelProbes, Spread
+from loopway.probing.router_figures import draw_routers
 from loopway.probing.state_figures import draw_glance, draw_relative_updates
 from loopway.report.style import line_style
 
@@ -135,6 +136,10 @@ def test_glance_shows_each_number_and_says_where_there_is_no_loop() -> None:
     assert [container.patches[0].get_width() for container in bars(rank)] == [
         model.states.effective_rank.mean[-2] for model in (looped, straight)
     ]
+    none = Spread(np.array(np.nan), np.array(np.nan))  # a loop, but no number
+    unknown = replace(looped, states=replace(looped.states, stagnation=none))
+    stagnation = draw_glance([unknown], ["unknown"]).figure.axes[1]
+    assert [text.get_text() for text in stagnation.texts] == ["–"]
 
 
 def test_routers_weights_mixing_and_entropies_are_drawn_with_unused_slots_marked(drawn: tuple) -> None:
@@ -169,6 +174,15 @@ def test_mixing_of_groups_is_drawn_for_each_boundary(drawn: tuple, kind: str) ->
         assert axes.get_ylim() == (len(routers.sources), 0)
         assert axes.get_title() == routers.boundaries[boundary]
     assert len(maps) == len(routers.boundaries)
+
+
+def test_groups_of_tokens_are_named_by_whole_numbers_and_one_without_tokens_by_none() -> None:
+    model = made_up_probes()
+    assert model.routers is not None
+    *_, picture = draw_routers(model, model.routers, "mesh", "mesh")
+    (axes, values), *_ = heat_maps(picture.figure)
+    assert [text.get_text() for text in axes.get_xticklabels()][:3] == ["1,900", "–", "300"]
+    assert np.ma.getmaskarray(values)[:, 1].all()
 
 
 def test_what_was_not_found_stays_empty_and_breaks_nothing() -> None:

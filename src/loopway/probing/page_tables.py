@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from loopway.probing.pictures import frequency_names
 from loopway.probing.results import LossChange, ModelProbes, RouterProbes, Spread, StateProbes
 from loopway.probing.state_figures import last_loop_state
 from loopway.report.page import Table
@@ -122,13 +123,12 @@ def router_tables(found: ModelProbes, routers: RouterProbes, label: str) -> list
         tables.append(Table(f"{caption}, {label}: {_DEVIATION}.", ("boundary", *slots), rows, folded=True))
     last = found.sequence_length - 1
     positions = _ranges(routers.positions, [*(routers.positions[1:] - 1), last])
-    counts = [NOTHING if np.isnan(least) else f"{least:,.0f}" for least in routers.frequencies]
     for caption, head, groups, values in (
         ("Mixing weights by position of the token", "positions", positions, routers.mixing_by_position),
         (
             "Mixing weights by how often the token occurs in the text, from frequent to rare",
             "occurs at least",
-            counts,
+            frequency_names(routers.frequencies),
             routers.mixing_by_frequency,
         ),
     ):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
 
 from loopway.files import write_atomically
@@ -73,6 +74,11 @@ def sample_count(counts: Sequence[int]) -> str:
     """``20 samples``, or ``20 to 40 samples`` where models differ."""
     least, most = min(counts), max(counts)
     return f"{least} samples" if least == most else f"{least} to {most} samples"
+
+
+def frequency_names(least: np.ndarray) -> list[str]:
+    """Of groups of tokens by frequency: how often their rarest token occurs; – for a group without tokens."""
+    return ["–" if np.isnan(count) else f"{count:,.0f}" for count in least]
 
 
 def state_name(state: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 
-from loopway.probing.pictures import Picture, sample_count, state_name
+from loopway.probing.pictures import Picture, frequency_names, sample_count, state_name
 from loopway.probing.results import ModelProbes, RouterProbes
 from loopway.report.style import (
     WIDTH,
@@ -45,7 +45,7 @@ def draw_routers(found: ModelProbes, routers: RouterProbes, name: str, stem: str
         _draw_groups(
             routers.mixing_by_frequency,
             routers,
-            [str(count) for count in routers.frequencies],
+            frequency_names(routers.frequencies),
             "least count of the group's tokens in the text: frequent to rare",
             f"frequencies-{stem}",
             f"How much of each source {name} reads at each boundary, by how often the token occurs in the text; each "

@@ -157,8 +157,9 @@ def draw_glance(probes: Sequence[ModelProbes], labels: Sequence[str]) -> Picture
     for axes, (title, values, is_share) in zip(row, shown, strict=True):
         for number, value in enumerate(values):
             if value is None or not np.isfinite(value[0]):
+                nothing = "no loop" if value is None else "–"
                 axes.text(
-                    0.02, number, "no loop", transform=axes.get_yaxis_transform(), va="center", fontsize=7
+                    0.02, number, nothing, transform=axes.get_yaxis_transform(), va="center", fontsize=7
                 )
                 continue
             mean, std = value
