@@ -7,11 +7,18 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
+from torch.utils.data import default_collate
 from transformers import AutoModelForCausalLM, GPT2Config
 from typer.testing import CliRunner
 
 from loopway.cli import app, main
+from loopway.comparison.planned import PlannedRun
+from loopway.comparison.run import probe_models
 from loopway.probing.probe import Settings, probe
+from loopway.probing.reading import evenly_spread
+from loopway.trained.held_out import held_out_samples, sample_losses
+from loopway.trained.opening import open_trained
 from loopway.training.run import train
 from loopway.training.run_config import RunConfig
 
@@ -123,7 +130,7 @@ def test_mistakes_are_one_line(
     mesh, vanilla = str(runs / "mesh"), str(runs / "vanilla")
     assert "no folder" in line(str(tmp_path / "nowhere"))
     assert "--dtype: got 'float8'" in line(mesh, "--dtype", "float8")
-    assert "is not a layout" in line(vanilla, "--cut", "1+R2")
+    assert "is not a layout" in line(mesh, "--cut", "1+R2")
     assert "can't be cut as 1+2R2+1, which has 6" in line(vanilla, "--cut", "1+2R2+1")
     assert "no" in line(mesh, "--data", str(tmp_path / "nothing"))
     assert "has no validation set of its own; give held-out token files with --data" in line(
@@ -137,6 +144,54 @@ def shutil_copy(source: Path, target: Path) -> Path:
     import shutil
 
     return Path(shutil.copytree(source, target))
+
+
+def test_losses_with_changed_loops_are_of_samples_among_those_probed(runs: Path, tmp_path: Path) -> None:
+    (found,) = probe([str(runs / "mesh")], tmp_path / "out", Settings(samples=4, loop_samples=3))
+    trained = open_trained(str(runs / "mesh"))
+    held_out = held_out_samples(trained, [], None)
+    assert held_out is not None
+    four = evenly_spread(held_out, 4)
+    losses = [sample_losses(trained.model, default_collate([four[index]]))[0] / 32 for index in (0, 2, 3)]
+    assert found.loops[0].loss == pytest.approx(sum(losses) / 3)
+
+
+def test_a_model_without_finite_states_is_one_line(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil_copy(runs / "mesh" / "model", tmp_path / "large")
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        model.get_input_embeddings().get_parameter("weight").mul_(1e6)  # more than float16 can hold
+    model.save_pretrained(folder)
+    told = line_of(
+        capsys,
+        monkeypatch,
+        *(str(folder), "--data", str(runs / "mesh" / "data"), "--dtype", "float16", "--samples", "2"),
+        *("--sequence-length", "16", "--out", str(tmp_path / "out")),
+    )
+    assert "large: computes states in float16 that aren't finite" in told
+
+
+def test_a_comparison_ends_with_a_page_of_its_models_and_the_command_that_makes_it_again(
+    runs: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "runs").mkdir()
+    plugin = tmp_path / "own.py"
+    plugin.write_text("")
+    planned = {}
+    for name in ("vanilla", "mesh"):
+        (tmp_path / "runs" / f"{name}-seed0").symlink_to(runs / name)
+        config = RunConfig.load(runs / name / "config.yaml").model_copy(update={"plugins": [str(plugin)]})
+        planned[name] = [PlannedRun(f"{name}-seed0", config, tmp_path)]
+    probe_models(tmp_path, planned, 3, Console(quiet=True))
+    content = json.loads((tmp_path / "probes" / "probes.json").read_text())
+    models = [f"{tmp_path}/runs/{name}-seed0" for name in ("vanilla", "mesh")]
+    assert [(model["name"], model["samples"]) for model in content["models"]] == [(m, 3) for m in models]
+    assert content["models"][0]["cut"] == "1+1R2+1"
+    told = f"--samples 3 --out {tmp_path}/probes --plugin {plugin}"
+    assert content["command"] == f"loopway probe {' '.join(models)} {told}"
+    assert content["settings"]["plugins"] == [str(plugin)]
 
 
 def test_an_unsupported_family_is_named(

@@ -78,17 +78,20 @@ def compare(
     console.print(explain(rows), style="dim")
     write_samples(folder, runs, plan.prompt)
     if plan.probe_samples:
-        _probe(folder, runs, plan.probe_samples, console)
+        probe_models(folder, runs, plan.probe_samples, console)
     console.print(f"Everything is in {folder}: table.md, results.json, curves.png, samples.md, runs/*/model")
     return Comparison(folder, rows)
 
 
-def _probe(folder: Path, runs: dict[str, list[PlannedRun]], samples: int, console: Console) -> None:
+def probe_models(folder: Path, runs: dict[str, list[PlannedRun]], samples: int, console: Console) -> None:
     """Every variant's first model, side by side on one page."""
-    models = [str(by_seed[0].folder.path) for by_seed in runs.values()]
+    firsts = [by_seed[0] for by_seed in runs.values()]
+    models, plugins = [str(planned.folder.path) for planned in firsts], firsts[0].config.plugins
     out = folder / "probes"
     command = ["loopway", "probe", *models, "--samples", str(samples), "--out", str(out)]
-    probe(models, out, Settings(samples=samples), command=shlex.join(command), console=console)
+    command += [word for plugin in plugins for word in ("--plugin", plugin)]
+    settings = Settings(samples=samples, plugins=[Path(plugin) for plugin in plugins])
+    probe(models, out, settings, command=shlex.join(command), console=console)
 
 
 def _claim(folder: Path, runs: list[PlannedRun]) -> bool:

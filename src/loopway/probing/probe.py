@@ -85,12 +85,14 @@ def probe(
     if settings.cut is not None:
         Layout.parse(settings.cut)
     (folder / "figures").mkdir(parents=True, exist_ok=True)  # now, rather than fail in the end
+    if settings.cut is not None:
+        Layout.parse(settings.cut)
     load_plugins(settings.plugins)
     layouts = [layout for name in models if (layout := _layout_of(name)) is not None and layout.is_looped]
     found = []
     for name in models:
-        opened = open_trained(name, settings.plugins, settings.dtype)
-        found.append(_probe_one(opened, layouts, settings, log))
+        # Nothing here holds a model while the next one is opened.
+        found.append(_probe_one(open_trained(name, settings.plugins, settings.dtype), layouts, settings, log))
     _write(folder, found, settings, command)
     console.print(glance(found))
     say(console, f"Everything is in {folder}: probes.html, probes.json, figures/")
@@ -117,6 +119,11 @@ def _probe_one(
     if not log.is_terminal:
         say(log, f"{opened.name}: {len(samples)} samples")
     for batch, records in shown:
+        if not all(record.output.isfinite().all() for record in records):
+            raise ConfigError(
+                f"{opened.name}: computes states in {str(model.dtype).removeprefix('torch.')} that aren't finite, so "
+                f"there is nothing to measure; give --dtype float32, unless its weights aren't finite either"
+            )
         if states is None:
             stages = [record.stage for record in records]
             states = StateProbe(stages)
@@ -128,7 +135,7 @@ def _probe_one(
     assert states is not None, "there is a sample at least"
     loops = []
     if settings.loop_samples and cut is None:
-        few = evenly_spread(held_out, min(settings.loop_samples, settings.samples))
+        few = evenly_spread(samples, settings.loop_samples)
         loops = probe_loops(model, list(batches_of(few)))
     report = parameter_report(model.config)
     return ModelProbes(

@@ -19,7 +19,7 @@ Batch = dict[str, Tensor]
 _TOKENS_AT_ONCE = 4096
 
 
-def evenly_spread(samples: TokenSamples, at_most: int) -> Subset[Batch]:
+def evenly_spread(samples: TokenSamples | Subset[Batch], at_most: int) -> Subset[Batch]:
     """So many samples at most, from everywhere in the text."""
     count = min(at_most, len(samples))
     return Subset(samples, np.linspace(0, len(samples) - 1, count).round().astype(int).tolist())
