@@ -78,7 +78,7 @@ def singular_values(state: Tensor, inner: Tensor | None = None) -> Tensor:
     """All singular values, largest first, ``[min(seq, hidden)]``.
 
     From the eigenvalues of the smaller Gram matrix, three times as fast as a decomposition of the state itself. Values
-    below about 1e-7 of the largest can't be told from zero that way, and are given as zero.
+    below √(number·2e-16) of the largest, a few 1e-7, can't be told from zero that way, and are given as zero.
 
     Args:
         state: ``[seq, hidden]``.
