@@ -80,6 +80,15 @@ def test_state_probes_have_a_value_for_every_stage_and_state_of_any_layout(
     assert found.looped == [stage.name.startswith("core") for stage in stages]
 
 
+def test_a_model_that_is_read_in_part_is_as_it_was() -> None:
+    model, batches = small_model("4", "base"), [small_batch(), small_batch()]
+    stack = find_stack(model)
+    before = dict(vars(stack))
+    reading = traced(model, batches, "1+1R2+1")
+    next(reading)
+    assert vars(stack) == before and torch.is_grad_enabled()
+
+
 def test_a_probe_leaves_the_number_of_threads_as_it_was() -> None:
     torch.set_num_threads(2)
     try:

@@ -71,10 +71,12 @@ class StateProbe:
         """The records of one forward pass, of any number of samples."""
         whole = [*(record.input for record in records), records[-1].output]
         samples = range(len(whole[0]))
-        # One thread a state is faster than one state on all threads.
+        # One thread a state is faster than one state on all threads. On a GPU it isn't, and torch.linalg's first calls
+        # must not be at once (pytorch#90613).
         threads = torch.get_num_threads()
+        workers = threads if whole[0].device.type == "cpu" else 1
         try:
-            with ThreadPoolExecutor(threads, initializer=lambda: torch.set_num_threads(1)) as pool:
+            with ThreadPoolExecutor(workers, initializer=lambda: torch.set_num_threads(1)) as pool:
                 measured = list(pool.map(_measure, [state[sample] for sample in samples for state in whole]))
         finally:
             torch.set_num_threads(threads)  # also of threads that begin later, which would have one, too
