@@ -47,6 +47,7 @@ def test_a_run_s_own_validation_text_is_probed_and_everything_is_written(runs: P
         app, ["probe", *names, "--samples", "6", "--loop-samples", "3", "--out", str(tmp_path / "out")]
     )
     assert result.exit_code == 0, result.output
+    assert "one loop fewer" in result.stdout and "last write withheld" in result.stdout
     assert re.search(r"balance.*\d\.\d{3} ± \d\.\d{3}", result.stdout)
     content = json.loads((tmp_path / "out" / "probes.json").read_text())
     vanilla, base, mesh = content["models"]
@@ -131,6 +132,7 @@ def test_mistakes_are_one_line(
     assert "no folder" in line(str(tmp_path / "nowhere"))
     assert "--dtype: got 'float8'" in line(mesh, "--dtype", "float8")
     assert "is not a layout" in line(mesh, "--cut", "1+R2")
+    assert "--sequence-length: got 9999, expected at most the" in line(mesh, "--sequence-length", "9999")
     assert "can't be cut as 1+2R2+1, which has 6" in line(vanilla, "--cut", "1+2R2+1")
     assert "no" in line(mesh, "--data", str(tmp_path / "nothing"))
     assert "has no validation set of its own; give held-out token files with --data" in line(

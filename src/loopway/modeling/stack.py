@@ -128,7 +128,7 @@ def trace_stages(
         records[1].stage.name, records[1].output.shape      # 'core[0]', [batch, seq, hidden]
     """
     stack = find_stack(model)
-    stages = stack.stages if cut is None else _blocks(stack, cut)
+    stages = stack.stages if cut is None else blocks_of(stack.layout, cut)
     before, stack.trace = stack.trace, []
     try:
         with running_stages(model, stages):
@@ -152,14 +152,13 @@ def running_stages(model: PreTrainedModel | nn.Module, stages: Sequence[Stage]) 
         stack.stages = before
 
 
-def _blocks(stack: RecursiveStack, cut: str) -> Sequence[Stage]:
+def blocks_of(vanilla: Layout, cut: str) -> Sequence[Stage]:
+    """The stages of layout ``cut`` as blocks of a vanilla model. Raises LayoutError where it can't be cut so."""
     layout = Layout.parse(cut)
-    if len(stack.layout.stages) > 1:
+    if len(vanilla.stages) > 1:
+        raise LayoutError(f"a model of layout {vanilla} has stages of its own; only a vanilla one can be cut")
+    if layout.compute_depth != vanilla.compute_depth:
         raise LayoutError(
-            f"a model of layout {stack.layout} has stages of its own; only a vanilla one can be cut"
-        )
-    if layout.compute_depth != stack.layout.compute_depth:
-        raise LayoutError(
-            f"a vanilla model of {stack.layout} layers can't be cut as {cut}, which has {layout.compute_depth}"
+            f"a vanilla model of {vanilla} layers can't be cut as {cut}, which has {layout.compute_depth}"
         )
     return layout.unshared_stages

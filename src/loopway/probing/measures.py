@@ -54,9 +54,10 @@ def similarity(kernels: Sequence[Tensor]) -> Tensor:
     Returns:
         ``[states, states]``, 0 to 1; NaN for a state whose rows are all the same.
     """
-    rows = torch.stack([kernel.flatten() for kernel in kernels])
-    rows = rows / rows.norm(dim=1, keepdim=True)
-    return rows @ rows.T
+    rows = [kernel.flatten() for kernel in kernels]  # of long samples too large to be copied
+    inner = torch.stack([torch.stack([one @ other for other in rows]) for one in rows])
+    norms = inner.diagonal().sqrt()
+    return inner / (norms * norms[:, None])
 
 
 def _kernel(inner: Tensor) -> Tensor:

@@ -35,7 +35,8 @@ _GLANCE = (
         "and the state shrinks to few dimensions. Each has a probe below, and a number here."
     ),
     "Higher balance, lower stagnation and a higher effective rank are the healthier signs. They describe states, not "
-    "quality; what the last loop is worth is how much the loss rises without it.",
+    "quality. What a loop is worth is how much the loss rises with one fewer, or with the last one’s write withheld; "
+    "with MeSH the second counts, since what is read after fewer loops was never meant for the coda.",
 )
 _MODELS = (
     "Each drawing goes from the embeddings down to the head, with a bar for every layer. What the recurrence adds to "

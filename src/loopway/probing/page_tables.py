@@ -9,27 +9,29 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from loopway.probing.pictures import frequency_names
-from loopway.probing.results import LossChange, ModelProbes, RouterProbes, Spread, StateProbes
+from loopway.probing.results import LoopProbes, LossChange, ModelProbes, RouterProbes, Spread, StateProbes
 from loopway.probing.state_figures import last_loop_state
 from loopway.report.page import Table
 
 NOTHING = "–"  # where there is no number
+_LOSS_CHANGES = ("loss change with one loop fewer", "with its write withheld")
 _DEVIATION = "mean ± standard deviation over samples"
 
 
 def glance_table(probes: Sequence[ModelProbes], labels: Sequence[str]) -> Table:
-    """One row a model: one number for each probe, and what the last loop is worth."""
+    """One row a model: one number for each probe, and what the last loop is worth in loss."""
     rows = [
         (
             label,
             _number(found.states.balance),
             _number(found.states.stagnation),
             _cells(found.states.effective_rank)[last_loop_state(found.states)],
-            _last_loop(found),
+            _changes(found, lambda loops: loops.one_loop_fewer),
+            _changes(found, lambda loops: loops.without_last_write),
         )
         for found, label in zip(probes, labels, strict=True)
     ]
-    heads = ("model", "balance", "stagnation", "effective rank of h(K)", "loss change without the last loop")
+    heads = ("model", "balance", "stagnation", "effective rank of h(K)", *_LOSS_CHANGES)
     return Table(
         f"One number for each question: {_DEVIATION}; of the loss change, in nats per token, the mean ± its standard "
         "error.",
@@ -171,13 +173,12 @@ def loop_tables(probes: Sequence[ModelProbes], labels: Sequence[str]) -> list[Ta
     return tables
 
 
-def _last_loop(found: ModelProbes) -> str:
-    """What the loss changes by without the last loop of each looped segment."""
+def _changes(found: ModelProbes, wanted: Callable[[LoopProbes], LossChange | None]) -> str:
+    """What the loss changes by, of each looped segment."""
     cells = [
         (f"{loops.segment}: " if len(found.loops) > 1 else "") + _difference(change)
         for loops in found.loops
-        for change in loops.by_loops
-        if change.loops == loops.trained_loops - 1
+        if (change := wanted(loops)) is not None
     ]
     return ", ".join(cells) or NOTHING
 

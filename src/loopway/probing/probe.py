@@ -6,7 +6,7 @@ Knows what is probed and where it goes; nothing of how a measure is taken or dra
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,13 +20,13 @@ from loopway.files import write_atomically
 from loopway.layout import Layout
 from loopway.modeling.accounting import parameter_report
 from loopway.modeling.conversion import as_vanilla
-from loopway.modeling.stack import RecursiveStack, find_stack
+from loopway.modeling.stack import RecursiveStack, blocks_of, find_stack
 from loopway.probing.figures import draw_figures, model_labels
 from loopway.probing.loops import probe_loops
 from loopway.probing.page import write_probe_page
 from loopway.probing.pictures import save_picture
 from loopway.probing.reading import batches_of, count_tokens, evenly_spread, traced
-from loopway.probing.results import LoopProbes, ModelProbes, Spread, StateProbes
+from loopway.probing.results import LossChange, ModelProbes, Spread, StateProbes
 from loopway.probing.routers import RouterProbe, TokenGroups, has_routers
 from loopway.probing.state_figures import last_loop_state
 from loopway.probing.states import StateProbe
@@ -82,13 +82,14 @@ def probe(
     """
     settings, folder, console = settings or Settings(), Path(folder), console or Console()
     log = Console(stderr=True)
-    if settings.cut is not None:
-        Layout.parse(settings.cut)
-    (folder / "figures").mkdir(parents=True, exist_ok=True)  # now, rather than fail in the end
-    if settings.cut is not None:
-        Layout.parse(settings.cut)
+    # What can be seen to be wrong is told now, rather than after the first model.
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
     load_plugins(settings.plugins)
-    layouts = [layout for name in models if (layout := _layout_of(name)) is not None and layout.is_looped]
+    layouts = [layout for name in models if (layout := _layout_of(name)) is not None]
+    if settings.cut is not None:
+        Layout.parse(settings.cut)
+        for vanilla in (layout for layout in layouts if len(layout.stages) == 1):
+            blocks_of(vanilla, settings.cut)
     found = []
     for name in models:
         # Nothing here holds a model while the next one is opened.
@@ -177,7 +178,9 @@ def _cut_of(
     if len(stack.layout.stages) > 1:
         return None
     depth = stack.layout.compute_depth
-    cut = wanted or next((str(layout) for layout in layouts if layout.compute_depth == depth), None)
+    cut = wanted or next(
+        (str(layout) for layout in layouts if layout.is_looped and layout.compute_depth == depth), None
+    )
     if cut is None:
         say(log, f"{name}: is probed as a single block; --cut names the layout as whose blocks it should be")
     return cut
@@ -209,7 +212,10 @@ def glance(found: Sequence[ModelProbes]) -> Table:
         "balance": [_with_deviation(probes.states.balance, 3) for probes in found],
         "stagnation": [_with_deviation(probes.states.stagnation, 3) for probes in found],
         "effective rank": [_with_deviation(_last_rank(probes.states), 1) for probes in found],
-        "last loop": [", ".join(_last_loop(loops) for loops in probes.loops) or "–" for probes in found],
+        "one loop fewer": [_differences(loops.one_loop_fewer for loops in probes.loops) for probes in found],
+        "last write withheld": [
+            _differences(loops.without_last_write for loops in probes.loops) for probes in found
+        ],
     }
     for name, cells in rows.items():
         table.add_row(name, *cells)
@@ -225,7 +231,6 @@ def _with_deviation(spread: Spread | None, digits: int) -> str:
     return "–" if spread is None else f"{spread.mean:.{digits}f} ± {spread.std:.{digits}f}"
 
 
-def _last_loop(loops: LoopProbes) -> str:
-    """How much higher the loss is without the last loop, nats per token."""
-    without = next(change for change in loops.by_loops if change.loops == loops.trained_loops - 1)
-    return f"{without.difference:+.4f}"
+def _differences(changes: Iterable[LossChange | None]) -> str:
+    """How much higher the loss is, nats per token."""
+    return ", ".join(f"{change.difference:+.4f}" for change in changes if change is not None) or "–"

@@ -116,6 +116,14 @@ class LoopProbes:
     by_loops: list[LossChange]
     without_write: list[LossChange]
 
+    @property
+    def one_loop_fewer(self) -> LossChange | None:
+        return next((change for change in self.by_loops if change.loops == self.trained_loops - 1), None)
+
+    @property
+    def without_last_write(self) -> LossChange | None:
+        return self.without_write[-1] if self.without_write else None
+
 
 @dataclass(frozen=True)
 class ModelProbes:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 import yaml
 from transformers import PreTrainedModel
 
-from loopway.checks import one_line
+from loopway.checks import one_line, wrong_value
 from loopway.data.config import DataConfig
 from loopway.data.loading import open_data
 from loopway.data.samples import IGNORED_LABEL, Source, TokenSamples
@@ -30,8 +30,14 @@ def held_out_samples(
 
     Raises:
         DataError: the files are damaged, or were made with another tokenizer.
+        ConfigError: samples longer than the model reads.
     """
     config = _data_config(trained.run)
+    longest = getattr(trained.model.config, "max_position_embeddings", None)
+    if sequence_length is not None and longest is not None and sequence_length > longest:
+        raise wrong_value(
+            "--sequence-length", sequence_length, f"at most the {longest} tokens that {trained.name} reads"
+        )
     if not held_out:
         return _of_run(trained.run, config, sequence_length)
     found = [find_tokens(entry, field="data.validation") for entry in held_out]
@@ -45,7 +51,7 @@ def held_out_samples(
     for tokens in found:
         tokens.check_ids(vocab_size)
     length = sequence_length or (config.sequence_length if config else None)
-    length = length or getattr(trained.model.config, "max_position_embeddings", None)
+    length = length or longest
     if length is None:
         raise DataError(f"{trained.name}: doesn't say how many tokens it reads; give --sequence-length")
     mask = config.mask_documents if config else False
