@@ -28,6 +28,14 @@ Overrides = Annotated[
     typer.Argument(metavar="[KEY=VALUE]...", help="Any field of the config, as in training.max_steps=1000."),
 ]
 
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option(help="Python file that registers what a model is made of; may be given several times."),
+]
+Dtype = Annotated[
+    str | None, typer.Option(help="float32, bfloat16 or float16 instead of the weights' own precision.")
+]
+
 
 def _print_version(wanted: bool) -> None:
     if wanted:
@@ -174,9 +182,7 @@ def evaluate(
     batch_size: Annotated[
         str, typer.Option(help="Sequences at a time; auto: what a GPU's memory holds, 8 on a CPU.")
     ] = "auto",
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16 instead of the weights' own precision.")
-    ] = None,
+    dtype: Dtype = None,
     include_path: Annotated[
         Path | None, typer.Option(help="Folder with task files for the harness, which may name local data.")
     ] = None,
@@ -186,10 +192,7 @@ def evaluate(
             "--every-checkpoint", help="Evaluate the checkpoints of each run, and plot their course."
         ),
     ] = False,
-    plugin: Annotated[
-        list[Path] | None,
-        typer.Option(help="Python file that registers what a model is made of; may be given several times."),
-    ] = None,
+    plugin: Plugins = None,
     out: Annotated[Path, typer.Option(help="Folder for answers, tables and results.")] = Path("evaluations"),
 ) -> None:
     """Perplexities and downstream tasks, through lm-evaluation-harness. Started again, it goes on where it was."""
@@ -240,13 +243,8 @@ def probe(
             "if not given."
         ),
     ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16 instead of the weights' own precision.")
-    ] = None,
-    plugin: Annotated[
-        list[Path] | None,
-        typer.Option(help="Python file that registers what a model is made of; may be given several times."),
-    ] = None,
+    dtype: Dtype = None,
+    plugin: Plugins = None,
     out: Annotated[Path, typer.Option(help="Folder for the page, figures and numbers.")] = Path("probes"),
 ) -> None:
     """Whether the loops share the work, keep changing the state and keep it rich; a page with figures."""
@@ -271,12 +269,7 @@ def generate(
     ] = 1.0,
     greedy: Annotated[bool, typer.Option("--greedy", help="Always the likeliest token.")] = False,
     seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
-    plugin: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Python file that registers what the model is made of; may be given several times."
-        ),
-    ] = None,
+    plugin: Plugins = None,
 ) -> None:
     """Continue a text with a trained model, as it is written."""
     from loopway.trained.generation import Sampling, stream
