@@ -120,10 +120,8 @@ class Tasks:
         folders = [Path(lm_eval.tasks.__path__[0], folder) for folder in _PAPER_FOLDERS]
         with _quiet():  # it warns of every task that is replaced
             self._manager = TaskManager(include_path=[*folders, *own], include_defaults=False)
-            if not set(names) <= {
-                *self._manager.all_subtasks,
-                *self._manager.all_groups,
-            }:  # tags span folders
+            whole = {*self._manager.all_subtasks, *self._manager.all_groups}  # tags span folders
+            if not set(names) <= whole:
                 self._manager = TaskManager(include_path=own)
         if include_path is not None:
             self._check_files(include_path)

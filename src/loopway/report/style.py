@@ -109,9 +109,8 @@ def panels(
     grid = figure.subplots(rows, columns, sharex=shared, sharey=shared, squeeze=False)
     for axes in grid.flat[count:]:
         axes.set_axis_off()
-    for axes in grid.flat[
-        count - columns : count
-    ]:  # shared axes label the last row alone, which may have gaps
+    # Shared axes label the last row alone, which may have gaps.
+    for axes in grid.flat[count - columns : count]:
         axes.tick_params(axis="x", labelbottom=True)
     return grid, list(grid.flat[:count])
 
