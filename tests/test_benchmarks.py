@@ -13,7 +13,17 @@ import pytest
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 DATA = Path(os.environ.get("LOOPWAY_BENCHMARK_DATA", BENCHMARKS.parent / ".venv" / "benchmark-data"))
 README = (BENCHMARKS / "README.md").read_text(encoding="utf-8")
-SCRIPTS = ("data.py", "data_size.py", "evaluation.py", "probing.py")
+SCRIPTS = (
+    "data.py",
+    "data_size.py",
+    "evaluation.py",
+    "probing.py",
+    "train_step.py",
+    "decode.py",
+    "startup.py",
+    "scaling.py",
+    "long_context.py",
+)
 
 
 def run_quickly(script: str) -> dict[str, Any]:
@@ -54,5 +64,5 @@ def test_the_readme_explains_every_figure(script: str) -> None:
     for part, figures in dated_result(script).items():
         if part not in ("date", "machine", "versions"):
             for name in (part, *figures):
-                pattern = re.sub(r"(mb_of|for)_[\d.e+]+_", r"\1_..._", name)
+                pattern = re.sub(r"(mb_of|for|batch|prompt)_[\d.e+]+(_|$)", r"\1_...\2", name)
                 assert f"`{pattern}`" in README, f"{part}: {name}"

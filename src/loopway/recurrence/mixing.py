@@ -5,7 +5,6 @@ Knows nothing of where the weights come from.
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 
@@ -24,5 +23,5 @@ def mix_states(weights: Sequence[Tensor], states: Sequence[Tensor]) -> Tensor:
     """
     mixed = weights[0].to(states[0].dtype) * states[0]
     for weight, state in zip(weights[1:], states[1:], strict=True):
-        mixed = torch.addcmul(mixed, weight.to(state.dtype), state)
+        mixed.addcmul_(weight.to(state.dtype), state)  # in place: the sum so far is needed by no gradient
     return mixed
