@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from loopway.modeling.families import Family
     from loopway.modeling.presets import pythia_config
     from loopway.modeling.registration import register_family
-    from loopway.modeling.stack import StageRecord, trace_stages
+    from loopway.modeling.stack import StageRecord, set_recompute, trace_stages
     from loopway.recurrence import Recurrence, RecurrenceOptions, mix_states, register_recurrence
 
 _HOMES = {
@@ -38,6 +38,7 @@ _HOMES = {
     "recursive_config": "loopway.modeling.building",
     "register_family": "loopway.modeling.registration",
     "register_recurrence": "loopway.recurrence",
+    "set_recompute": "loopway.modeling.stack",
     "trace_stages": "loopway.modeling.stack",
 }
 
@@ -58,6 +59,7 @@ __all__ = [  # noqa: RUF022
     "recursive_config",
     "register_family",
     "register_recurrence",
+    "set_recompute",
     "trace_stages",
 ]
 

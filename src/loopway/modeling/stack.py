@@ -10,12 +10,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedConfig, PreTrainedModel
 
+from loopway.checks import not_among
 from loopway.errors import LayoutError
 from loopway.layout import Layout, Stage
 from loopway.modeling.cache import StageCache
+from loopway.modeling.recompute import RECOMPUTE_LEVELS, run_layers
 from loopway.recurrence import build_recurrence
 
 _CACHE_ARGUMENTS = ("past_key_values", "layer_past")
@@ -50,6 +53,7 @@ class RecursiveStack(nn.Module):
         self.layout: Layout = config.parsed_layout
         self.stages: Sequence[Stage] = self.layout.stages
         self.embedding_scale = math.sqrt(config.hidden_size) if config.scale_embeddings else None
+        self.recompute = "none"
         self.trace: list[StageRecord] | None = None
 
     def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
@@ -64,13 +68,13 @@ class RecursiveStack(nn.Module):
         """
         if self.embedding_scale is not None:
             hidden_states = hidden_states * self.embedding_scale
+        level = self.recompute if self.training and torch.is_grad_enabled() else "none"
         state = self.recurrence.start(hidden_states)
         for position, stage in enumerate(self.stages):
             stage_input = hidden_states
-            stage_kwargs = _with_stage_cache(kwargs, stage)
-            for layer in stage.layers:
-                hidden_states = self.layers[layer](hidden_states, **stage_kwargs)
-            stage_output = hidden_states
+            layers = [self.layers[index] for index in stage.layers]
+            stage_output = run_layers(layers, stage_input, _with_stage_cache(kwargs, stage), level)
+            hidden_states = stage_output
             is_last = position == len(self.stages) - 1
             if not is_last:
                 hidden_states, state = self.recurrence.advance(state, stage.index, stage_input, stage_output)
@@ -87,6 +91,23 @@ def _with_stage_cache(kwargs: dict[str, Any], stage: Stage) -> dict[str, Any]:
         name: StageCache(value, offset) if name in _CACHE_ARGUMENTS and isinstance(value, Cache) else value
         for name, value in kwargs.items()
     }
+
+
+def set_recompute(model: nn.Module, level: str) -> None:
+    """Choose what a recursive model keeps of its stages for the backward pass while it trains.
+
+    Args:
+        model: a recursive model, also inside a wrapper.
+        level: ``none``: nothing is computed once more. ``selective``: all but matrix products and attention is.
+            ``layer``: every layer is, ``stage``: every stage is, so that only stage inputs and outputs are kept.
+
+    Raises:
+        ConfigError: another level.
+        TypeError: the model isn't recursive.
+    """
+    if level not in RECOMPUTE_LEVELS:
+        raise not_among("recompute", level, RECOMPUTE_LEVELS)
+    find_stack(model).recompute = level
 
 
 def find_stack(model: nn.Module) -> RecursiveStack:

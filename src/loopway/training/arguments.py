@@ -1,7 +1,8 @@
 """The ``training:`` section: Hugging Face ``TrainingArguments`` fields under their own names, with the paper's recipe.
 
-One key is ours: ``global_batch_size``, the sequences of an optimizer step, from which gradient accumulation follows
-for any number of workers. Knows nothing of models and data.
+Two keys are ours: ``global_batch_size``, the sequences of an optimizer step, from which gradient accumulation follows
+for any number of workers, and ``recompute``, what of a stage is computed once more instead of kept. Knows nothing of
+models and data.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ from transformers.training_args import OptimizerNames
 
 from loopway.checks import check_value, not_among, one_line, unknown_key, wrong_value
 from loopway.errors import ConfigError
+from loopway.modeling.recompute import RECOMPUTE_LEVELS
 
 # Section 4 of the paper; what it leaves open (logging, evaluation, checkpoints) is ten times a run.
 DEFAULTS: dict[str, Any] = {
@@ -40,6 +42,7 @@ MIN_LR_RATE = {"min_lr_rate": 0.1}
 _FOLDER = "everything of a run goes to its own folder, given as --out"
 _DONE_HERE = "loopway does this itself"
 _ORDER = "the order of samples follows from data.seed alone"
+_OURS = ("global_batch_size", "recompute")
 # Fields that a run sets itself, or that would break what it promises.
 REFUSED: dict[str, str] = {
     "output_dir": _FOLDER,
@@ -77,6 +80,7 @@ _FIELDS = {field.name for field in dataclasses.fields(TrainingArguments) if fiel
 _TYPES = {
     **{name: hint for name, hint in typing.get_type_hints(TrainingArguments).items() if name in _FIELDS},
     "global_batch_size": int,
+    "recompute": str,
     "fsdp": bool | str | None,  # the field's own type leaves out `true`, its usual value
 }
 
@@ -91,7 +95,7 @@ def complete_training(given: dict[str, Any], learning_rate: float | None) -> dic
     Raises:
         ConfigError: an unknown or refused key, a wrong type, no length of training, no learning rate.
     """
-    known = [*(_FIELDS - REFUSED.keys()), "global_batch_size"]
+    known = [*(_FIELDS - REFUSED.keys()), *_OURS]
     section: dict[str, Any] = {}
     for key, value in given.items():
         if key in _STRATEGIES and value is False:
@@ -108,6 +112,8 @@ def complete_training(given: dict[str, Any], learning_rate: float | None) -> dic
             raise wrong_value(f"training.{key}", section[key], "at least 1")
     if not 0 <= section.get("seed", 0) < 2**32:
         raise wrong_value("training.seed", section["seed"], "0 to 2**32 - 1")
+    if section.get("recompute", "none") not in RECOMPUTE_LEVELS:
+        raise not_among("training.recompute", section["recompute"], RECOMPUTE_LEVELS)
     for key, choices in (("lr_scheduler_type", SchedulerType), ("optim", OptimizerNames)):
         if key in section and section[key] not in (names := [choice.value for choice in choices]):
             raise not_among(f"training.{key}", section[key], names)
@@ -147,7 +153,7 @@ def training_arguments(section: dict[str, Any], checkpoints: Path, *, validate: 
     Raises:
         ConfigError: values that transformers or torch refuses, or a global batch that the workers can't share.
     """
-    fields = {key: value for key, value in section.items() if key != "global_batch_size"}
+    fields = {key: value for key, value in section.items() if key not in _OURS}
     if not validate:
         fields |= {"eval_strategy": "no", "eval_steps": None, "eval_on_start": False}
     # TensorBoard is always written, into the run folder, by a callback of ours.

@@ -21,8 +21,9 @@ from loopway.data.samples import TokenSamples
 from loopway.errors import ConfigError, LoopwayError
 from loopway.files import write_atomically
 from loopway.modeling.accounting import parameter_report
-from loopway.modeling.stack import find_stack
+from loopway.modeling.stack import find_stack, set_recompute
 from loopway.probing.callback import ProbeLog
+from loopway.training.allocator import return_large_blocks
 from loopway.training.arguments import training_arguments
 from loopway.training.callbacks import Interruption, ProgressBar, RunLog, perplexity, say
 from loopway.training.measurements import device_name, peak_memory_bytes, reset_peak_memory
@@ -111,6 +112,7 @@ class _Run:
         self.tensorboard.logging_dir = str(run.tensorboard)
         set_seed(self.arguments.seed)
         self.model = AutoModelForCausalLM.from_config(model_config)
+        set_recompute(self.model, config.training.get("recompute", "none"))
         if self.arguments.fsdp_plugin_args is not None:  # a unit for each layer, where no class is given
             layer = type(find_stack(self.model).layers[0]).__name__
             plugin: dict[str, Any] = self.arguments.fsdp_plugin_args
@@ -139,6 +141,8 @@ class _Run:
             tokens_per_step=self.samples_per_step * self.config.data.sequence_length,
             steps_per_epoch=self.steps_per_epoch,
         )
+        if self.arguments.device.type == "cpu":
+            return_large_blocks()
         reset_peak_memory(self.arguments.device)
         with Interruption() as interruption, ProgressBar(self.console, self.title, log) as bar:
             trainer = self._trainer([run_log, bar, interruption, *self._probes(run_log, step)])
