@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from loopway.layout import Layout, Segment, Stage
     from loopway.modeling.accounting import ParameterReport, parameter_report
     from loopway.modeling.building import recursive_config
+    from loopway.modeling.compiled_decoding import compiled_decoding
     from loopway.modeling.families import Family
     from loopway.modeling.presets import pythia_config
     from loopway.modeling.registration import register_family
@@ -32,6 +33,7 @@ _HOMES = {
     "Segment": "loopway.layout",
     "Stage": "loopway.layout",
     "StageRecord": "loopway.modeling.stack",
+    "compiled_decoding": "loopway.modeling.compiled_decoding",
     "mix_states": "loopway.recurrence",
     "parameter_report": "loopway.modeling.accounting",
     "pythia_config": "loopway.modeling.presets",
@@ -53,6 +55,7 @@ __all__ = [  # noqa: RUF022
     "Segment",
     "Stage",
     "StageRecord",
+    "compiled_decoding",
     "mix_states",
     "parameter_report",
     "pythia_config",

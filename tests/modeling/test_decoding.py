@@ -1,5 +1,6 @@
 """Decoding with a KV cache gives what a full forward pass gives, for every family and every way of calling it."""
 
+import shutil
 from typing import Any
 
 import pytest
@@ -7,6 +8,8 @@ import torch
 from tiny_models import FAMILIES, VOCABULARY, random_ids, tiny_model
 from torch import Tensor
 from transformers import DynamicCache, StaticCache
+
+import loopway
 
 EXACT: dict[str, Any] = {"rtol": 0.0, "atol": 1e-9}
 SCHEMES = [
@@ -180,3 +183,18 @@ def test_only_the_logits_that_are_asked_for_are_computed() -> None:
     with_loss = model(ids, labels=ids, logits_to_keep=1)
     torch.testing.assert_close(with_loss.logits, everything[:, -1:], **EXACT)
     torch.testing.assert_close(with_loss.loss, model(ids, labels=ids).loss, **EXACT)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="compiling for a CPU needs a C++ compiler")
+@torch.no_grad()
+def test_compiled_decoding_finds_the_same_tokens_with_one_entry_a_stage() -> None:
+    torch.compiler.reset()
+    model = tiny_model("1R2", dtype=torch.float32)
+    ids = random_ids(2, 5)
+    options: dict[str, Any] = {"max_new_tokens": 7, "do_sample": False, "eos_token_id": None}
+    options |= {"attention_mask": torch.ones_like(ids), "return_dict_in_generate": True}
+    compiled = model.generate(ids, **options, **loopway.compiled_decoding(model))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 1
+    assert torch.equal(compiled.sequences, model.generate(ids, **options).sequences)
+    assert isinstance(compiled.past_key_values, StaticCache)
+    assert len({layer.keys.data_ptr() for layer in compiled.past_key_values.layers}) == 2

@@ -65,7 +65,7 @@ def test_each_level_runs_again_what_it_says() -> None:
 
 def test_a_level_is_checked_and_reached_through_wrappers() -> None:
     model = tiny_model()
-    with pytest.raises(loopway.LoopwayError, match="recompute: got .layers."):
+    with pytest.raises(loopway.LoopwayError, match=r"recompute: got .layers."):
         loopway.set_recompute(model, "layers")
     loopway.set_recompute(torch.nn.Sequential(model), "stage")
     assert stack_of(model).recompute == "stage"

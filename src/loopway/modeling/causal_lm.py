@@ -9,12 +9,14 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, PreTrainedConfig, PreTrainedModel
+from transformers import Cache, DynamicCache, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
 from loopway.modeling.configuration import config_class
 from loopway.modeling.families import Family
+from loopway.modeling.few_rows import fast_few_rows
+from loopway.modeling.growing_cache import GrowingCache
 from loopway.modeling.initialization import initialize
 from loopway.modeling.loss import loss_from_hidden, loss_from_logits, shifted
 from loopway.modeling.stack import RecursiveStack
@@ -115,6 +117,21 @@ class RecursiveCausalLMMixin:
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """transformers' ``generate``, with a cache that is written in its place and fast products of few rows."""
+        with fast_few_rows(self):  # type: ignore[arg-type]
+            return super().generate(*args, **kwargs)  # type: ignore[misc]
+
+    def _prepare_cache_for_generation(
+        self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> None:
+        """The family's default cache becomes a growing one; what a caller gives or asks for stays."""
+        given = model_kwargs.get("past_key_values")
+        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)  # type: ignore[misc]
+        cache = model_kwargs.get("past_key_values")
+        if given is None and type(cache) is DynamicCache and not cache.offloading:
+            model_kwargs["past_key_values"] = GrowingCache(self.config)  # type: ignore[attr-defined]
 
 
 def _kept(tensor: Tensor, logits_to_keep: int | Tensor) -> Tensor:

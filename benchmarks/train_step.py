@@ -1,0 +1,294 @@
+"""Is a training step as fast and as lean as Hugging Face's and litgpt's, and how near is it to the machine's limit?
+
+    python benchmarks/train_step.py [--tokens 4096] [--sequence-length 1024] [--rounds 7]
+
+The models are of Pythia-160M's size, in float32, on random tokens. Without litgpt its figures are null. The last line is
+JSON.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import Any
+
+import common
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import AdamW
+from transformers import AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedConfig
+
+import loopway
+from loopway.modeling.stack import find_stack, set_recompute
+from loopway.training.allocator import LARGE_BLOCK, return_large_blocks
+from loopway.training.measurements import peak_memory_bytes, reset_peak_memory
+
+VARIANTS = ("vanilla", "vanilla_lean", "mesh", "mesh_lean", "hugging_face", "litgpt")
+QUICK_SIZE = {"hidden_size": 48, "num_attention_heads": 3, "vocab_size": 512}
+_LEARNING_RATE = 1e-4
+_LARGEST_KEPT_BLOCK = 32 * 2**20  # that glibc keeps, once blocks of this size have been freed
+_PRODUCTS = 5  # of each shape and round; the fastest is the machine's rate
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every variant is given."""
+
+    tokens: int
+    sequence_length: int
+    size: dict[str, Any]
+    device: torch.device
+
+    def batch(self) -> Tensor:
+        """Ids ``[batch, sequence_length + 1]``."""
+        shape = (max(1, self.tokens // self.sequence_length), self.sequence_length + 1)
+        vocabulary = loopway_config("vanilla", self.size).vocab_size
+        ids = torch.randint(vocabulary, shape, generator=torch.Generator().manual_seed(0))
+        return ids.to(self.device)
+
+
+def loopway_config(variant: str, size: dict[str, Any]) -> PreTrainedConfig:
+    if variant.startswith("mesh"):
+        return loopway.pythia_config("160m", layout="2+4R2+2", recurrence="mesh", **size)
+    return loopway.pythia_config("160m", layout="12", scale_embeddings=False, **size)
+
+
+def hugging_face_config(size: dict[str, Any]) -> GPTNeoXConfig:
+    """The vanilla model as transformers' own."""
+    fields = loopway_config("vanilla", size).to_dict()
+    known = set(GPTNeoXConfig().to_dict()) - {"model_type", "transformers_version", "architectures"}
+    return GPTNeoXConfig(**{name: value for name, value in fields.items() if name in known})
+
+
+def build(variant: str, size: dict[str, Any]) -> nn.Module | None:
+    """A model with random weights; None, and a word, where litgpt isn't installed."""
+    torch.manual_seed(0)
+    if variant == "hugging_face":
+        return GPTNeoXForCausalLM(hugging_face_config(size))
+    if variant == "litgpt":
+        try:
+            from litgpt import GPT, Config  # type: ignore[import-not-found]
+        except ImportError as error:
+            print(f"without litgpt: {error}", file=sys.stderr)
+            return None
+        like = hugging_face_config(size)
+        config: Any = Config.from_name(
+            "pythia-160m",
+            n_embd=like.hidden_size,
+            n_head=like.num_attention_heads,
+            intermediate_size=like.intermediate_size,
+            padded_vocab_size=like.vocab_size,
+        )
+        model = GPT(config)
+        model.apply(model._init_weights)  # as its pretraining does
+        return model
+    return AutoModelForCausalLM.from_config(loopway_config(variant, size))
+
+
+def copy_weights(source: nn.Module, target: nn.Module) -> None:
+    """Give a model of ours or of litgpt's the weights of Hugging Face's, and see that its logits are the same."""
+    weights: dict[str, Tensor] = dict(source.state_dict())
+    is_ours = hasattr(target, "gpt_neox")
+    if is_ours:
+        prefix = "gpt_neox.layers."
+        weights = {name.replace(prefix, f"{prefix}0.layers."): weight for name, weight in weights.items()}
+    else:
+        from litgpt.scripts.convert_hf_checkpoint import (  # type: ignore[import-not-found]
+            copy_weights_gpt_neox,
+        )
+
+        weights["embed_out.weight"] = weights.pop("lm_head.weight")
+        converted: dict[str, Tensor] = {}
+        copy_weights_gpt_neox(target.config, converted, weights)  # type: ignore[arg-type]
+        weights = converted
+    target.load_state_dict(weights)
+    ids = torch.arange(32, device=next(source.parameters()).device)[None]
+    with torch.no_grad():
+        expected = source(ids).logits
+        logits = target(ids).logits if is_ours else target(ids)
+    torch.testing.assert_close(logits, expected, atol=1e-3, rtol=1e-3)
+
+
+def loss_of(variant: str, model: nn.Module, ids: Tensor) -> Tensor:
+    """Each with its own loss; litgpt's as its pretraining calls it."""
+    inputs = ids[:, :-1].contiguous()
+    if variant == "litgpt":
+        from litgpt.utils import chunked_cross_entropy  # type: ignore[import-not-found]
+
+        return chunked_cross_entropy(model(inputs), ids[:, 1:].contiguous())
+    return model(inputs, labels=inputs, use_cache=False).loss  # no cache, as under transformers' Trainer
+
+
+def training_step(variant: str, model: nn.Module) -> Callable[[Tensor], None]:
+    model.train()
+    if variant.startswith(("vanilla", "mesh")):
+        set_recompute(model, "selective" if variant.endswith("_lean") else "none")
+    optimizer = AdamW(model.parameters(), lr=_LEARNING_RATE, fused=True)
+
+    blocks_from = LARGE_BLOCK if variant.startswith(("vanilla", "mesh")) else _LARGEST_KEPT_BLOCK
+
+    def step(ids: Tensor) -> None:
+        return_large_blocks(blocks_from)  # as a run of ours does; glibc's own limit for the others
+        loss_of(variant, model, ids).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        synchronize(ids.device)
+
+    return step
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def time_of_steps(work: Work, rounds: int) -> dict[str, Any]:
+    """Steps of all variants and, in the same rounds, the matrix products that they could at best be made of."""
+    ids = work.batch()
+    built = {variant: build(variant, work.size) for variant in VARIANTS}
+    models = {variant: model.to(work.device) for variant, model in built.items() if model is not None}
+    for variant, model in models.items():
+        if variant.startswith("vanilla") or variant == "litgpt":
+            copy_weights(models["hugging_face"], model)
+    steps = {variant: training_step(variant, model) for variant, model in models.items()}
+    for step in steps.values():
+        step(ids[:1, :64])  # makes the optimizer's state
+
+    rates: list[float] = []
+    timed: dict[str, Callable[[], Any]] = {"products": lambda: rates.append(product_rate(work))}
+    timed |= {variant: lambda step=step: step(ids) for variant, step in steps.items()}
+    seconds = common.measure(timed, rounds)
+
+    def faster_than(baseline: str) -> dict[str, float | None]:
+        others = (variant for variant in VARIANTS if variant != baseline)
+        there = baseline in seconds
+        return {
+            variant: common.times_as_fast(seconds[variant], seconds[baseline])
+            if there and variant in seconds
+            else None
+            for variant in others
+        }
+
+    tokens = ids[:, 1:].numel()
+    flops = {variant: tokens * flops_a_token(variant, work) for variant in VARIANTS}
+    return {
+        "tokens": tokens,
+        "sequence_length": work.sequence_length,
+        "seconds": {
+            variant: common.middle(seconds[variant]) if variant in seconds else None for variant in VARIANTS
+        },
+        "times_as_fast_as_hugging_face": faster_than("hugging_face"),
+        "times_as_fast_as_litgpt": faster_than("litgpt"),
+        "share_of_matmul_rate": {
+            variant: common.middle(
+                flops[variant] / taken / rate for taken, rate in zip(seconds[variant], rates, strict=True)
+            )
+            if variant in seconds
+            else None
+            for variant in VARIANTS
+        },
+        "matmul_gflop_per_second": common.middle(rate / common.GB for rate in rates),
+        "gflop_a_step": {variant: round(count / common.GB, 1) for variant, count in flops.items()},
+        "adamw_seconds": time_of_adamw(models["hugging_face"], rounds),
+    }
+
+
+def flops_a_token(variant: str, work: Work) -> int:
+    """Of the model, so that what is computed once more in the backward pass doesn't count."""
+    config = loopway_config(variant, work.size)  # of the others: the vanilla model's
+    return loopway.parameter_report(config, context_length=work.sequence_length).training_flops
+
+
+def product_rate(work: Work) -> float:
+    """FLOP/s of the fastest of a layer's matrix products."""
+    hidden = loopway_config("vanilla", work.size).hidden_size
+    rates = []
+    for columns, rows in ((hidden, 4 * hidden), (4 * hidden, hidden), (hidden, 3 * hidden)):
+        states = torch.randn(work.tokens, columns, device=work.device)
+        weight = torch.randn(rows, columns, device=work.device)
+        for _ in range(_PRODUCTS):
+            started = time.perf_counter()
+            F.linear(states, weight)
+            synchronize(work.device)
+            rates.append(2 * work.tokens * columns * rows / (time.perf_counter() - started))
+    return max(rates)
+
+
+def time_of_adamw(model: nn.Module, rounds: int) -> dict[str, float]:
+    """The optimizer alone, fused and as torch chooses when nothing is said."""
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    choices = {"fused": True, "default": None}
+    steps = {
+        name: AdamW(model.parameters(), lr=_LEARNING_RATE, fused=fused).step
+        for name, fused in choices.items()
+    }
+    device = next(model.parameters()).device
+    common.measure(steps, 1)  # makes their states
+    timed = {name: lambda step=step: (step(), synchronize(device)) for name, step in steps.items()}
+    return {name: common.middle(taken) for name, taken in common.measure(timed, rounds).items()}
+
+
+def peak_mb(variant: str, work: Work) -> int | None:
+    """Most memory in two steps after a first one, in 10⁶ bytes; to be called in a process of its own."""
+    model = build(variant, work.size)
+    if model is None:
+        return None
+    step, ids = training_step(variant, model.to(work.device)), work.batch()
+    if variant.startswith(("vanilla", "mesh")):
+        return_large_blocks()  # as a run of ours does
+    step(ids)
+    reset_peak_memory(work.device)
+    step(ids)
+    step(ids)
+    return round(peak_memory_bytes(work.device) / common.MB)
+
+
+def memory_of_steps(work: Work) -> dict[str, Any]:
+    """Each variant in a fresh process, copied from one that has imported everything and done nothing."""
+    context = get_context("forkserver")
+    modules = [GPTNeoXForCausalLM.__module__, find_stack.__module__, "litgpt"]
+    context.set_forkserver_preload(modules)  # what isn't installed is passed over
+    with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool:
+        peaks = dict(zip(VARIANTS, pool.map(peak_mb, VARIANTS, [work] * len(VARIANTS)), strict=True))
+    baseline = peaks["hugging_face"]
+    assert baseline is not None
+    return {
+        "peak_mb": peaks,
+        "peak_over_hugging_face": {
+            variant: peak and round(peak / baseline, 3)
+            for variant, peak in peaks.items()
+            if variant != "hugging_face"
+        },
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tokens", type=int, default=4096, help="of a step")
+    parser.add_argument("--sequence-length", type=int, default=1024)
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument(
+        "--quick", action="store_true", help="small models and few tokens, to see that it runs"
+    )
+    options = parser.parse_args()
+    work, rounds = Work(options.tokens, options.sequence_length, {}, options.device), options.rounds
+    if options.quick:
+        work, rounds = Work(128, 64, QUICK_SIZE, options.device), 1
+    common.report(
+        {
+            "step": lambda: time_of_steps(work, rounds),
+            "memory": lambda: memory_of_steps(work),
+        }
+    )
+
+
+if __name__ == "__main__":
+    main()

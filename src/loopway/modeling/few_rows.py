@@ -1,0 +1,62 @@
+"""Matrix products of few rows on a CPU: those that decoding is made of.
+
+PyTorch multiplies float32 matrices with its BLAS library, which reads the weights for a few rows at half of what the
+memory gives or less (MKL on an AMD processor: half for one row, a sixth for four). Its other library, oneDNN, doesn't.
+Sums come out in another order, so logits differ in their last digits. Knows nothing of models.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+# Rows up to which oneDNN was the faster of the two (2 cores of an AMD EPYC, 768 columns); beyond, they are equal.
+_FEW = 256
+
+
+@torch.library.custom_op("loopway::few_rows_linear", mutates_args=(), device_types="cpu")
+def _compiled_product(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """For compiled code: torch's compiler has this product for constant weights only."""
+    return torch.ops.mkldnn._linear_pointwise(input, weight, bias, "none", [], "")
+
+
+@_compiled_product.register_fake
+def _(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return input.new_empty((*input.shape[:-1], weight.shape[0]))
+
+
+class FewRowsLinear(nn.Linear):
+    """A linear map that gives few rows to oneDNN."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        rows = input.numel() // input.shape[-1]
+        if not 0 < rows <= _FEW or torch.is_grad_enabled():
+            return super().forward(input)
+        if torch.compiler.is_compiling():
+            return _compiled_product(input, self.weight, self.bias)
+        return torch.ops.mkldnn._linear_pointwise(input, self.weight, self.bias, "none", [], "")
+
+
+@contextmanager
+def fast_few_rows(model: nn.Module) -> Iterator[None]:
+    """Within, the model's plain float32 linear maps on a CPU give few rows to oneDNN; others stay as they are."""
+    maps = [module for module in model.modules() if _is_plain(module)] if _has_onednn() else []
+    for module in maps:
+        module.__class__ = FewRowsLinear
+    try:
+        yield
+    finally:
+        for module in maps:
+            module.__class__ = nn.Linear
+
+
+def _has_onednn() -> bool:
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Not an adapter, not quantised: a weight of another class is more than its numbers."""
+    if type(module) is not nn.Linear or type(module.weight) is not nn.Parameter:
+        return False
+    return module.weight.device.type == "cpu" and module.weight.dtype == torch.float32

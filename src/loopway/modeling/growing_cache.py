@@ -1,0 +1,83 @@
+"""A KV cache that is written in its place: a new token costs its own keys and values, not a copy of all before it.
+
+Knows nothing of stages; each sees its own entries through a StageCache.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedConfig
+from transformers.cache_utils import DynamicLayer
+
+# Room for so many more tokens, or for a quarter of those that are there.
+_SPARE_TOKENS, _SPARE_SHARE = 64, 4
+
+
+class GrowingCache(DynamicCache):
+    """A DynamicCache whose layers keep room to spare; layers with a sliding window are transformers' own."""
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__(config=config)
+        self.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in self.layers]
+
+
+class GrowingLayer(DynamicLayer):
+    """``keys`` and ``values`` are the filled beginnings of larger blocks, ``[batch, heads, seq, head_dim]``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._blocks: tuple[Tensor, Tensor] | None = None
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Append keys and values; returns all of them, as views of the blocks."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            # What an earlier step's gradient needs must not be written to; a compiler can't follow addresses.
+            return super().update(key_states, value_states, *args, **kwargs)
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        length = self.get_seq_length() + key_states.shape[-2]
+        old_keys, old_values = self.keys, self.values
+        assert old_keys is not None and old_values is not None
+        if not self._has_room(length, key_states.shape[0]):
+            spare = max(_SPARE_TOKENS, length // _SPARE_SHARE)
+            self._blocks = (
+                _block(old_keys, key_states, length + spare),
+                _block(old_values, value_states, length + spare),
+            )
+        assert self._blocks is not None
+        self.keys, self.values = (
+            _written(block, new, length)
+            for block, new in zip(self._blocks, (key_states, value_states), strict=True)
+        )
+        return self.keys, self.values
+
+    def _has_room(self, length: int, batch: int) -> bool:
+        """Whether the blocks are long enough, and keys and values still theirs: beams and crops may replace them."""
+        if self._blocks is None or self.keys is None or self.values is None:
+            return False
+        is_theirs = all(
+            seen.data_ptr() == block.data_ptr() and block.shape[0] == batch
+            for seen, block in zip((self.keys, self.values), self._blocks, strict=True)
+        )
+        return is_theirs and length <= self._blocks[0].shape[-2]
+
+    def reset(self) -> None:
+        super().reset()
+        self._blocks = None
+
+
+def _block(seen: Tensor, new: Tensor, length: int) -> Tensor:
+    """Room for so many tokens like the new ones, with those already seen at its beginning."""
+    block = new.new_empty((*new.shape[:-2], length, new.shape[-1]))
+    if seen.numel():
+        block[..., : seen.shape[-2], :] = seen
+    return block
+
+
+def _written(block: Tensor, new: Tensor, length: int) -> Tensor:
+    """The block's beginning of this length, the new tokens at its end."""
+    block[..., length - new.shape[-2] : length, :] = new
+    return block[..., :length, :]

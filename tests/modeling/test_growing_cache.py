@@ -1,0 +1,76 @@
+"""The cache that is written in its place holds what transformers' own holds, whatever is done to it."""
+
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import FAMILIES, random_ids, tiny_config, tiny_model
+from transformers import DynamicCache
+
+from loopway.modeling.growing_cache import GrowingCache, GrowingLayer
+
+
+def states(tokens: int, batch: int = 2, seed: int = 0) -> torch.Tensor:
+    return torch.randn(batch, 3, tokens, 4, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def test_it_grows_as_transformers_own_cache_does_through_crops_and_beams() -> None:
+    growing, plain = GrowingLayer(), DynamicCache(config=tiny_config()).layers[0]
+    steps: list[Any] = [5, 1, 1, ("crop", -3), 1, 100, 1, ("reorder_cache", torch.tensor([1, 1])), 1, 1]
+    steps += [
+        ("batch_repeat_interleave", 2),
+        ("batch_select_indices", torch.tensor([3, 0])),
+        2,
+        ("reset",),
+        4,
+        1,
+    ]
+    for number, step in enumerate(steps):
+        for layer in (growing, plain):
+            if isinstance(step, int):
+                layer.update(states(step, seed=number), states(step, seed=100 + number))
+            else:
+                getattr(layer, step[0])(*step[1:])
+        assert growing.get_seq_length() == plain.get_seq_length()
+        if plain.is_initialized:
+            assert torch.equal(growing.keys, plain.keys), step  # type: ignore[arg-type]
+            assert torch.equal(growing.values, plain.values), step  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def test_a_token_is_written_without_copying_those_before_it() -> None:
+    layer = GrowingLayer()
+    keys, _ = layer.update(states(1000), states(1000))
+    place = keys.data_ptr()
+    for number in range(200):
+        keys, _ = layer.update(states(1, seed=number), states(1, seed=number))
+        assert keys.data_ptr() == place
+    assert keys.shape[-2] == 1200
+
+
+def test_with_gradients_nothing_is_written_over() -> None:
+    layer = GrowingLayer()
+    new = states(3).requires_grad_()
+    first, _ = layer.update(new, new)
+    loss = (first**2).sum()
+    second, _ = layer.update(states(1), states(1))
+    (loss + second.sum()).backward()
+    torch.testing.assert_close(new.grad, 2 * new.detach() + 1)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_generation_grows_its_cache_in_place_and_finds_the_same_tokens(family: str) -> None:
+    model = tiny_model(family=family)
+    ids = random_ids(2, 5)
+    options: dict[str, Any] = {"max_new_tokens": 20, "do_sample": False, "eos_token_id": None}
+    options |= {"attention_mask": torch.ones_like(ids), "return_dict_in_generate": True}
+    ours = model.generate(ids, **options)
+    assert type(ours.past_key_values) is GrowingCache
+    own = DynamicCache(config=model.config)
+    theirs = model.generate(ids, past_key_values=own, **options)
+    assert theirs.past_key_values is own  # a cache that is given is used
+    assert torch.equal(ours.sequences, theirs.sequences)
+    for here, there in zip(ours.past_key_values.layers, own.layers, strict=True):
+        torch.testing.assert_close(here.keys, there.keys, rtol=0.0, atol=1e-12)
