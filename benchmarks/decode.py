@@ -99,17 +99,16 @@ def build_models(size: dict[str, Any]) -> dict[str, Any]:
     return models
 
 
-def generators(models: dict[str, Any], batch: int) -> dict[str, Generate]:
-    """Every shape is compiled anew, so only single prompts are."""
+def generators(models: dict[str, Any], *, compiled: bool) -> dict[str, Generate]:
     generate: dict[str, Generate] = {
         variant: partial(litgpt_generate if variant == "litgpt" else transformers_generate, model)
         for variant, model in models.items()
     }
-    if batch == 1:
+    if compiled:
         for variant in ("vanilla", "mesh"):
             model = models[variant]
-            compiled = partial(transformers_generate, model, **loopway.compiled_decoding(model))
-            generate[f"{variant}_compiled"] = compiled
+            options = loopway.compiled_decoding(model)
+            generate[f"{variant}_compiled"] = partial(transformers_generate, model, **options)
     return generate
 
 
@@ -201,7 +200,8 @@ def case(
     prompts = random_prompts(models, batch, prompt)
     if "litgpt" in models:
         with_litgpt_cache(models["litgpt"], batch, prompt + new)
-    generate = generators(models, batch)
+    # Every shape is compiled anew, so only single prompts are, and none in a quick run.
+    generate = generators(models, compiled=batch == 1 and not size)
     for variant, warm_up in generate.items():
         if variant.endswith("_compiled"):
             warm_up(prompts, new)  # for this length

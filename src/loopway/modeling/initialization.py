@@ -22,11 +22,10 @@ def initialize(module: nn.Module, config: PreTrainedConfig) -> None:
             for path in config.family.residual_outputs:
                 init.normal_(layer.get_parameter(f"{path}.weight"), std=std)
     elif isinstance(module, Recurrence):
-        loaded = {
-            name: parameter.detach().clone()
-            for name, parameter in module.named_parameters()
-            if getattr(parameter, "_is_hf_initialized", False)
-        }
-        module.reset_parameters()
-        for name, value in loaded.items():
-            module.get_parameter(name).data.copy_(value)
+        parameters = dict(module.named_parameters())
+        loaded = [name for name, value in parameters.items() if getattr(value, "_is_hf_initialized", False)]
+        if len(loaded) < len(parameters):
+            values = {name: parameters[name].detach().clone() for name in loaded}
+            module.reset_parameters()
+            for name, value in values.items():
+                parameters[name].data.copy_(value)

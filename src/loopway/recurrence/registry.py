@@ -66,10 +66,11 @@ def check_recurrence(name: str, options: RecurrenceOptions) -> None:
 
 
 def build_recurrence(name: str, options: RecurrenceOptions) -> Recurrence:
-    """The recurrence module, its parameters initialised. Raises as :func:`check_recurrence` does."""
+    """The recurrence module, its parameters initialised unless on the meta device. Raises as :func:`check_recurrence` does."""
     check_recurrence(name, options)
     recurrence = _resolve(name)[1](options)
-    recurrence.reset_parameters()
+    if not any(parameter.is_meta for parameter in recurrence.parameters()):
+        recurrence.reset_parameters()
     return recurrence
 
 
