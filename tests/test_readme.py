@@ -1,4 +1,4 @@
-"""Runs what README.md, docs/data.md and docs/probing.md show: their Python blocks and their command lines, made small.
+"""Runs what README.md and pages of docs/ show: their Python blocks and their command lines, made small.
 
 Adding a command: if its verb is new, give it a row in SMALL; if it reads a file, show that file in a yaml block whose
 first line is `# <file name>`. What can't be run here (`git clone ...`) goes into NOT_RUN; a block that begins with
@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 DATA = ROOT / "docs" / "data.md"
 PROBING = ROOT / "docs" / "probing.md"
+PERFORMANCE = ROOT / "docs" / "performance.md"
 
 # The verb -> what is appended to every `loopway <verb> ...` so that it takes seconds.
 # The text is two files that the test writes into the folder in which everything runs, and into texts/ there.
@@ -135,7 +136,12 @@ def write_yaml(block: Block, folder: Path) -> None:
         (folder / name[1]).write_text(block.text)
 
 
-PAGES = {"README": (README, SMALL), "data": (DATA, SMALL_ON_TOKENS), "probing": (PROBING, SMALL)}
+PAGES = {
+    "README": (README, SMALL),
+    "data": (DATA, SMALL_ON_TOKENS),
+    "probing": (PROBING, SMALL),
+    "performance": (PERFORMANCE, SMALL),
+}
 
 
 @pytest.mark.parametrize("page, small", PAGES.values(), ids=PAGES.keys())

@@ -41,7 +41,7 @@ def test_generation_gives_its_products_to_onednn_and_is_put_back(monkeypatch: py
     seen = []
     forward = few_rows.FewRowsLinear.forward
 
-    def watched(self: nn.Linear, input: torch.Tensor) -> torch.Tensor:
+    def watched(self: few_rows.FewRowsLinear, input: torch.Tensor) -> torch.Tensor:
         seen.append(self)
         return forward(self, input)
 

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import FAMILIES, random_ids, tiny_config, tiny_model
+from tiny_models import FAMILIES, random_ids, tiny_model
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from loopway.modeling.growing_cache import GrowingCache, GrowingLayer
 
@@ -16,7 +17,7 @@ def states(tokens: int, batch: int = 2, seed: int = 0) -> torch.Tensor:
 
 @torch.no_grad()
 def test_it_grows_as_transformers_own_cache_does_through_crops_and_beams() -> None:
-    growing, plain = GrowingLayer(), DynamicCache(config=tiny_config()).layers[0]
+    growing, plain = GrowingLayer(), DynamicLayer()
     steps: list[Any] = [5, 1, 1, ("crop", -3), 1, 100, 1, ("reorder_cache", torch.tensor([1, 1])), 1, 1]
     steps += [
         ("batch_repeat_interleave", 2),
@@ -72,5 +73,6 @@ def test_generation_grows_its_cache_in_place_and_finds_the_same_tokens(family: s
     theirs = model.generate(ids, past_key_values=own, **options)
     assert theirs.past_key_values is own  # a cache that is given is used
     assert torch.equal(ours.sequences, theirs.sequences)
-    for here, there in zip(ours.past_key_values.layers, own.layers, strict=True):
+    layers: Any = zip(ours.past_key_values.layers, own.layers, strict=True)
+    for here, there in layers:
         torch.testing.assert_close(here.keys, there.keys, rtol=0.0, atol=1e-12)

@@ -1,9 +1,7 @@
 """What makes training lean or fast changes no loss, over 50 steps of it."""
 
 import copy
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +12,7 @@ from transformers import AutoModelForCausalLM
 import loopway
 from loopway.modeling import loss as loss_module
 from loopway.modeling.recompute import RECOMPUTE_LEVELS
-
-sys.path.append(str(Path(__file__).parents[1] / "recurrence"))
-from buffer_mesh import BufferMeSH
+from tests.recurrence.buffer_mesh import BufferMeSH
 
 STEPS = 50
 

@@ -21,5 +21,5 @@ def compiled_decoding(model: nn.Module) -> dict[str, Any]:
     """
     on_cpu = next(model.parameters()).device.type == "cpu"
     config = CompileConfig(mode="default" if on_cpu else "reduce-overhead")
-    config._compile_all_devices = True  # transformers' own way to compile on a CPU
+    config._compile_all_devices = True  # type: ignore[assignment]  # transformers' own way to compile on a CPU
     return {"cache_implementation": "static", "compile_config": config}
