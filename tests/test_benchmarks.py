@@ -13,19 +13,7 @@ import pytest
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 DATA = Path(os.environ.get("LOOPWAY_BENCHMARK_DATA", BENCHMARKS.parent / ".venv" / "benchmark-data"))
 README = (BENCHMARKS / "README.md").read_text(encoding="utf-8")
-SCRIPTS = tuple(
-    f"{name}.py"
-    for name in (
-        "data",
-        "data_size",
-        "evaluation",
-        "probing",
-        "recurrence",
-        "decode",
-        "scaling",
-        "long_context",
-    )
-)
+SCRIPTS = ("data.py", "data_size.py", "evaluation.py", "probing.py", "decode.py")
 
 
 def run_quickly(script: str) -> dict[str, Any]:
