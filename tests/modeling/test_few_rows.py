@@ -61,6 +61,18 @@ def test_generation_gives_its_products_to_onednn_and_is_put_back(monkeypatch: py
 
 
 @torch.no_grad()
+def test_generation_under_autocast_stays_autocasts_own() -> None:
+    model = tiny_model(dtype=torch.float32)
+    ids = random_ids(1, 5)
+    options = {"max_new_tokens": 3, "do_sample": False, "eos_token_id": None, "return_dict_in_generate": True}
+    options |= {"attention_mask": torch.ones_like(ids), "output_logits": True}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = model.generate(ids, **options)
+        expected = model(ids).logits[:, -1]
+    torch.testing.assert_close(found.logits[0], expected.float(), rtol=0.0, atol=0.0)
+
+
+@torch.no_grad()
 def test_an_adapted_model_generates_through_its_adapters() -> None:
     model = tiny_model("1+1R2+1", dtype=torch.float32)
     adapted = get_peft_model(

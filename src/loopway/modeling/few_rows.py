@@ -31,7 +31,8 @@ class FewRowsLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         rows = input.numel() // input.shape[-1]
-        if not 0 < rows <= _FEW or torch.is_grad_enabled():
+        is_float32 = input.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+        if not 0 < rows <= _FEW or not is_float32 or torch.is_grad_enabled():
             return super().forward(input)
         if torch.compiler.is_compiling():
             return _compiled_product(input, self.weight, self.bias)
