@@ -200,3 +200,11 @@ def test_compiled_decoding_finds_the_same_tokens_with_one_entry_a_stage() -> Non
     layers: Any = compiled.past_key_values.layers
     assert all(isinstance(layer, StaticLayer) for layer in layers)
     assert len({layer.keys.data_ptr() for layer in layers}) == len(layers) == 2
+
+
+def test_without_a_compiler_compiled_decoding_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._inductor import config
+
+    monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
+    with pytest.raises(loopway.LoopwayError, match="needs a C\\+\\+ compiler"):
+        loopway.compiled_decoding(tiny_model())

@@ -56,6 +56,8 @@ def test_an_unknown_key_names_the_nearest_known_one(
             "training.lr_scheduler_type=cosin",
             "training.lr_scheduler_type: got 'cosin', expected perhaps cosine, cosine_with_restarts",
         ),
+        ("training.recompute=layers", "training.recompute: got 'layers', expected perhaps layer"),
+        ("training.recompute=1", "training.recompute: got 1, expected text"),
         ("training.global_batch_size=0", "training.global_batch_size: got 0, expected at least 1"),
         ("training.max_steps=-1", "training.max_steps: got -1, expected more than 0"),
         ("training.eval_strategy=epoch", "training.eval_strategy: got 'epoch', expected steps"),
