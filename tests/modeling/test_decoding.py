@@ -202,9 +202,9 @@ def test_compiled_decoding_finds_the_same_tokens_with_one_entry_a_stage() -> Non
     assert len({layer.keys.data_ptr() for layer in layers}) == len(layers) == 2
 
 
-def test_without_a_compiler_compiled_decoding_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_compiled_decoding_says_what_is_missing() -> None:
     from torch._inductor import config
 
-    monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
-    with pytest.raises(loopway.LoopwayError, match="needs a C\\+\\+ compiler"):
+    without = config.patch("cpp.cxx", ("no-such-compiler",))  # monkeypatch would lose the setting on its way back
+    with without, pytest.raises(loopway.LoopwayError, match="needs a C\\+\\+ compiler"):
         loopway.compiled_decoding(tiny_model())
