@@ -205,6 +205,8 @@ def test_compiled_decoding_finds_the_same_tokens_with_one_entry_a_stage() -> Non
 def test_without_a_compiler_compiled_decoding_says_what_is_missing() -> None:
     from torch._inductor import config
 
-    without = config.patch("cpp.cxx", ("no-such-compiler",))  # monkeypatch would lose the setting on its way back
+    without = config.patch(
+        "cpp.cxx", ("no-such-compiler",)
+    )  # monkeypatch would lose the setting on its way back
     with without, pytest.raises(loopway.LoopwayError, match="needs a C\\+\\+ compiler"):
         loopway.compiled_decoding(tiny_model())

@@ -11,6 +11,20 @@ from loopway.modeling import few_rows
 needs_onednn = pytest.mark.skipif(not few_rows._has_onednn(), reason="this build of torch has no oneDNN")
 
 
+@pytest.fixture(autouse=True)
+def small_maps_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The models of these tests have no others."""
+    monkeypatch.setattr(few_rows, "_SMALL", 0)
+
+
+@needs_onednn
+def test_a_small_map_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(few_rows, "_SMALL", 64)
+    small, large = nn.Linear(9, 7), nn.Linear(8, 8)
+    with few_rows.fast_few_rows(nn.ModuleList([small, large])):
+        assert (type(small), type(large)) == (nn.Linear, few_rows.FewRowsLinear)
+
+
 @needs_onednn
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 4, 1), (3, 7), (40, 10), (0, 3)])

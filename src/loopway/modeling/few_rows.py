@@ -13,15 +13,21 @@ from torch import Tensor, nn
 
 # Rows up to which oneDNN was the faster of the two (2 cores of an AMD EPYC, 768 columns); beyond, they are equal.
 _FEW = 256
+# A smaller weight, such as a router's, is in a cache: what counts is the call, 4 microseconds against oneDNN's 30.
+_SMALL = 2**18
 
 
-@torch.library.custom_op("loopway::few_rows_linear", mutates_args=(), device_types="cpu")
-def _compiled_product(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """For compiled code: torch's compiler has this product for constant weights only."""
+def _product(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(input, weight, bias, "none", [], "")
 
 
-@_compiled_product.register_fake
+# What compiled code calls, since torch's compiler has oneDNN's product for constant weights only. Not a `custom_op`:
+# that would add 20 microseconds to each of the products that a token is made of.
+torch.library.define("loopway::few_rows_linear", "(Tensor input, Tensor weight, Tensor? bias) -> Tensor")
+torch.library.impl("loopway::few_rows_linear", "CPU", _product)
+
+
+@torch.library.register_fake("loopway::few_rows_linear")
 def _(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return input.new_empty((*input.shape[:-1], weight.shape[0]))
 
@@ -35,8 +41,8 @@ class FewRowsLinear(nn.Linear):
         if not 0 < rows <= _FEW or not is_float32 or torch.is_grad_enabled():
             return super().forward(input)
         if torch.compiler.is_compiling():
-            return _compiled_product(input, self.weight, self.bias)
-        return torch.ops.mkldnn._linear_pointwise(input, self.weight, self.bias, "none", [], "")
+            return torch.ops.loopway.few_rows_linear(input, self.weight, self.bias)
+        return _product(input, self.weight, self.bias)
 
 
 @contextmanager
@@ -57,7 +63,8 @@ def _has_onednn() -> bool:
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """Not an adapter, not quantised: a weight of another class is more than its numbers."""
+    """Not small, not an adapter, not quantised: a weight of another class is more than its numbers."""
     if type(module) is not nn.Linear or type(module.weight) is not nn.Parameter:
         return False
-    return module.weight.device.type == "cpu" and module.weight.dtype == torch.float32
+    weight = module.weight
+    return weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() >= _SMALL
