@@ -3,6 +3,7 @@
 Imports nothing heavy: the processes that encode import it along with the script that started them.
 """
 
+import argparse
 import datetime
 import importlib.resources
 import json
@@ -22,6 +23,17 @@ import psutil
 MB, GB = 10**6, 10**9
 _DOCUMENT = 6_000  # characters, about the mean of the Pile
 _DISTURBED = 0.07  # share of the machine that others use
+
+
+def arguments(description: str | None, rounds: int | None = 7) -> argparse.ArgumentParser:
+    """With the options that scripts share; without `--rounds` if there are none."""
+    made = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    if rounds:
+        made.add_argument("--rounds", type=int, default=rounds)
+    made.add_argument("--quick", action="store_true", help="small sizes and few rounds, to see that it runs")
+    return made
 
 
 def write_text(path: Path, size: float) -> Path:

@@ -5,7 +5,6 @@ which benchmarks/README.md explains.
 """
 
 # The processes that encode import this script, as they do that of the command line: heavy imports are in functions.
-import argparse
 import contextlib
 import os
 import statistics
@@ -17,7 +16,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from common import GB, MB, grouped, measure, middle, read_text, report, times_as_fast, write_text
+from common import GB, MB, arguments, grouped, measure, middle, read_text, report, times_as_fast, write_text
 from tokenizers import Tokenizer
 
 BATCH = 2**20  # characters that the baseline encodes in one call
@@ -206,7 +205,7 @@ def timed(owner: type, name: str) -> Iterator[list[float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments(__doc__)
     parser.add_argument(
         "--tokenizer", help="folder of a tokenizer to measure beside a BPE that is trained here"
     )
@@ -214,9 +213,7 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=1.1, help="token file to read")
     parser.add_argument("--steps", type=int, default=30, help="steps to train")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
-    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
     parser.add_argument(
         "--patience", type=float, default=60, help="seconds to wait for an idle machine, each round"
     )

@@ -3,7 +3,6 @@
 The last line is JSON, which benchmarks/README.md explains.
 """
 
-import argparse
 import contextlib
 import os
 import struct
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from common import MB, measure, middle, report, write_text
+from common import MB, arguments, measure, middle, report, write_text
 
 
 def memory(work: Path, size: float, tokenizer: str | None, processes: int) -> dict[str, Any]:
@@ -65,14 +64,12 @@ def opening(work: Path, rounds: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments(__doc__)
     parser.add_argument(
         "--tokenizer", help="folder of a tokenizer to prepare with beside a BPE that is trained"
     )
     parser.add_argument("--megabytes", type=float, default=64, help="text to prepare, and four times that")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
     options = parser.parse_args()
     if options.quick:
         options.megabytes, options.rounds = 0.2, 1

@@ -6,7 +6,6 @@ The models are of Pythia-160M's size, in float32; but for MeSH, which has its ow
 Without litgpt its figures are null. The last line is JSON.
 """
 
-import argparse
 import statistics
 import time
 from collections import defaultdict
@@ -232,15 +231,9 @@ def random_prompts(models: dict[str, Any], batch: int, length: int) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.arguments(__doc__)
     parser.add_argument("--new-tokens", type=int, default=33, help="the first of them comes from the prompt")
-    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--long-rounds", type=int, default=3, help="of 16 prompts of 1,024 tokens")
-    parser.add_argument(
-        "--quick", action="store_true", help="small models and few tokens, to see that it runs"
-    )
     chosen = parser.parse_args()
     new, rounds, long_rounds = chosen.new_tokens, chosen.rounds, chosen.long_rounds
     size: dict[str, Any] = {}

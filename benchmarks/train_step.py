@@ -6,7 +6,6 @@ The models are of Pythia-160M's size, in float32, on random tokens. Without litg
 JSON.
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Callable
@@ -23,14 +22,14 @@ from torch.optim import AdamW
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedConfig
 
 import loopway
-from loopway.modeling.stack import find_stack, set_recompute
+from loopway.modeling.stack import find_stack
 from loopway.training.allocator import LARGE_BLOCK, return_large_blocks
 from loopway.training.measurements import peak_memory_bytes, reset_peak_memory
 
 VARIANTS = ("vanilla", "vanilla_lean", "mesh", "mesh_lean", "hugging_face", "litgpt")
 QUICK_SIZE = {"hidden_size": 48, "num_attention_heads": 3, "vocab_size": 512}
 _LEARNING_RATE = 1e-4
-_LARGEST_KEPT_BLOCK = 32 * 2**20  # that glibc keeps, once blocks of this size have been freed
+_LARGEST_KEPT_BLOCK = 32 * 2**20
 _PRODUCTS = 5  # of each shape and round; the fastest is the machine's rate
 
 
@@ -126,13 +125,14 @@ def loss_of(variant: str, model: nn.Module, ids: Tensor) -> Tensor:
 def training_step(variant: str, model: nn.Module) -> Callable[[Tensor], None]:
     model.train()
     if variant.startswith(("vanilla", "mesh")):
-        set_recompute(model, "selective" if variant.endswith("_lean") else "none")
+        loopway.set_recompute(model, "selective" if variant.endswith("_lean") else "none")
     optimizer = AdamW(model.parameters(), lr=_LEARNING_RATE, fused=True)
 
     blocks_from = LARGE_BLOCK if variant.startswith(("vanilla", "mesh")) else _LARGEST_KEPT_BLOCK
 
     def step(ids: Tensor) -> None:
-        return_large_blocks(blocks_from)  # as a run of ours does; glibc's own limit for the others
+        # As a run of ours does, and would leave it; for the others the highest that glibc's own moving limit reaches.
+        return_large_blocks(blocks_from)
         loss_of(variant, model, ids).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -239,8 +239,6 @@ def peak_mb(variant: str, work: Work) -> int | None:
     if model is None:
         return None
     step, ids = training_step(variant, model.to(work.device)), work.batch()
-    if variant.startswith(("vanilla", "mesh")):
-        return_large_blocks()  # as a run of ours does
     step(ids)
     reset_peak_memory(work.device)
     step(ids)
@@ -268,16 +266,10 @@ def memory_of_steps(work: Work) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.arguments(__doc__)
     parser.add_argument("--tokens", type=int, default=4096, help="of a step")
     parser.add_argument("--sequence-length", type=int, default=1024)
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument(
-        "--quick", action="store_true", help="small models and few tokens, to see that it runs"
-    )
     options = parser.parse_args()
     work, rounds = Work(options.tokens, options.sequence_length, {}, options.device), options.rounds
     if options.quick:

@@ -13,7 +13,15 @@ import pytest
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 DATA = Path(os.environ.get("LOOPWAY_BENCHMARK_DATA", BENCHMARKS.parent / ".venv" / "benchmark-data"))
 README = (BENCHMARKS / "README.md").read_text(encoding="utf-8")
-SCRIPTS = ("data.py", "data_size.py", "evaluation.py", "probing.py", "decode.py")
+SCRIPTS = (
+    "data.py",
+    "data_size.py",
+    "evaluation.py",
+    "probing.py",
+    "decode.py",
+    "train_step.py",
+    "scaling.py",
+)
 
 
 def run_quickly(script: str) -> dict[str, Any]:

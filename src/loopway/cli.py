@@ -269,17 +269,13 @@ def generate(
     ] = 1.0,
     greedy: Annotated[bool, typer.Option("--greedy", help="Always the likeliest token.")] = False,
     seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
-    compiled: Annotated[
-        bool,
-        typer.Option("--compile", help="Compile first, half a minute or more; faster from then on."),
-    ] = False,
     plugin: Plugins = None,
 ) -> None:
     """Continue a text with a trained model, as it is written."""
     from loopway.trained.generation import Sampling, stream
 
     sampling = Sampling(max_new_tokens, temperature, top_k, top_p, greedy, seed)
-    stream(model, prompt, sampling, plugin or (), compiled=compiled)
+    stream(model, prompt, sampling, plugin or ())
 
 
 @app.command()

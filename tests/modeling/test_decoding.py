@@ -11,6 +11,7 @@ from transformers import DynamicCache, StaticCache
 from transformers.cache_utils import StaticLayer
 
 import loopway
+from loopway.modeling import few_rows
 
 EXACT: dict[str, Any] = {"rtol": 0.0, "atol": 1e-9}
 SCHEMES = [
@@ -188,13 +189,20 @@ def test_only_the_logits_that_are_asked_for_are_computed() -> None:
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="compiling for a CPU needs a C++ compiler")
 @torch.no_grad()
-def test_compiled_decoding_finds_the_same_tokens_with_one_entry_a_stage() -> None:
+def test_compiled_decoding_finds_the_same_tokens_with_one_entry_a_stage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+    monkeypatch.setattr(few_rows, "_SMALL", 0)
     model = tiny_model("1R2", dtype=torch.float32)
     ids = random_ids(2, 5)
     options: dict[str, Any] = {"max_new_tokens": 7, "do_sample": False, "eos_token_id": None}
     options |= {"attention_mask": torch.ones_like(ids), "return_dict_in_generate": True}
-    compiled: Any = model.generate(ids, **options, **loopway.compiled_decoding(model))
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        compiled: Any = model.generate(ids, **options, **loopway.compiled_decoding(model))
+    if few_rows._has_onednn():
+        assert "loopway::few_rows_linear" in {event.key for event in profile.key_averages()}
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 1
     assert torch.equal(compiled.sequences, model.generate(ids, **options).sequences)
     layers: Any = compiled.past_key_values.layers
@@ -205,8 +213,20 @@ def test_compiled_decoding_finds_the_same_tokens_with_one_entry_a_stage() -> Non
 def test_without_a_compiler_compiled_decoding_says_what_is_missing() -> None:
     from torch._inductor import config
 
-    without = config.patch(
-        "cpp.cxx", ("no-such-compiler",)
-    )  # monkeypatch would lose the setting on its way back
-    with without, pytest.raises(loopway.LoopwayError, match="needs a C\\+\\+ compiler"):
+    # Not by monkeypatch, which would lose the setting on its way back.
+    with (
+        config.patch("cpp.cxx", ("no-such-compiler",)),
+        pytest.raises(loopway.LoopwayError, match="needs a C\\+\\+ compiler"),
+    ):
         loopway.compiled_decoding(tiny_model())
+
+
+@torch.no_grad()
+def test_an_assistant_with_a_sliding_window_drafts_beyond_it() -> None:
+    model = tiny_model(family="mistral_sliding", dtype=torch.float32)
+    assistant = tiny_model("1", "base", "mistral_sliding", dtype=torch.float32)
+    ids = random_ids(1, 4)
+    options: dict[str, Any] = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None}
+    options["attention_mask"] = torch.ones_like(ids)
+    drafted = model.generate(ids, assistant_model=assistant, **options)
+    assert torch.equal(drafted, model.generate(ids, **options))

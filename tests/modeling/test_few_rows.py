@@ -39,6 +39,35 @@ def test_products_are_those_of_a_linear_map(shape: tuple[int, ...], bias: bool) 
     assert type(linear) is nn.Linear
 
 
+@needs_onednn
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(3, 24), (2, 1, 24)])
+@torch.no_grad()
+def test_what_compiled_code_calls_is_that_product(shape: tuple[int, ...], bias: bool) -> None:
+    linear = nn.Linear(24, 17, bias=bias)
+    given = (torch.randn(*shape), linear.weight, linear.bias)
+    product = torch.ops.loopway.few_rows_linear
+    torch.testing.assert_close(product(*given), linear(given[0]), rtol=1e-5, atol=1e-6)
+    torch.library.opcheck(product.default, given, test_utils=("test_schema", "test_faketensor"))
+
+
+@needs_onednn
+def test_the_last_of_several_threads_puts_the_maps_back() -> None:
+    linear = nn.Linear(8, 8)
+    with few_rows.fast_few_rows(linear):
+        with few_rows.fast_few_rows(linear):
+            pass
+        assert type(linear) is few_rows.FewRowsLinear
+    assert type(linear) is nn.Linear and not few_rows._users
+
+
+@torch.no_grad()
+def test_onednn_turned_off_stays_off() -> None:
+    linear = nn.Linear(8, 8)
+    with torch.backends.mkldnn.flags(enabled=False), few_rows.fast_few_rows(linear):
+        assert type(linear) is nn.Linear
+
+
 def test_gradients_and_other_precisions_are_left_to_the_linear_map() -> None:
     linear, double = nn.Linear(8, 8), nn.Linear(8, 8).double()
     given = torch.randn(2, 8, requires_grad=True)

@@ -8,7 +8,7 @@ from tiny_models import FAMILIES, random_ids, tiny_model
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from loopway.modeling.growing_cache import GrowingCache, GrowingLayer
+from loopway.modeling.growing_cache import GrowingLayer
 
 
 def states(tokens: int, batch: int = 2, seed: int = 0) -> torch.Tensor:
@@ -60,6 +60,29 @@ def test_with_gradients_nothing_is_written_over() -> None:
     torch.testing.assert_close(new.grad, 2 * new.detach() + 1)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("dtypes", [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)])
+def test_another_precision_is_taken_as_transformers_own_cache_takes_it(
+    dtypes: tuple[torch.dtype, torch.dtype],
+) -> None:
+    growing, plain = GrowingLayer(), DynamicLayer()
+    for tokens, dtype in ((5, dtypes[0]), (1, dtypes[1]), (1, dtypes[1]), (1, dtypes[0])):
+        new = states(tokens).to(dtype)
+        for layer in (growing, plain):
+            layer.update(new, new)
+        assert torch.equal(growing.keys, plain.keys)  # type: ignore[arg-type]
+        assert growing.keys.dtype == plain.keys.dtype  # type: ignore[union-attr]
+
+
+@torch.no_grad()
+def test_a_cache_from_inference_mode_is_continued_outside_it() -> None:
+    layer = GrowingLayer()
+    with torch.inference_mode():
+        layer.update(states(3), states(3))
+    keys, _ = layer.update(states(1), states(1))
+    assert torch.equal(keys, torch.cat([states(3), states(1)], dim=-2))
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
 def test_generation_grows_its_cache_in_place_and_finds_the_same_tokens(family: str) -> None:
@@ -68,7 +91,9 @@ def test_generation_grows_its_cache_in_place_and_finds_the_same_tokens(family: s
     options: dict[str, Any] = {"max_new_tokens": 20, "do_sample": False, "eos_token_id": None}
     options |= {"attention_mask": torch.ones_like(ids), "return_dict_in_generate": True}
     ours = model.generate(ids, **options)
-    assert type(ours.past_key_values) is GrowingCache
+    assert any(type(layer) is GrowingLayer for layer in ours.past_key_values.layers) != (
+        family == "mistral_sliding"
+    )
     own = DynamicCache(config=model.config)
     theirs = model.generate(ids, past_key_values=own, **options)
     assert theirs.past_key_values is own  # a cache that is given is used

@@ -80,3 +80,30 @@ def test_nothing_is_recomputed_outside_training(level: str) -> None:
     output = model(ids, use_cache=True)
     assert torch.equal(output.logits, expected)
     assert output.past_key_values.get_seq_length() == ids.shape[1]
+
+
+@pytest.mark.parametrize("level", RECOMPUTE_LEVELS)
+def test_compiled_code_recomputes_to_the_same_gradients(level: str) -> None:
+    torch.compiler.reset()
+    model = tiny_model("1+1R2+1", "mesh").train()
+    expected_loss, expected = loss_and_gradients(model, use_cache=False)
+    loopway.set_recompute(model, level)
+    compiled: Any = torch.compile(model, fullgraph=True, backend="aot_eager")
+    model.zero_grad()
+    ids = random_ids()
+    loss = compiled(ids, labels=ids, use_cache=False).loss
+    loss.backward()
+    torch.testing.assert_close(loss.detach(), expected_loss, rtol=0.0, atol=1e-12)
+    found = gradients(model)
+    assert found.keys() == expected.keys()
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=0.0, atol=1e-12)
+
+
+def test_a_cache_that_holds_tokens_is_refused_where_stages_are_recomputed() -> None:
+    model, ids = tiny_model("1+1R2+1", "mesh"), random_ids()
+    with torch.no_grad():
+        past = model(ids, use_cache=True).past_key_values
+    loopway.set_recompute(model.train(), "layer")
+    with pytest.raises(loopway.LoopwayError, match="a KV cache that holds tokens"):
+        model(ids, past_key_values=past)

@@ -15,10 +15,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from loopway.data.loading import open_data
 from loopway.errors import ConfigError, DataError, LoopwayError
+from loopway.modeling import recompute
 from loopway.training.metrics_log import MetricsLog, read_metrics
 from loopway.training.run import train
 from loopway.training.run_config import RunConfig
 from loopway.training.run_folder import RunFolder
+from loopway.training.yaml_files import merge
 
 Build = Callable[..., RunConfig]
 
@@ -75,6 +77,24 @@ def finished(finished_config: RunConfig, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("runs") / "run"
     train(finished_config, folder)
     return folder
+
+
+@pytest.mark.parametrize("level", ["selective", "stage"])
+def test_recomputation_leaves_a_run_its_bits(
+    level: str, finished: Path, finished_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    levels: list[str] = []
+    run_layers = recompute.run_layers
+
+    def watched(*args: Any) -> torch.Tensor:
+        levels.append(args[-1])
+        return run_layers(*args)
+
+    monkeypatch.setattr("loopway.modeling.stack.run_layers", watched)
+    config = RunConfig.from_dict(merge(finished_config.to_dict(), {"training": {"recompute": level}}))
+    train(config, tmp_path / "run")
+    assert set(levels) >= {level}
+    assert same_bits(tmp_path / "run", finished)
 
 
 def test_the_folder_holds_what_the_run_was_and_gave(finished: Path, finished_config: RunConfig) -> None:

@@ -95,6 +95,7 @@ def test_a_wrong_value_names_field_given_and_expected(
             "training.output_dir can't be set: everything of a run goes to its own folder",
         ),
         ("training.gradient_accumulation_steps=2", "set global_batch_size"),
+        ("training={recompute: layer, gradient_checkpointing: true}", "leave the latter out"),
         ("training.num_train_epochs=2", "give one of max_steps and num_train_epochs; both are given"),
         ("training.max_steps=null", "give one of max_steps and num_train_epochs; neither is given"),
         ("plugins=[gone.py]", "plugins: no file gone.py"),

@@ -16,7 +16,7 @@ from transformers.utils.generic import can_return_tuple
 from loopway.modeling.configuration import config_class
 from loopway.modeling.families import Family
 from loopway.modeling.few_rows import fast_few_rows
-from loopway.modeling.growing_cache import GrowingCache
+from loopway.modeling.growing_cache import let_grow
 from loopway.modeling.initialization import initialize
 from loopway.modeling.loss import loss_from_hidden, loss_from_logits, shifted
 from loopway.modeling.stack import RecursiveStack
@@ -127,11 +127,11 @@ class RecursiveCausalLMMixin:
         self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> None:
         """The family's default cache becomes a growing one; what a caller gives or asks for stays."""
-        given = model_kwargs.get("past_key_values")
+        given, wanted = model_kwargs.get("past_key_values"), generation_config.cache_implementation
         super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)  # type: ignore[misc]
         cache = model_kwargs.get("past_key_values")
-        if given is None and type(cache) is DynamicCache and not cache.offloading:
-            model_kwargs["past_key_values"] = GrowingCache(self.config)  # type: ignore[attr-defined]
+        if given is None and wanted is None and type(cache) is DynamicCache:
+            let_grow(cache)
 
 
 def _kept(tensor: Tensor, logits_to_keep: int | Tensor) -> Tensor:

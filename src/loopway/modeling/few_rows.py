@@ -5,6 +5,7 @@ memory gives or less (MKL on an AMD processor: half for one row, a sixth for fou
 Sums come out in another order, so logits differ in their last digits. Knows nothing of models.
 """
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -24,7 +25,7 @@ def _product(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 # What compiled code calls, since torch's compiler has oneDNN's product for constant weights only. Not a `custom_op`:
 # that would add 20 microseconds to each of the products that a token is made of.
 torch.library.define("loopway::few_rows_linear", "(Tensor input, Tensor weight, Tensor? bias) -> Tensor")
-torch.library.impl("loopway::few_rows_linear", "CPU", _product)
+torch.library.impl("loopway::few_rows_linear", "cpu", _product)
 
 
 @torch.library.register_fake("loopway::few_rows_linear")
@@ -47,24 +48,39 @@ class FewRowsLinear(nn.Linear):
 
 @contextmanager
 def fast_few_rows(model: nn.Module) -> Iterator[None]:
-    """Within, the model's plain float32 linear maps on a CPU give few rows to oneDNN; others stay as they are."""
+    """Within, the model's plain float32 linear maps on a CPU give few rows to oneDNN; others stay as they are.
+
+    Threads may generate with one model at once: the last to leave puts the maps back.
+    """
     maps = [module for module in model.modules() if _is_plain(module)] if _has_onednn() else []
-    for module in maps:
-        module.__class__ = FewRowsLinear
     try:
+        with _lock:
+            for module in maps:
+                _users[module] = _users.get(module, 0) + 1
+                module.__class__ = FewRowsLinear
         yield
     finally:
-        for module in maps:
-            module.__class__ = nn.Linear
+        with _lock:
+            for module in maps:
+                others = _users.pop(module, 1) - 1
+                if others:
+                    _users[module] = others
+                else:
+                    module.__class__ = nn.Linear
+
+
+_users: dict[nn.Module, int] = {}
+_lock = threading.Lock()
 
 
 def _has_onednn() -> bool:
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    mkldnn = torch.backends.mkldnn
+    return mkldnn.is_available() and mkldnn.enabled and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # type: ignore[attr-defined]
 
 
 def _is_plain(module: nn.Module) -> bool:
     """Not small, not an adapter, not quantised: a weight of another class is more than its numbers."""
-    if type(module) is not nn.Linear or type(module.weight) is not nn.Parameter:
+    if type(module) not in (nn.Linear, FewRowsLinear) or type(module.weight) is not nn.Parameter:
         return False
     weight = module.weight
     return weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() >= _SMALL

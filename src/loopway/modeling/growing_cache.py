@@ -7,19 +7,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedConfig
+from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 # Room for so many more tokens, or for a quarter of those that are there.
 _SPARE_TOKENS, _SPARE_SHARE = 64, 4
 
 
-class GrowingCache(DynamicCache):
-    """A DynamicCache whose layers keep room to spare; layers with a sliding window are transformers' own."""
-
-    def __init__(self, config: PreTrainedConfig) -> None:
-        super().__init__(config=config)
-        self.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in self.layers]
+def let_grow(cache: DynamicCache) -> None:
+    """Give an empty cache layers that keep room to spare; those with a sliding window stay transformers' own."""
+    cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
 
 
 class GrowingLayer(DynamicLayer):
@@ -35,13 +32,15 @@ class GrowingLayer(DynamicLayer):
         """Append keys and values; returns all of them, as views of the blocks."""
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             # What an earlier step's gradient needs must not be written to; a compiler can't follow addresses.
+            self._blocks = None
             return super().update(key_states, value_states, *args, **kwargs)
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         length = self.get_seq_length() + key_states.shape[-2]
         old_keys, old_values = self.keys, self.values
         assert old_keys is not None and old_values is not None
-        if not self._has_room(length, key_states.shape[0]):
+        if not self._has_room(length, key_states):
+            self._blocks = None  # before there are new ones
             spare = max(_SPARE_TOKENS, length // _SPARE_SHARE)
             self._blocks = (
                 _block(old_keys, key_states, length + spare),
@@ -54,15 +53,20 @@ class GrowingLayer(DynamicLayer):
         )
         return self.keys, self.values
 
-    def _has_room(self, length: int, batch: int) -> bool:
-        """Whether the blocks are long enough, and keys and values still theirs: beams and crops may replace them."""
+    def _has_room(self, length: int, new: Tensor) -> bool:
+        """Whether the blocks are long enough, and keys and values still theirs: beams and crops may replace them.
+
+        Not where the new ones are of another precision, or the blocks can't be written to outside inference mode.
+        """
         if self._blocks is None or self.keys is None or self.values is None:
             return False
         is_theirs = all(
-            seen.data_ptr() == block.data_ptr() and block.shape[0] == batch
+            seen.data_ptr() == block.data_ptr() and block.shape[0] == new.shape[0]
             for seen, block in zip((self.keys, self.values), self._blocks, strict=True)
         )
-        return is_theirs and length <= self._blocks[0].shape[-2]
+        block = self._blocks[0]
+        is_writable = torch.is_inference_mode_enabled() or not block.is_inference()
+        return is_theirs and is_writable and block.dtype == new.dtype and length <= block.shape[-2]
 
     def reset(self) -> None:
         super().reset()
@@ -71,7 +75,8 @@ class GrowingLayer(DynamicLayer):
 
 def _block(seen: Tensor, new: Tensor, length: int) -> Tensor:
     """Room for so many tokens like the new ones, with those already seen at its beginning."""
-    block = new.new_empty((*new.shape[:-2], length, new.shape[-1]))
+    dtype = torch.promote_types(seen.dtype, new.dtype) if seen.numel() else new.dtype
+    block = new.new_empty((*new.shape[:-2], length, new.shape[-1]), dtype=dtype)
     if seen.numel():
         block[..., : seen.shape[-2], :] = seen
     return block

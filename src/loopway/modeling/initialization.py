@@ -24,8 +24,9 @@ def initialize(module: nn.Module, config: PreTrainedConfig) -> None:
     elif isinstance(module, Recurrence):
         parameters = dict(module.named_parameters())
         loaded = [name for name, value in parameters.items() if getattr(value, "_is_hf_initialized", False)]
-        if len(loaded) < len(parameters):
+        has_buffers = any(True for _ in module.buffers())  # which a rule may fill in the same place
+        if len(loaded) < len(parameters) or has_buffers:
             values = {name: parameters[name].detach().clone() for name in loaded}
             module.reset_parameters()
             for name, value in values.items():
-                parameters[name].data.copy_(value)
+                module.get_parameter(name).data.copy_(value)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import Cache, PreTrainedConfig, PreTrainedModel
 
 from loopway.checks import not_among
-from loopway.errors import LayoutError
+from loopway.errors import ConfigError, LayoutError
 from loopway.layout import Layout, Stage
 from loopway.modeling.cache import StageCache
 from loopway.modeling.recompute import RECOMPUTE_LEVELS, run_layers
@@ -69,6 +69,8 @@ class RecursiveStack(nn.Module):
         if self.embedding_scale is not None:
             hidden_states = hidden_states * self.embedding_scale
         level = self.recompute if self.training and torch.is_grad_enabled() else "none"
+        if level != "none":
+            _check_no_past(kwargs)
         state = self.recurrence.start(hidden_states)
         for position, stage in enumerate(self.stages):
             stage_input = hidden_states
@@ -93,8 +95,19 @@ def _with_stage_cache(kwargs: dict[str, Any], stage: Stage) -> dict[str, Any]:
     }
 
 
+def _check_no_past(kwargs: dict[str, Any]) -> None:
+    for value in kwargs.values():
+        if isinstance(value, Cache) and value.get_seq_length() > 0:
+            raise ConfigError(
+                "a KV cache that holds tokens can't be continued where stages are recomputed: "
+                "loopway.set_recompute(model, 'none'), or give no past_key_values"
+            )
+
+
 def set_recompute(model: nn.Module, level: str) -> None:
     """Choose what a recursive model keeps of its stages for the backward pass while it trains.
+
+    What is computed once more runs the layers' hooks once more, too.
 
     Args:
         model: a recursive model, also inside a wrapper.

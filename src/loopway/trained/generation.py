@@ -12,7 +12,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer,
 
 from loopway.checks import wrong_value
 from loopway.errors import ConfigError
-from loopway.modeling.compiled_decoding import compiled_decoding
 from loopway.trained.opening import open_model
 
 
@@ -49,13 +48,11 @@ def generate(
     sampling: Sampling | None = None,
     *,
     streamer: TextStreamer | None = None,
-    compiled: bool = False,
 ) -> str:
     """The prompt and what follows it, as far as the model's context goes; an empty prompt begins a document.
 
     Args:
         streamer: is given the text as it comes; ``TextStreamer(tokenizer)`` prints it.
-        compiled: compile the decoding step first; pays off from some thousand tokens on.
 
     Raises:
         ConfigError: the prompt fills the context.
@@ -89,7 +86,6 @@ def generate(
         pad_token_id=tokenizer.eos_token_id,
         streamer=streamer,
         **choice,
-        **(compiled_decoding(model) if compiled else {}),
     )
     return str(tokenizer.decode(output[0], skip_special_tokens=True))
 
@@ -99,10 +95,8 @@ def stream(
     prompt: str,
     sampling: Sampling,
     plugins: Sequence[Path | str] = (),
-    *,
-    compiled: bool = False,
 ) -> None:
     """Print the prompt and what the model in `path` makes of it, as it comes. Raises as :func:`open_model` does."""
     model, tokenizer = open_model(path, plugins)
     streamer = TextStreamer(tokenizer, skip_special_tokens=True)
-    generate(model, tokenizer, prompt, sampling, streamer=streamer, compiled=compiled)
+    generate(model, tokenizer, prompt, sampling, streamer=streamer)

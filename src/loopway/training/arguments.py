@@ -114,6 +114,11 @@ def complete_training(given: dict[str, Any], learning_rate: float | None) -> dic
         raise wrong_value("training.seed", section["seed"], "0 to 2**32 - 1")
     if section.get("recompute", "none") not in RECOMPUTE_LEVELS:
         raise not_among("training.recompute", section["recompute"], RECOMPUTE_LEVELS)
+    if section.get("recompute", "none") != "none" and section.get("gradient_checkpointing"):
+        raise ConfigError(
+            f"training.recompute is {section['recompute']!r}, and training.gradient_checkpointing recomputes, too: "
+            f"leave the latter out"
+        )
     for key, choices in (("lr_scheduler_type", SchedulerType), ("optim", OptimizerNames)):
         if key in section and section[key] not in (names := [choice.value for choice in choices]):
             raise not_among(f"training.{key}", section[key], names)
