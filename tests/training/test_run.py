@@ -263,7 +263,7 @@ def test_a_broken_checkpoint_is_passed_over_with_a_message(
     broken.write_text(broken.read_text()[:100])
     train(config, folder)
     messages = " ".join(capsys.readouterr().err.split())
-    assert "checkpoint-8: not whole, passed over" in messages
+    assert "checkpoint-8: not whole, passed over (trainer_state.json isn't what was saved)" in messages
     assert "going on after step 4" in messages
     assert all(torch.equal(before[name], value) for name, value in weights(folder).items())
 
@@ -273,9 +273,10 @@ def test_a_checkpoint_with_a_cut_off_file_is_not_whole(tiny_config: Build, tmp_p
     run = RunFolder(tmp_path / "run")
     train(tiny_config(), run.path)
     last = run.checkpoints / "checkpoint-8"
-    assert run.newest_checkpoint() == (last, [])
+    assert run.newest_checkpoint() == (last, {})
     os.truncate(last / name, (last / name).stat().st_size // 2)
-    assert run.newest_checkpoint() == (run.checkpoints / "checkpoint-4", [last])
+    found = run.newest_checkpoint()
+    assert found == (run.checkpoints / "checkpoint-4", {last: f"{name} isn't what was saved"})
 
 
 @pytest.mark.parametrize(
@@ -397,7 +398,10 @@ def test_without_a_validation_set_there_is_no_validation_loss(tiny_config: Build
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_one_line(tiny_config: Build, tmp_path: Path) -> None:
     config = tiny_config(training={"learning_rate": 1e30, "max_grad_norm": 0.0, "save_steps": 1})
-    with pytest.raises(LoopwayError, match=r"the loss became (nan|inf) at step \d") as error:
+    with pytest.raises(
+        LoopwayError,
+        match=r"the loss became (nan|inf) at step \d \(training samples \d+ to \d+\), first in gpt_neox",
+    ) as error:
         train(config, tmp_path / "run")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run" / "model").exists()

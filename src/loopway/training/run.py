@@ -130,8 +130,8 @@ class _Run:
 
     def execute(self) -> RunSummary:
         checkpoint, broken = self.run.newest_checkpoint()
-        for path in broken:
-            say(self.console, f"{path}: not whole, passed over")
+        for path, problem in broken.items():
+            say(self.console, f"{path}: not whole, passed over ({problem})")
         step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
         if checkpoint:
             say(self.console, f"{self.run.path}: going on after step {step}")

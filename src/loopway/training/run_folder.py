@@ -8,18 +8,16 @@ Knows nothing of how a run is done.
 
 import contextlib
 import json
-import re
 import shutil
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from safetensors import SafetensorError, safe_open
 
 from loopway.errors import ConfigError
 from loopway.files import locked, write_atomically
+from loopway.training.checkpoint import problem_of, steps_of
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ class RunFolder:
     def has_progress(self) -> bool:
         """Whether a line of metrics or a checkpoint, perhaps a broken one, would be lost with the folder."""
         has_lines = self.metrics.exists() and self.metrics.stat().st_size > 0
-        return has_lines or any(self.checkpoints.glob("*"))
+        return has_lines or bool(steps_of(self.checkpoints))
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
         """Within, no other process trains in this folder. Raises ConfigError if one does."""
@@ -147,31 +145,15 @@ class RunFolder:
                 f"choose another folder, or go back to the config it began with"
             )
 
-    def newest_checkpoint(self) -> tuple[Path | None, list[Path]]:
-        """The whole checkpoint of the latest step, or None; and the broken ones that were passed over."""
-        broken = []
-        found = {
-            int(m[1]): p
-            for p in self.checkpoints.glob("checkpoint-*")
-            if (m := re.search(r"-(\d+)$", p.name))
-        }
-        for _, checkpoint in sorted(found.items(), reverse=True):
-            if _is_whole(checkpoint):
+    def newest_checkpoint(self) -> tuple[Path | None, dict[Path, str]]:
+        """The whole checkpoint of the latest step, or None; and those that were passed over, with what is wrong."""
+        broken = {}
+        for checkpoint in steps_of(self.checkpoints).values():
+            problem = problem_of(checkpoint)
+            if problem is None:
                 return checkpoint, broken
-            broken.append(checkpoint)
+            broken[checkpoint] = problem
         return None, broken
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    """The Trainer writes trainer_state.json last; a cut-off file shows in its own format's index."""
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        for weights in checkpoint.glob("*.safetensors"):
-            with safe_open(weights, framework="np"):
-                pass
-        return all(zipfile.is_zipfile(state) for state in checkpoint.glob("*.pt*"))
-    except (OSError, ValueError, SafetensorError):
-        return False
 
 
 def _as_read_back(config: dict[str, Any]) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """Hugging Face's Trainer for fixed-length samples whose targets are already shifted.
 
 What differs: samples come in the data set's own order, the mean loss is over targets (not over batches), evaluation
-keeps one loss per sample, a loss that isn't finite stops the run, and nothing is pickled beside the weights.
+keeps one loss per sample, a loss that isn't finite stops the run, checkpoints are whole or not there, and nothing is
+pickled beside the weights.
 Knows nothing of configs and run folders.
 """
 
 import math
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,17 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from transformers import EvalPrediction, PreTrainedTokenizerBase, Trainer, default_data_collator
+from transformers.modeling_utils import unwrap_model
 from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from loopway.checks import one_line
 from loopway.data.samples import IGNORED_LABEL
 from loopway.errors import LoopwayError
+from loopway.training.checkpoint import ASIDE, new_aside, retire, seal
+from loopway.training.faults import first_bad_gradient, first_bad_module
 
 
 class TrainingError(LoopwayError):
@@ -55,6 +63,8 @@ class SampleTrainer(Trainer):
         self.sample_losses: SampleLosses | None = None
         """Of the latest evaluation."""
         self._step_loss: torch.Tensor | float = 0.0
+        self._step_inputs: list[dict[str, Any]] = []
+        self._aside: Path | None = None
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | int | None:
         # The Trainer counts targets only where there are "labels" too.
@@ -65,21 +75,45 @@ class SampleTrainer(Trainer):
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         return super().compute_loss(model, {**inputs, "use_cache": False}, *args, **kwargs)
 
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        loss = super().training_step(*args, **kwargs)
+    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        self._step_inputs.append(inputs)
+        loss = super().training_step(model, inputs, *args, **kwargs)
         self._step_loss = self._step_loss + loss
         if not self.accelerator.sync_gradients:
             return loss
         # Once an optimizer step, before the update, and the same in all workers: a sum keeps what isn't finite.
         total = self.accelerator.reduce(self._step_loss, reduction="sum")
         assert isinstance(total, torch.Tensor)
-        self._step_loss = 0.0
         if not math.isfinite(total.item()):
-            raise TrainingError(
-                f"the loss became {total.item()} at step {self.state.global_step + 1}; a lower learning_rate, longer "
-                f"warmup or bf16 instead of fp16 may help; checkpoints from before are in {self.args.output_dir}"
-            )
+            raise self._fault(f"the loss became {total.item()}", self._first_bad_module(model))
+        self._step_inputs, self._step_loss = [], 0.0
         return loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """Of every step, before its update; with fp16 a scaler leaves out steps that overflow."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        if norm is not None and self.accelerator.scaler is None and not math.isfinite(float(norm)):
+            raise self._fault("a gradient isn't finite", first_bad_gradient(unwrap_model(model)))
+        return norm
+
+    def _first_bad_module(self, model: Any) -> str | None:
+        """In the batches of this step, by the same weights."""
+        for inputs in self._step_inputs:
+            whole = self._prepare_inputs(inputs)
+            found = first_bad_module(unwrap_model(model), lambda whole=whole: self.compute_loss(model, whole))
+            if found:
+                return found
+        return None
+
+    def _fault(self, what: str, place: str | None) -> TrainingError:
+        args, step = self.args, self.state.global_step
+        of_step = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
+        where = f", first in {place}" if place else ""
+        return TrainingError(
+            f"{what} at step {step + 1} (training samples {step * of_step} to {(step + 1) * of_step - 1}){where}; the "
+            f"weights weren't touched; a lower learning_rate, longer warmup or bf16 instead of fp16 may help; "
+            f"checkpoints from before are in {args.output_dir}"
+        )
 
     def prediction_step(
         self,
@@ -107,6 +141,33 @@ class SampleTrainer(Trainer):
         sums, targets = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
         self.sample_losses = SampleLosses(self.state.global_step, sums, targets)
         return {"loss": self.sample_losses.mean}
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return super()._get_output_dir(trial) if self._aside is None else str(self._aside)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Aside, sealed when all workers have written their part of it."""
+        checkpoints, step = Path(str(self.args.output_dir)), self.state.global_step
+        if self.args.should_save:
+            new_aside(checkpoints)
+        self.accelerator.wait_for_everyone()
+        self._aside = checkpoints / ASIDE
+        try:
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                name = f"{PREFIX_CHECKPOINT_DIR}-{step}"
+                seal(self._aside / name, checkpoints / name)
+                retire(checkpoints, step, self.args.save_total_limit)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            shutil.rmtree(self._aside, ignore_errors=True)
+            raise TrainingError(
+                f"the checkpoint of step {step} can't be written to {checkpoints}: {one_line(error)}; those from before "
+                f"are whole: run the same command again when the cause is gone"
+            ) from error
+        finally:
+            self._aside = None
+        self.accelerator.wait_for_everyone()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         super().save_model(output_dir, _internal_call)

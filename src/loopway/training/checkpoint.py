@@ -1,0 +1,104 @@
+"""Checkpoints that are whole or not there: written aside, sealed with the checksums of their files, then renamed.
+
+A process killed at any moment, or a full disk, leaves the checkpoints from before and at most an unfinished folder
+under a name that nothing reads. Knows nothing of what is in the files.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from loopway.files import write_atomically
+
+MANIFEST = "manifest.json"
+ASIDE = ".partial"
+
+
+def new_aside(checkpoints: Path) -> None:
+    """Empty the folder in which checkpoints are written, in the file system in which they will be."""
+    shutil.rmtree(checkpoints / ASIDE, ignore_errors=True)
+    (checkpoints / ASIDE).mkdir(parents=True)
+
+
+def seal(aside: Path, checkpoint: Path) -> None:
+    """Make the finished folder `aside` the checkpoint: all of it is on the disk before its name is.
+
+    A checkpoint of the same step that is already there is kept if it is whole, else replaced.
+    """
+    if checkpoint.exists():
+        if problem_of(checkpoint) is None:
+            shutil.rmtree(aside)
+            return
+        shutil.rmtree(checkpoint)
+    files = {name: _entry(path) for name, path in sorted(_files_of(aside).items())}
+    for name in files:
+        _to_disk(aside / name)
+    write_atomically(aside / MANIFEST, json.dumps({"files": files}, indent=1) + "\n")
+    _to_disk(aside)
+    os.replace(aside, checkpoint)
+    _to_disk(checkpoint.parent)
+
+
+def problem_of(checkpoint: Path) -> str | None:
+    """What keeps a checkpoint from being whole: a file that is missing, changed or too many; None if nothing does.
+
+    Its files should be opened only after this: some formats run what is written in them.
+    """
+    try:
+        content = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+        expected = content["files"]
+        found = _files_of(checkpoint)
+        del found[MANIFEST]
+        if names := sorted(expected.keys() ^ found.keys()):
+            return f"{names[0]} is {'missing' if names[0] in expected else 'not in ' + MANIFEST}"
+        for name, path in found.items():
+            if path.is_symlink() or expected[name] != _entry(path):
+                return f"{name} isn't what was saved"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"{MANIFEST} is missing or can't be read"
+    return None
+
+
+def steps_of(checkpoints: Path) -> dict[int, Path]:
+    """Checkpoints by step, newest first, whole or not."""
+    found = {
+        int(match[1]): path
+        for path in checkpoints.glob("checkpoint-*")
+        if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))
+    }
+    return dict(sorted(found.items(), reverse=True))
+
+
+def retire(checkpoints: Path, newest: int, limit: int | None) -> None:
+    """Remove all but the last `limit` (None or 0: no limit) up to step `newest`, which was just sealed.
+
+    Those of later steps were passed over when the run went on from an earlier one, and go, too.
+    """
+    found = steps_of(checkpoints)
+    upto = [step for step in found if step <= newest]
+    for step in {*found} - {*upto[: limit or None]}:
+        shutil.rmtree(found[step])
+
+
+def _files_of(folder: Path) -> dict[str, Path]:
+    return {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if not path.is_dir()}
+
+
+def _entry(path: Path) -> dict[str, int | str]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+
+
+def _to_disk(path: Path) -> None:
+    if sys.platform == "win32":  # folders can't be opened there
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,55 @@
+"""Where numbers first went wrong: the module of a forward pass, or the weight of a backward pass.
+
+Knows nothing of training.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@torch.no_grad()
+def first_bad_module(model: nn.Module, forward: Callable[[], Any]) -> str | None:
+    """The name of the first module whose output isn't finite when `forward` runs the model once more.
+
+    Modules inside come before the one around them. A shared layer is named once: by where its weights are.
+    """
+    found: list[str] = []
+
+    def look(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if not found and any(not tensor.isfinite().all() for tensor in _tensors(output)):
+                found.append(name)
+
+        return hook
+
+    handles = [module.register_forward_hook(look(name)) for name, module in model.named_modules() if name]
+    try:
+        forward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else None
+
+
+@torch.no_grad()
+def first_bad_gradient(model: nn.Module) -> str | None:
+    """The name of the last weight, where the backward pass begins, whose gradient isn't finite."""
+    for name, parameter in reversed(list(model.named_parameters())):
+        if parameter.grad is not None and not parameter.grad.isfinite().all():
+            return name
+    return None
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        if output.is_floating_point():
+            yield output
+    elif isinstance(output, dict):
+        for value in output.values():
+            yield from _tensors(value)
+    elif isinstance(output, (tuple, list)):
+        for value in output:
+            yield from _tensors(value)
