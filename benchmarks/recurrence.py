@@ -20,6 +20,7 @@ from torch.optim import AdamW
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import loopway
+from loopway.training.allocator import return_large_blocks
 
 VARIANTS = ("base", "mesh", "buffer")
 CASES = [(core, loops) for core in (1, 4) for loops in (2, 4, 8)]
@@ -97,6 +98,7 @@ def main() -> None:
     if options.quick:
         scale, sizes = 8, {"sequence": 32, "vocabulary": 512, "rounds": 1}
     loopway.register_recurrence("buffer", BufferMeSH)
+    return_large_blocks()  # as a run does; models of several sizes would fill the memory with gaps
     common.report(
         {f"width_{width}": partial(of_width, width // scale, CASES, **sizes) for width in options.widths}
     )

@@ -21,6 +21,7 @@ SCRIPTS = (
     "decode.py",
     "train_step.py",
     "scaling.py",
+    "long_context.py",
 )
 
 
