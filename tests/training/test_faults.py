@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import random_ids, tiny_model
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Trainer
 
+import loopway
 from loopway.training.faults import first_bad_gradient, first_bad_module
 from loopway.training.run import train
 from loopway.training.run_config import RunConfig
@@ -23,9 +23,15 @@ WEIGHTS = [
 ]
 
 
+def tiny_model_and_ids() -> tuple[Any, torch.Tensor]:
+    torch.manual_seed(0)
+    config = loopway.pythia_config("14m", layout="1+1R2+1", recurrence="mesh", hidden_size=32, vocab_size=64)
+    return AutoModelForCausalLM.from_config(config), torch.randint(64, (2, 7))
+
+
 @pytest.mark.parametrize("weight", WEIGHTS)
 def test_the_first_module_whose_output_is_not_finite_is_named(weight: str) -> None:
-    model, ids = tiny_model("1+1R2+1", "mesh"), random_ids()
+    model, ids = tiny_model_and_ids()
     forward = lambda: model(ids, labels=ids)  # noqa: E731
     assert first_bad_module(model, forward) is None
     with torch.no_grad():
@@ -35,7 +41,7 @@ def test_the_first_module_whose_output_is_not_finite_is_named(weight: str) -> No
 
 
 def test_the_last_weight_whose_gradient_is_not_finite_is_named() -> None:
-    model, ids = tiny_model("1+1R2+1", "mesh"), random_ids()
+    model, ids = tiny_model_and_ids()
     model(ids, labels=ids).loss.backward()
     assert first_bad_gradient(model) is None
     for weight in WEIGHTS[::-1]:
@@ -50,19 +56,19 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_the_update(
 ) -> None:
     config = tiny_config()
     train(config, tmp_path / "straight")
-    training_step = SampleTrainer.training_step
+    training_step = Trainer.training_step
     at_fault: dict[str, torch.Tensor] = {}
 
     def spoiled(self: SampleTrainer, model: Any, *args: Any) -> torch.Tensor:
         loss = training_step(self, model, *args)
-        if self.state.global_step == 5 and self.accelerator.sync_gradients:
+        if self.state.global_step == 5:
             at_fault.update({name: value.detach().clone() for name, value in model.named_parameters()})
             model.gpt_neox.layers[0].layers[1].mlp.dense_h_to_4h.bias.grad[3] = torch.nan
             at_fault_models.append(model)
         return loss
 
     at_fault_models: list[Any] = []
-    monkeypatch.setattr(SampleTrainer, "training_step", spoiled)
+    monkeypatch.setattr(Trainer, "training_step", spoiled)
     message = r"a gradient isn't finite at step 6 \(training samples 20 to 23\), first in .*1\.mlp\.dense_h_to_4h\.bias"
     with pytest.raises(TrainingError, match=message):
         train(config, tmp_path / "run")

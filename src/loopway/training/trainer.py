@@ -86,14 +86,15 @@ class SampleTrainer(Trainer):
         assert isinstance(total, torch.Tensor)
         if not math.isfinite(total.item()):
             raise self._fault(f"the loss became {total.item()}", self._first_bad_module(model))
-        self._step_inputs, self._step_loss = [], 0.0
+        self._step_loss = 0.0
         return loss
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """Of every step, before its update; with fp16 a scaler leaves out steps that overflow."""
         norm = super()._get_grad_norm(model, grad_norm)
         if norm is not None and self.accelerator.scaler is None and not math.isfinite(float(norm)):
-            raise self._fault("a gradient isn't finite", first_bad_gradient(unwrap_model(model)))
+            raise self._fault("a gradient isn't finite", self._first_bad_gradient(model))
+        self._step_inputs = []
         return norm
 
     def _first_bad_module(self, model: Any) -> str | None:
@@ -104,6 +105,13 @@ class SampleTrainer(Trainer):
             if found:
                 return found
         return None
+
+    def _first_bad_gradient(self, model: Any) -> str | None:
+        """Of this step's batches once more: clipping has made all gradients of the first time what the worst one is."""
+        model.zero_grad()
+        for inputs in self._step_inputs:
+            super().training_step(model, inputs)
+        return first_bad_gradient(unwrap_model(model))
 
     def _fault(self, what: str, place: str | None) -> TrainingError:
         args, step = self.args, self.state.global_step
@@ -158,6 +166,7 @@ class SampleTrainer(Trainer):
             if self.args.should_save:
                 name = f"{PREFIX_CHECKPOINT_DIR}-{step}"
                 seal(self._aside / name, checkpoints / name)
+                self._aside.rmdir()
                 retire(checkpoints, step, self.args.save_total_limit)
         except (OSError, RuntimeError, SafetensorError) as error:
             shutil.rmtree(self._aside, ignore_errors=True)
