@@ -5,6 +5,7 @@ Nothing heavy is imported before a verb runs, so that ``--help`` answers at once
 
 import os
 import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -301,6 +302,13 @@ def params(
 
 
 def main() -> None:
-    """Run the command line. A user's mistake is one line and exit code 2, Ctrl-C is 130."""
-    with exit_on_error():
-        app()
+    """Run the command line. A user's mistake is one line and exit code 2, Ctrl-C is 130.
+
+    A run that SIGTERM ended has done what a scheduler wants by it: it has saved, and that is 0.
+    """
+    try:
+        with exit_on_error():
+            app()
+    except SystemExit as stop:
+        if stop.code != 128 + signal.SIGTERM:
+            raise

@@ -1,8 +1,12 @@
 """Checkpoints are whole or not there, whatever happens to the process, the disk or the files."""
 
+import json
 import os
 import resource
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,7 @@ from loopway.training.run import train
 from loopway.training.run_config import RunConfig
 from loopway.training.run_folder import RunFolder
 from loopway.training.trainer import TrainingError
+from loopway.training.yaml_files import merge
 
 Build = Callable[..., RunConfig]
 FILES = {"weights.safetensors": b"w" * 1000, "state.json": b"{}", "parts/optimizer.pt": b"o" * 77}
@@ -171,3 +176,21 @@ def train_until(step: int, config: RunConfig, folder: Path) -> None:
 
 def weights_of(folder: Path) -> dict[str, Any]:
     return AutoModelForCausalLM.from_pretrained(RunFolder(folder).model).state_dict()
+
+
+def test_sigterm_saves_and_exits_0_and_the_run_goes_on(tiny: dict[str, Any], tmp_path: Path) -> None:
+    config = tmp_path / "run.yaml"
+    run = RunFolder(tmp_path / "run")
+    config.write_text(json.dumps(merge(tiny, {"training": {"max_steps": 5000, "save_steps": 5000}})))
+    command = [sys.executable, "-m", "loopway", "train", str(config), "--out", str(run.path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "step 2/5000" in line:
+                process.send_signal(signal.SIGTERM)
+                break
+        _, messages = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "run the same command to go on" in messages
+    checkpoint, broken = run.newest_checkpoint()
+    assert checkpoint is not None and not broken and not run.is_finished
