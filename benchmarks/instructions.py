@@ -38,7 +38,9 @@ runs = instructions.runs({width}, {sequence}, {list(loops)})
     timer = Timer("next(runs)()", setup=setup)
     repeats = 2 * len(loops) * len(VARIANTS) - 1  # a run before them isn't counted
     stats = timer.collect_callgrind(1, repeats=repeats, collect_baseline=False)  # type: ignore[misc]
-    counts = dict(zip(product(loops, VARIANTS), (run.counts() for run in stats[::2]), strict=True))
+    counts: dict[tuple[int, str], int] = dict(
+        zip(product(loops, VARIANTS), (run.counts() for run in stats[::2]), strict=True)
+    )
 
     def by_variant(value: Callable[[int, str], float]) -> dict[str, dict[str, float]]:
         return {
