@@ -22,6 +22,8 @@ SCRIPTS = (
     "train_step.py",
     "scaling.py",
     "long_context.py",
+    "kills.py",
+    pytest.param("startup.py", marks=pytest.mark.slow),
 )
 
 
