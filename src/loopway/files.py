@@ -4,6 +4,7 @@ Knows nothing of what is in them.
 """
 
 import contextlib
+import hashlib
 import os
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,12 @@ def write_atomically(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(aside, path)
+
+
+def sha256_of(path: Path) -> str:
+    """Of what the file holds, in hexadecimal digits."""
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from loopway.checks import one_line
 from loopway.data.checkpoint import Checkpoint
 from loopway.data.config import PreparationConfig
 from loopway.data.encoding import Encoded, Encoding, encode_in_order
-from loopway.data.prepared import MANIFEST, sha256_of
+from loopway.data.prepared import MANIFEST
 from loopway.data.progress import Meter
 from loopway.data.readers import Hash
 from loopway.data.records import Document, Piece, Position, read_documents
@@ -30,7 +30,7 @@ from loopway.data.splitting import digest_of, new_hash
 from loopway.data.tokenizer import fingerprint, load_tokenizer, train_tokenizer, vocabulary_size
 from loopway.data.training_texts import TrainingTexts
 from loopway.errors import DataError
-from loopway.files import write_atomically
+from loopway.files import sha256_of, write_atomically
 
 _CHECKPOINT_SECONDS = 10.0
 

@@ -5,7 +5,6 @@
 Knows how such a folder is opened and checked, not how it is made.
 """
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from loopway.data.token_file import TokenFile
 from loopway.data.tokenizer import fingerprint, load_tokenizer, vocabulary_size
 from loopway.errors import DataError
+from loopway.files import sha256_of
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -41,12 +41,6 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{folder}: prepared by another version of loopway; choose another folder, or delete this one"
         )
     return manifest
-
-
-def sha256_of(path: Path) -> str:
-    """Of a file's content."""
-    with path.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)

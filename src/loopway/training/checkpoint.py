@@ -4,7 +4,6 @@ A process killed at any moment, or a full disk, leaves the checkpoints from befo
 under a name that nothing reads. Knows nothing of what is in the files.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -12,7 +11,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from loopway.files import write_atomically
+from loopway.files import sha256_of, write_atomically
 
 MANIFEST = "manifest.json"
 ASIDE = ".partial"
@@ -89,9 +88,7 @@ def _files_of(folder: Path) -> dict[str, Path]:
 
 
 def _entry(path: Path) -> dict[str, int | str]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256")
-    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 def _to_disk(path: Path) -> None:
