@@ -17,6 +17,10 @@ _FEW = 256
 # A smaller weight, such as a router's, is in a cache: what counts is the call, 4 microseconds against oneDNN's 30.
 _SMALL = 2**18
 
+# How many are generating with each map, and who may change that.
+_users: dict[nn.Module, int] = {}
+_lock = threading.Lock()
+
 
 def _product(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(input, weight, bias, "none", [], "")
@@ -67,10 +71,6 @@ def fast_few_rows(model: nn.Module) -> Iterator[None]:
                     _users[module] = others
                 else:
                     module.__class__ = nn.Linear
-
-
-_users: dict[nn.Module, int] = {}
-_lock = threading.Lock()
 
 
 def _has_onednn() -> bool:
