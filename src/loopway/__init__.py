@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from loopway.modeling.families import Family
     from loopway.modeling.presets import pythia_config
     from loopway.modeling.registration import register_family
+    from loopway.modeling.sharding import shard_model
     from loopway.modeling.stack import StageRecord, set_recompute, trace_stages
     from loopway.recurrence import Recurrence, RecurrenceOptions, mix_states, register_recurrence
 
@@ -41,6 +42,7 @@ _HOMES = {
     "register_family": "loopway.modeling.registration",
     "register_recurrence": "loopway.recurrence",
     "set_recompute": "loopway.modeling.stack",
+    "shard_model": "loopway.modeling.sharding",
     "trace_stages": "loopway.modeling.stack",
 }
 
@@ -63,6 +65,7 @@ __all__ = [  # noqa: RUF022
     "register_family",
     "register_recurrence",
     "set_recompute",
+    "shard_model",
     "trace_stages",
 ]
 

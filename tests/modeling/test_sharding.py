@@ -1,0 +1,45 @@
+"""A model spread over workers by FSDP2 learns what it learns alone."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from sharded_worker import losses, new_model
+
+import loopway
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("workers", "levels"), [(2, 4), (4, 1)])
+def test_a_sharded_model_has_the_losses_and_weights_of_a_whole_one(
+    workers: int, levels: int, tmp_path: Path
+) -> None:
+    script = Path(__file__).with_name("sharded_worker.py")
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(workers)]
+    finished = subprocess.run(
+        [sys.executable, *launcher, str(script), str(tmp_path)], capture_output=True, text=True, timeout=300
+    )
+    assert finished.returncode == 0, finished.stderr[-3000:]
+
+    model = new_model()
+    alone = losses(model, rank=0, workers=1)
+    assert alone[-1] < 0.97 * alone[0]
+    expected = model.state_dict()
+    found = json.loads((tmp_path / "losses.json").read_text())
+    assert (
+        len(found) == 2 * levels
+    )  # with and without the core as one unit, at so many levels of recomputation
+    for name, sharded in found.items():
+        assert sharded == pytest.approx(alone, rel=1e-5), name
+        weights = torch.load(tmp_path / f"{name}.pt", weights_only=True)
+        assert weights.keys() == expected.keys()
+        for key, weight in weights.items():
+            torch.testing.assert_close(weight, expected[key], rtol=1e-3, atol=1e-4, msg=f"{name}: {key}")
+
+
+def test_only_recursive_models_are_sharded_by_their_stages() -> None:
+    with pytest.raises(TypeError, match="not a recursive model"):
+        loopway.shard_model(torch.nn.Linear(2, 2))  # type: ignore[arg-type]
