@@ -178,19 +178,23 @@ def weights_of(folder: Path) -> dict[str, Any]:
     return AutoModelForCausalLM.from_pretrained(RunFolder(folder).model).state_dict()
 
 
-def test_sigterm_saves_and_exits_0_and_the_run_goes_on(tiny: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("loading_processes", [0, 1])
+def test_sigterm_to_all_processes_saves_and_exits_0_and_the_run_goes_on(
+    loading_processes: int, tiny: dict[str, Any], tmp_path: Path
+) -> None:
     config = tmp_path / "run.yaml"
     run = RunFolder(tmp_path / "run")
-    config.write_text(json.dumps(merge(tiny, {"training": {"max_steps": 5000, "save_steps": 5000}})))
+    training = {"max_steps": 5000, "save_steps": 5000, "dataloader_num_workers": loading_processes}
+    config.write_text(json.dumps(merge(tiny, {"training": training})))
     command = [sys.executable, "-m", "loopway", "train", str(config), "--out", str(run.path)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if "step 2/5000" in line:
-                process.send_signal(signal.SIGTERM)
+                os.killpg(process.pid, signal.SIGTERM)
                 break
         _, messages = process.communicate(timeout=60)
-    assert process.returncode == 0
+    assert process.returncode == 0, messages
     assert "run the same command to go on" in messages
     checkpoint, broken = run.newest_checkpoint()
     assert checkpoint is not None and not broken and not run.is_finished

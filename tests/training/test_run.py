@@ -40,7 +40,9 @@ def same_bits(one: Path, other: Path) -> bool:
 
 
 def without_times(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{k: v for k, v in line.items() if k not in ("seconds", "tokens_per_second")} for line in lines]
+    return [
+        {k: v for k, v in line.items() if k not in ("seconds", "tokens_per_second", "mfu")} for line in lines
+    ]
 
 
 def listing(folder: Path) -> dict[str, bytes]:
@@ -103,6 +105,7 @@ def test_the_folder_holds_what_the_run_was_and_gave(finished: Path, finished_con
     assert names == {
         ".lock",
         "config.yaml",
+        "run.json",
         "data",
         "tokens.json",
         "metrics.jsonl",
@@ -129,7 +132,15 @@ def test_metrics_are_logged_at_every_interval_and_at_the_last_step(finished: Pat
     assert [line["step"] for line in lines if "validation_loss" in line] == [5, 10, 12]
     assert all(line["tokens"] == line["step"] * 4 * 32 for line in lines)
     first = lines[0]
-    assert {"loss", "learning_rate", "grad_norm", "tokens_per_second", "epoch", "seconds"} <= first.keys()
+    assert {
+        "loss",
+        "learning_rate",
+        "grad_norm",
+        "tokens_per_second",
+        "mfu",
+        "epoch",
+        "seconds",
+    } <= first.keys()
 
 
 def test_the_validation_loss_is_the_mean_over_every_target(

@@ -10,6 +10,7 @@ Opening takes the same time and memory for any size. Knows nothing of text, toke
 
 import glob
 import hashlib
+import os
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
@@ -49,6 +50,7 @@ class TokenFile:
             raise DataError(f"{idx}: no such file; a token file is a pair of .bin and .idx")
         self._index = TokenIndex(idx)
         self.dtype, self._width = self._index.dtype, self._index.dtype.itemsize
+        self._paths = bins
         self._shards = [map_file(path) for path in bins]
         ends = list(accumulate(len(shard) for shard in self._shards))
         self._begins = [0, *ends[:-1]]
@@ -102,13 +104,24 @@ class TokenFile:
             raise IndexError(f"tokens {start}..{stop} of {self.num_tokens} in {self.prefix}")
         first_byte, last_byte = start * self._width, stop * self._width
         number = bisect_right(self._begins, first_byte) - 1
-        content = self._shards[number][first_byte - self._begins[number] : last_byte - self._begins[number]]
+        content = self._shard(number)[first_byte - self._begins[number] : last_byte - self._begins[number]]
         if len(content) < last_byte - first_byte:
-            rest = zip(self._shards[number + 1 :], self._begins[number + 1 :], strict=True)
+            rest = ((self._shard(later), self._begins[later]) for later in range(number + 1, self.num_shards))
             content = np.concatenate(
                 [content, *(shard[: max(last_byte - begin, 0)] for shard, begin in rest)]
             )
         return content.view(self.dtype)
+
+    def _shard(self, number: int) -> np.ndarray:
+        """A shard's bytes, if its file still has them: the system kills a process that reads what was cut off."""
+        shard, path = self._shards[number], self._paths[number]
+        try:
+            size = os.stat(path).st_size
+        except OSError as error:
+            raise DataError(f"{path}: it was there when it was opened, now: {error.strerror}") from None
+        if size < len(shard):
+            raise DataError(f"{path}: it had {len(shard)} bytes when it was opened, now {size}")
+        return shard
 
     def sequence(self, index: int) -> np.ndarray:
         """The tokens of a sequence, as :meth:`read`; :class:`DataError` if the index is damaged there."""

@@ -1,24 +1,30 @@
 """The ``training:`` section: Hugging Face ``TrainingArguments`` fields under their own names, with the paper's recipe.
 
-Two keys are ours: ``global_batch_size``, the sequences of an optimizer step, from which gradient accumulation follows
-for any number of workers, and ``recompute``, what of a stage is computed once more instead of kept. Knows nothing of
+Three keys are ours: ``global_batch_size``, the sequences of an optimizer step, from which gradient accumulation follows
+for any number of workers; ``recompute``, what of a stage is computed once more instead of kept; ``skip_spikes``, from how
+many standard deviations above the last ones a step's loss or gradient counts as a spike and is left out. Knows nothing of
 models and data.
 """
 
 import dataclasses
 import math
 import typing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from transformers import Trainer, TrainingArguments, get_scheduler
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 
 from loopway.checks import check_value, not_among, one_line, unknown_key, wrong_value
 from loopway.errors import ConfigError
 from loopway.modeling.recompute import RECOMPUTE_LEVELS
+from loopway.training.engines import check_deepspeed, check_fsdp
+from loopway.training.trackers import tracker_names
 
 # Section 4 of the paper; what it leaves open (logging, evaluation, checkpoints) is ten times a run.
 DEFAULTS: dict[str, Any] = {
@@ -42,7 +48,7 @@ MIN_LR_RATE = {"min_lr_rate": 0.1}
 _FOLDER = "everything of a run goes to its own folder, given as --out"
 _DONE_HERE = "loopway does this itself"
 _ORDER = "the order of samples follows from data.seed alone"
-_OURS = ("global_batch_size", "recompute")
+_OURS = ("global_batch_size", "recompute", "skip_spikes")
 # Fields that a run sets itself, or that would break what it promises.
 REFUSED: dict[str, str] = {
     "output_dir": _FOLDER,
@@ -81,6 +87,7 @@ _TYPES = {
     **{name: hint for name, hint in typing.get_type_hints(TrainingArguments).items() if name in _FIELDS},
     "global_batch_size": int,
     "recompute": str,
+    "skip_spikes": float,
     "fsdp": bool | str | None,  # the field's own type leaves out `true`, its usual value
 }
 
@@ -119,6 +126,7 @@ def complete_training(given: dict[str, Any], learning_rate: float | None) -> dic
             f"training.recompute is {section['recompute']!r}, and training.gradient_checkpointing recomputes, too: "
             f"leave the latter out"
         )
+    _check_spikes(section)
     for key, choices in (("lr_scheduler_type", SchedulerType), ("optim", OptimizerNames)):
         if key in section and section[key] not in (names := [choice.value for choice in choices]):
             raise not_among(f"training.{key}", section[key], names)
@@ -136,6 +144,20 @@ def complete_training(given: dict[str, Any], learning_rate: float | None) -> dic
     if section["lr_scheduler_type"] == "cosine_with_min_lr":
         section.setdefault("lr_scheduler_kwargs", dict(MIN_LR_RATE))
     return section
+
+
+def _check_spikes(section: dict[str, Any]) -> None:
+    if "skip_spikes" not in section:
+        return
+    if section["skip_spikes"] <= 0:
+        raise wrong_value(
+            "training.skip_spikes", section["skip_spikes"], "more than 0 standard deviations; 6 is usual"
+        )
+    for engine in ("fp16", "deepspeed"):
+        if section.get(engine):
+            raise ConfigError(
+                f"training.skip_spikes doesn't work with {engine}, which takes its own steps; leave one out"
+            )
 
 
 def _check_length(section: dict[str, Any]) -> None:
@@ -156,15 +178,17 @@ def training_arguments(section: dict[str, Any], checkpoints: Path, *, validate: 
         validate: whether there is a validation set.
 
     Raises:
-        ConfigError: values that transformers or torch refuses, or a global batch that the workers can't share.
+        ConfigError: values that transformers or torch refuses, an engine or tracker that isn't there, or a global batch
+            that the workers can't share.
     """
     fields = {key: value for key, value in section.items() if key not in _OURS}
     if not validate:
         fields |= {"eval_strategy": "no", "eval_steps": None, "eval_on_start": False}
     # TensorBoard is always written, into the run folder, by a callback of ours.
-    report_to = fields.get("report_to", "none")
-    reporters = [report_to] if isinstance(report_to, str) else list(report_to)
-    fields["report_to"] = [name for name in reporters if name not in ("tensorboard", "none")] or "none"
+    fields["report_to"] = tracker_names(fields.get("report_to")) or "none"
+    fields.setdefault("run_name", str(checkpoints.parent))
+    if fields.get("deepspeed"):
+        check_deepspeed(fields["deepspeed"])
     fields.setdefault("dataloader_pin_memory", torch.cuda.is_available())  # it warns where there is no GPU
     fields |= {
         "output_dir": str(checkpoints),
@@ -177,6 +201,7 @@ def training_arguments(section: dict[str, Any], checkpoints: Path, *, validate: 
     }
     try:
         arguments = _one_device_a_worker(fields)
+        check_fsdp(arguments)
         _check_optimizer(arguments)
         micro_batch = arguments.train_batch_size * arguments.world_size
         global_batch = section.get("global_batch_size", micro_batch)
@@ -199,8 +224,14 @@ def training_arguments(section: dict[str, Any], checkpoints: Path, *, validate: 
 
 def _one_device_a_worker(fields: dict[str, Any]) -> TrainingArguments:
     """Without a launcher the Trainer would take all GPUs at once (DataParallel), and a batch for each."""
+    if fields.get(
+        "use_cpu"
+    ):  # then transformers makes the process group without its timeout, unless it is there
+        timeout = timedelta(seconds=fields.get("ddp_timeout", TrainingArguments.ddp_timeout))
+        PartialState(cpu=True, backend=fields.get("ddp_backend"), timeout=timeout)
     arguments = TrainingArguments(**fields)
     arguments._n_gpu = min(arguments.n_gpu, 1)
+    unset_hf_deepspeed_config()  # or with ZeRO-3 models would be built in pieces, without their own initial values
     return arguments
 
 

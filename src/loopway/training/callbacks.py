@@ -8,7 +8,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, Self
 
@@ -23,10 +23,26 @@ from loopway.training.metrics_log import MetricsLog
 
 
 class RunLog(TrainerCallback):
-    """Writes metrics.jsonl and times the steps; the last step is always logged."""
+    """Writes metrics.jsonl and times the steps; the last step is always logged.
 
-    def __init__(self, log: MetricsLog, *, tokens_per_step: int, steps_per_epoch: float) -> None:
+    Args:
+        log: where lines go.
+        tokens_per_step: of all workers.
+        steps_per_epoch: may be a fraction.
+        tokens_per_second_at_best: if the machine did nothing but the model's matrix products; the speed's share of it
+            is the MFU.
+    """
+
+    def __init__(
+        self,
+        log: MetricsLog,
+        *,
+        tokens_per_step: int,
+        steps_per_epoch: float,
+        tokens_per_second_at_best: float,
+    ) -> None:
         self.log = log
+        self.tokens_per_second_at_best = tokens_per_second_at_best
         self.timer = StepTimer()
         self.tokens_per_step = tokens_per_step
         self.steps_per_epoch = steps_per_epoch
@@ -58,19 +74,22 @@ class RunLog(TrainerCallback):
         logs: dict[str, float],
         **_: Any,
     ) -> None:
+        step = state.global_step + ("skipped_loss" in logs)  # which is told before the step counts as done
         line: dict[str, float] = {
-            "step": state.global_step,
-            "tokens": state.global_step * self.tokens_per_step,
-        }
-        line |= {
-            "epoch": round(state.global_step / self.steps_per_epoch, 4),
+            "step": step,
+            "tokens": step * self.tokens_per_step,
+            "epoch": round(step / self.steps_per_epoch, 4),
             "seconds": round(self.seconds, 3),
         }
-        if "loss" in logs:
+        if "skipped_loss" in logs:
+            line |= {key: value for key, value in logs.items() if key.startswith("skipped_")}
+        elif "loss" in logs:
             line |= {key: logs[key] for key in ("loss", "learning_rate", "grad_norm") if key in logs}
             steps_per_second = self.timer.steps_per_second(self._logged_steps)
             if steps_per_second is not None:
-                line["tokens_per_second"] = round(steps_per_second * self.tokens_per_step, 1)
+                speed = steps_per_second * self.tokens_per_step
+                line["tokens_per_second"] = round(speed, 1)
+                line["mfu"] = round(speed / self.tokens_per_second_at_best, 4)
             self._logged_steps = len(self.timer.seconds)
         elif "eval_loss" in logs:
             line |= {
@@ -80,7 +99,8 @@ class RunLog(TrainerCallback):
         else:
             return
         self.log.append(line)
-        self.timer.restart()
+        if "skipped_loss" not in logs:
+            self.timer.restart()
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -116,7 +136,7 @@ def no_file_bars() -> Iterator[None]:
 
 
 class ProgressBar(TrainerCallback):
-    """A live bar with loss, tokens/s and time left; where the output is no terminal, a plain line per log.
+    """A live bar with loss, tokens/s, MFU and time left; where the output is no terminal, a plain line per log.
 
     A context manager, which also keeps transformers' own bars for files from breaking into it.
     """
@@ -165,6 +185,9 @@ class ProgressBar(TrainerCallback):
         logs: dict[str, float],
         **_: Any,
     ) -> None:
+        if "skipped_loss" in logs and state.is_world_process_zero:
+            values = ", ".join(f"{key.removeprefix('skipped_')} {value:.3f}" for key, value in logs.items())
+            say(self.console, f"{self.title}  step {state.global_step + 1} left out as a spike: {values}")
         if not ("loss" in logs or "eval_loss" in logs) or not self.log.lines:
             return
         parts = []
@@ -174,6 +197,8 @@ class ProgressBar(TrainerCallback):
             parts.append(f"validation {validation_loss:.3f}")
         if (speed := self.log.last("tokens_per_second")) is not None:
             parts.append(f"{speed:,.0f} tokens/s")
+        if (mfu := self.log.last("mfu")) is not None:
+            parts.append(f"MFU {mfu:.0%}")
         self.progress.update(self.task, status="  ".join(parts))
         if not self.console.is_terminal and state.is_world_process_zero:
             say(self.console, f"{self.title}  step {state.global_step}/{state.max_steps}  {'  '.join(parts)}")
@@ -221,3 +246,12 @@ class Interruption(TrainerCallback):
             self.received = signal.Signals(number)
             control.should_save = True
             control.should_training_stop = True
+
+
+def outlive_sigterm(begin: Callable[[int], None] | None, worker: int) -> None:
+    """Begin a process that loads data, as `begin` does: SIGTERM, which a scheduler sends to all processes of a run, is
+    followed by the one that trains. A second one is followed here, too.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    if begin is not None:
+        begin(worker)

@@ -1,7 +1,8 @@
 """metrics.jsonl: one JSON object per line, in the order of steps, no step twice even when a run was resumed.
 
-A line has `step`, `tokens`, `epoch`, `seconds` and either `loss`, `learning_rate`, `grad_norm`, `tokens_per_second`
-(means since the line before) or `validation_loss`, `validation_perplexity`. Knows nothing of the Trainer.
+A line has `step`, `tokens`, `epoch`, `seconds` and either `loss`, `learning_rate`, `grad_norm`, `tokens_per_second`, `mfu`
+(means since the line before), or `validation_loss`, `validation_perplexity`, or, of a step that was left out,
+`skipped_loss`, `skipped_grad_norm`. Knows nothing of the Trainer.
 """
 
 import json
@@ -46,7 +47,7 @@ class MetricsLog:
         return next((line[key] for line in reversed(self.lines) if key in line), None)
 
     def append(self, line: dict[str, Any]) -> None:
-        kind = "validation_loss" if "validation_loss" in line else "loss"
+        kind = next((name for name in ("validation_loss", "skipped_loss") if name in line), "loss")
         if any(old["step"] == line["step"] and kind in old for old in self.lines):
             return  # evaluated again after a resume at the last step
         self.lines.append(line)

@@ -11,6 +11,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM, PreTrainedConfig, set_seed
 from transformers.integrations.integration_utils import TensorBoardCallback
@@ -26,8 +27,15 @@ from loopway.probing.callback import ProbeLog
 from loopway.training.allocator import return_large_blocks
 from loopway.training.arguments import training_arguments
 from loopway.training.callbacks import Interruption, ProgressBar, RunLog, perplexity, say
-from loopway.training.measurements import device_name, peak_memory_bytes, reset_peak_memory
+from loopway.training.failures import failures_told
+from loopway.training.measurements import (
+    device_name,
+    peak_memory_bytes,
+    product_flops_per_second,
+    reset_peak_memory,
+)
 from loopway.training.metrics_log import MetricsLog
+from loopway.training.provenance import note_sitting
 from loopway.training.run_config import RunConfig
 from loopway.training.run_folder import RunFolder
 from loopway.training.summary import RunSummary, library_versions
@@ -53,7 +61,7 @@ def train(
 
     Raises:
         LoopwayError: a mistake in the config or the data, a folder of another run or one in which another process is
-            training, a loss that isn't finite.
+            training, a loss that isn't finite, memory that isn't there, another worker that is gone.
         KeyboardInterrupt: Ctrl-C; there is a checkpoint of the last step.
         SystemExit: SIGTERM or SIGHUP; likewise.
 
@@ -64,24 +72,25 @@ def train(
     console = console or Console(stderr=True)
     config.build_model_config()
     arguments = training_arguments(config.training, run.checkpoints, validate=True)
-    with arguments.main_process_first(local=False, desc="the run folder"):
-        is_new = run.begin(config.to_dict(), config.plugins)
-    if run.is_finished:
-        say(console, f"{run.path}: already finished, nothing to do")
-        return RunSummary.read(run.summary)
-    with run.locked() if arguments.should_save else contextlib.nullcontext():
-        try:
-            with arguments.main_process_first(local=False, desc="data"):
-                data = open_data(config.data, Path(data_folder) if data_folder else run.data)
-            model_config = config.build_model_config(data.tokenizer)
-            data.check_ids(model_config.vocab_size)
-            if arguments.should_save:
-                data.keep_identity(run.tokens, has_begun=run.has_progress)
-            return _Run(config, run, data, model_config, title or run.path.name, console).execute()
-        except BaseException:
-            if is_new and not run.has_progress and not run.has_data:
-                shutil.rmtree(run.path)
-            raise
+    with failures_told(arguments):
+        with arguments.main_process_first(local=False, desc="the run folder"):
+            is_new = run.begin(config.to_dict(), config.plugins)
+        if run.is_finished:
+            say(console, f"{run.path}: already finished, nothing to do")
+            return RunSummary.read(run.summary)
+        with run.locked() if arguments.should_save else contextlib.nullcontext():
+            try:
+                with arguments.main_process_first(local=False, desc="data"):
+                    data = open_data(config.data, Path(data_folder) if data_folder else run.data)
+                model_config = config.build_model_config(data.tokenizer)
+                data.check_ids(model_config.vocab_size)
+                if arguments.should_save:
+                    data.keep_identity(run.tokens, has_begun=run.has_progress)
+                return _Run(config, run, data, model_config, title or run.path.name, console).execute()
+            except BaseException:
+                if is_new and not run.has_progress and not run.has_data:
+                    shutil.rmtree(run.path)
+                raise
 
 
 class _Run:
@@ -135,11 +144,14 @@ class _Run:
         step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
         if checkpoint:
             say(self.console, f"{self.run.path}: going on after step {step}")
+        if self.arguments.should_save:
+            note_sitting(self.run.provenance, self.config.to_dict(), self.data, self.arguments, step)
         log = MetricsLog(self.run.metrics, step, write=self.arguments.should_save)
         run_log = RunLog(
             log,
             tokens_per_step=self.samples_per_step * self.config.data.sequence_length,
             steps_per_epoch=self.steps_per_epoch,
+            tokens_per_second_at_best=self._tokens_per_second_at_best(),
         )
         if self.arguments.device.type == "cpu":
             return_large_blocks()
@@ -156,6 +168,13 @@ class _Run:
             self._evaluate_final(trainer)
             return self._finish(trainer, run_log)
 
+    def _tokens_per_second_at_best(self) -> float:
+        """What all workers would train on if they did nothing but products at this one's measured speed."""
+        args, length = self.arguments, self.config.data.sequence_length
+        dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
+        flops = parameter_report(self.model.config, context_length=length).training_flops
+        return args.world_size * product_flops_per_second(args.device, dtype) / flops
+
     def _probes(self, run_log: RunLog, resumed_step: int) -> list[ProbeLog]:
         if self.config.probe_every is None or self.validation_samples is None:
             return []
@@ -171,6 +190,7 @@ class _Run:
             eval_dataset=self.validation_samples,
             tokenizer=self.data.tokenizer,
             callbacks=[*callbacks, self.tensorboard],
+            spike_deviations=self.config.training.get("skip_spikes"),
         )
         trainer.remove_callback(PrinterCallback)
         return trainer

@@ -1,6 +1,6 @@
 """The folder of a run: where its parts are, whether it is new, half done or finished, and of which config.
 
-    config.yaml  plugins/  data/  tokens.json  metrics.jsonl  probes.jsonl  tensorboard/  checkpoints/checkpoint-N/  model/
+    config.yaml  run.json  plugins/  data/  tokens.json  metrics.jsonl  probes.jsonl  tensorboard/  checkpoints/checkpoint-N/  model/
     validation_losses.json  summary.json (last)  .lock (held while a process trains)
 
 Knows nothing of how a run is done.
@@ -29,6 +29,11 @@ class RunFolder:
     @property
     def config(self) -> Path:
         return self.path / "config.yaml"
+
+    @property
+    def provenance(self) -> Path:
+        """run.json: which code, data, packages and machine made it."""
+        return self.path / "run.json"
 
     @property
     def plugins(self) -> Path:

@@ -8,7 +8,9 @@ Knows nothing of configs and run folders.
 
 import math
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +18,24 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from transformers import EvalPrediction, PreTrainedTokenizerBase, Trainer, default_data_collator
+from transformers import (
+    EvalPrediction,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    default_data_collator,
+)
 from transformers.modeling_utils import unwrap_model
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from loopway.checks import one_line
 from loopway.data.samples import IGNORED_LABEL
-from loopway.errors import LoopwayError
+from loopway.training.callbacks import outlive_sigterm
 from loopway.training.checkpoint import ASIDE, new_aside, retire, seal
+from loopway.training.failures import TrainingError
 from loopway.training.faults import first_bad_gradient, first_bad_module
-
-
-class TrainingError(LoopwayError):
-    """Training can't go on with what was asked for."""
+from loopway.training.spikes import Spikes
 
 
 @dataclass(frozen=True)
@@ -52,17 +58,29 @@ class SampleLosses:
 class SampleTrainer(Trainer):
     """Takes samples of `input_ids`, `shift_labels` and, where documents are masked, `position_ids`, all [seq]."""
 
-    def __init__(self, *, tokenizer: PreTrainedTokenizerBase, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        tokenizer: PreTrainedTokenizerBase,
+        callbacks: list[TrainerCallback],
+        spike_deviations: float | None = None,
+        **kwargs: Any,
+    ) -> None:
         # Not as `processing_class`: its collator adds an attention mask, which would hide from the model that a sample
         # is several documents, and its padding token, often that of the end of text, would get no embedding in Llama.
+        self.spikes = Spikes(spike_deviations)
         super().__init__(
-            **kwargs, data_collator=default_data_collator, compute_metrics=self._keep_sample_losses
+            **kwargs,
+            callbacks=[self.spikes, *callbacks],
+            data_collator=default_data_collator,
+            compute_metrics=self._keep_sample_losses,
         )
         self.tokenizer = tokenizer
         """Saved with every checkpoint."""
         self.sample_losses: SampleLosses | None = None
         """Of the latest evaluation."""
         self._step_loss: torch.Tensor | float = 0.0
+        """Summed over the batches of this worker so far; after the last one, over all workers."""
         self._step_inputs: list[dict[str, Any]] = []
         self._aside: Path | None = None
 
@@ -71,6 +89,12 @@ class SampleTrainer(Trainer):
         return super()._get_num_items_in_batch(
             [batch | {"labels": batch["shift_labels"]} for batch in batch_samples], device
         )
+
+    def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
+        loader = super()._get_dataloader(*args, **kwargs)
+        torchs_own = getattr(loader, "base_dataloader", loader)  # inside of accelerate's
+        torchs_own.worker_init_fn = partial(outlive_sigterm, torchs_own.worker_init_fn)
+        return loader
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         return super().compute_loss(model, {**inputs, "use_cache": False}, *args, **kwargs)
@@ -84,9 +108,9 @@ class SampleTrainer(Trainer):
         # Once an optimizer step, before the update, and the same in all workers: a sum keeps what isn't finite.
         total = self.accelerator.reduce(self._step_loss, reduction="sum")
         assert isinstance(total, torch.Tensor)
-        if not math.isfinite(total.item()):
-            raise self._fault(f"the loss became {total.item()}", self._first_bad_module(model))
-        self._step_loss = 0.0
+        self._step_loss = total.item()
+        if not math.isfinite(self._step_loss):
+            raise self._fault(f"the loss became {self._step_loss}", self._first_bad_module(model))
         return loss
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
@@ -94,8 +118,18 @@ class SampleTrainer(Trainer):
         norm = super()._get_grad_norm(model, grad_norm)
         if norm is not None and self.accelerator.scaler is None and not math.isfinite(float(norm)):
             raise self._fault("a gradient isn't finite", self._first_bad_gradient(model))
-        self._step_inputs = []
+        self._leave_out_spike(model, norm)
+        self._step_inputs, self._step_loss = [], 0.0
         return norm
+
+    def _leave_out_spike(self, model: Any, norm: Any) -> None:
+        # Each worker's loss was multiplied by their number, which the mean of the gradients takes back.
+        values = {"loss": float(self._step_loss) / self.args.world_size}
+        if norm is not None:
+            values["grad_norm"] = float(norm)
+        if self.spikes.judge(*values.values()):
+            model.zero_grad()  # the optimizer passes over weights without a gradient
+            self.log({f"skipped_{name}": value for name, value in values.items()})
 
     def _first_bad_module(self, model: Any) -> str | None:
         """In the batches of this step, by the same weights."""
@@ -155,28 +189,41 @@ class SampleTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Aside, sealed when all workers have written their part of it."""
-        checkpoints, step = Path(str(self.args.output_dir)), self.state.global_step
-        if self.args.should_save:
-            new_aside(checkpoints)
-        self.accelerator.wait_for_everyone()
-        self._aside = checkpoints / ASIDE
+        checkpoints = Path(str(self.args.output_dir))
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        aside = checkpoints / ASIDE
+
+        def finish() -> None:
+            seal(aside / name, checkpoints / name)
+            aside.rmdir()
+            retire(checkpoints, self.state.global_step, self.args.save_total_limit)
+
         try:
-            super()._save_checkpoint(model, trial)
-            self.accelerator.wait_for_everyone()
-            if self.args.should_save:
-                name = f"{PREFIX_CHECKPOINT_DIR}-{step}"
-                seal(self._aside / name, checkpoints / name)
-                self._aside.rmdir()
-                retire(checkpoints, step, self.args.save_total_limit)
-        except (OSError, RuntimeError, SafetensorError) as error:
-            shutil.rmtree(self._aside, ignore_errors=True)
-            raise TrainingError(
-                f"the checkpoint of step {step} can't be written to {checkpoints}: {one_line(error)}; those from before "
-                f"are whole: run the same command again when the cause is gone"
-            ) from error
+            self._all_or_none(partial(new_aside, checkpoints) if self.args.should_save else None)
+            self._aside = aside
+            self._all_or_none(partial(super()._save_checkpoint, model, trial))
+            self._all_or_none(finish if self.args.should_save else None)
         finally:
             self._aside = None
-        self.accelerator.wait_for_everyone()
+
+    def _all_or_none(self, act: Callable[[], None] | None) -> None:
+        """Writes a part of a checkpoint; where one worker can't, all end with the same error."""
+        problem = None
+        try:
+            if act is not None:
+                act()
+        except (OSError, RuntimeError, SafetensorError) as error:
+            problem = error
+        failed = torch.tensor(0 if problem is None else 1, device=self.args.device)
+        if not int(self.accelerator.reduce(failed, reduction="sum")):  # type: ignore[arg-type]
+            return
+        if self.args.should_save:
+            shutil.rmtree(Path(str(self.args.output_dir)) / ASIDE, ignore_errors=True)
+        raise TrainingError(
+            f"the checkpoint of step {self.state.global_step} can't be written to {self.args.output_dir}: "
+            f"{'another worker says why' if problem is None else one_line(problem)}; those from before are whole: "
+            f"run the same command again when the cause is gone"
+        ) from problem
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         super().save_model(output_dir, _internal_call)

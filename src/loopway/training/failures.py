@@ -1,0 +1,60 @@
+"""What ends a run from outside it: memory that isn't there, a worker or a loading process that is gone.
+
+Turns what libraries raise then into one line that says what to do. Knows nothing of models and data.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import distributed
+from transformers import TrainingArguments
+
+from loopway.checks import one_line
+from loopway.errors import LoopwayError
+
+_NO_MEMORY = re.compile(r"out of memory|can't allocate memory|cannot allocate memory", re.IGNORECASE)
+_NO_ANSWER = re.compile(r"gloo|nccl|process ?group|connection (closed|reset)", re.IGNORECASE)
+_LOADING_PROCESS = re.compile(r"DataLoader worker \(pid.* \d+\)")
+
+
+class TrainingError(LoopwayError):
+    """Training can't go on with what was asked for, or where it runs."""
+
+
+@contextmanager
+def failures_told(arguments: TrainingArguments) -> Iterator[None]:
+    """Within, what ends the run from outside is a TrainingError of one line."""
+    try:
+        yield
+    except LoopwayError as error:
+        if "Original Traceback" not in str(error):
+            raise
+        # A process that loads data raised it, and its traceback was put in front.
+        raise type(error)(str(error).strip().splitlines()[-1].partition(": ")[2]) from error
+    except (RuntimeError, MemoryError) as error:
+        reason = _reason(error, arguments)
+        if reason is None:
+            raise
+        raise TrainingError(
+            f"{reason}; the same command goes on from the newest whole checkpoint in {arguments.output_dir}"
+        ) from error
+
+
+def _reason(error: Exception, arguments: TrainingArguments) -> str | None:
+    text = str(error)
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or _NO_MEMORY.search(text):
+        return (
+            f"there wasn't enough memory: a smaller training.per_device_train_batch_size than "
+            f"{arguments.per_device_train_batch_size} takes less and changes no result where global_batch_size is set, "
+            f"and training.recompute takes less for more time"
+        )
+    if _LOADING_PROCESS.search(text):
+        return f"a process that loads data died ({one_line(error)})"
+    if arguments.world_size > 1 and (isinstance(error, distributed.DistError) or _NO_ANSWER.search(text)):
+        return (
+            f"worker {arguments.process_index} of {arguments.world_size} lost another one, which died or didn't answer "
+            f"for training.ddp_timeout, {arguments.ddp_timeout} s (its own message says why, if it had time for one)"
+        )
+    return None

@@ -1,0 +1,52 @@
+"""Steps whose loss or gradient leaps far out of the last ones: which they are.
+
+Knows the Trainer's callbacks, for checkpoints to hold what it remembers; nothing of how a step is left out.
+"""
+
+import statistics
+from collections import deque
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
+
+REMEMBERED = 128
+"""Steps that the next one is held against; it isn't judged before there are half as many."""
+
+
+class Spikes(TrainerCallback, ExportableState):
+    """Judges each step by the mean and standard deviation of the loss and gradient norm of the last ones.
+
+    A spike is remembered like any other step, so that a loss which stays high soon counts as usual.
+
+    Args:
+        deviations: more than so many above the mean is a spike; None: nothing is.
+    """
+
+    def __init__(self, deviations: float | None) -> None:
+        self.deviations = deviations
+        self._recent: deque[list[float]] = deque(maxlen=REMEMBERED)
+
+    def judge(self, *values: float) -> bool:
+        """Whether one of a step's values is a spike; remembers them."""
+        if self.deviations is None:
+            return False
+        recent, is_spike = [*zip(*self._recent, strict=True)], False
+        if len(self._recent) >= REMEMBERED // 2:
+            is_spike = any(
+                value > statistics.fmean(before) + self.deviations * statistics.stdev(before)
+                for value, before in zip(values, recent, strict=True)
+            )
+        self._recent.append([*values])
+        return is_spike
+
+    def state(self) -> dict[str, Any]:
+        return {"args": {"deviations": self.deviations}, "attributes": {"recent": [*self._recent]}}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """What a checkpoint remembers goes on."""
+        callbacks: Any = state.stateful_callbacks
+        if (saved := callbacks.get(type(self).__name__)) is not None:
+            self._recent.extend(saved["attributes"]["recent"])

@@ -1,0 +1,201 @@
+"""Whatever ends a run from outside, every worker says so in one line, nothing half done looks whole, and it goes on."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from loopway.data.command import prepare_command
+from loopway.training.checkpoint import ASIDE, steps_of
+from loopway.training.run import train
+from loopway.training.run_config import RunConfig
+from loopway.training.run_folder import RunFolder
+from loopway.training.trainer import TrainingError
+from loopway.training.yaml_files import merge
+
+Build = Callable[..., RunConfig]
+LONG = {"max_steps": 100_000, "save_steps": 5, "logging_steps": 1, "eval_strategy": "no"}
+TIMEOUT = 30
+"""Of the process group, in seconds."""
+
+
+class Workers:
+    """`loopway train` by several processes without a launcher, which would end them itself."""
+
+    def __init__(self, config: Path, run: RunFolder, count: int, **limits: Callable[[], None]) -> None:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            port = str(listener.getsockname()[1])
+        self.run = run
+        self.errors = [run.path.with_suffix(f".{rank}.txt") for rank in range(count)]
+        self.processes = []
+        for rank, errors in enumerate(self.errors):
+            ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
+            group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+            command = [sys.executable, "-m", "loopway", "train", str(config), "--out", str(run.path)]
+            with errors.open("w") as file:
+                self.processes.append(
+                    subprocess.Popen(
+                        command,
+                        env=os.environ | ({} if count == 1 else ranks | group),
+                        stderr=file,
+                        stdout=subprocess.DEVNULL,
+                        preexec_fn=limits.get(f"worker_{rank}"),
+                    )
+                )
+
+    def wait_for_checkpoint(self) -> None:
+        give_up = time.monotonic() + 120
+        while not steps_of(self.run.checkpoints):
+            assert time.monotonic() < give_up and all(each.poll() is None for each in self.processes), [
+                errors.read_text()[-3000:] for errors in self.errors
+            ]
+            time.sleep(0.02)
+
+    def last_words(self, rank: int, within: float) -> str:
+        """Its error, of one line; it has ended with 2."""
+        code = self.processes[rank].wait(within)
+        lines = self.errors[rank].read_text().splitlines()
+        assert code == 2 and "Traceback (most recent call last):" not in lines, "\n".join(lines[-40:])
+        return next(line for line in reversed(lines) if line.startswith("loopway: "))
+
+    def kill(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def start(tiny: dict[str, Any], tmp_path: Path) -> Iterator[Callable[..., Workers]]:
+    """Starts so many workers on a long run, of what is laid over the tiny config."""
+    started = []
+
+    def begin(count: int, *, sections: dict[str, Any] | None = None, **limits: Callable[[], None]) -> Workers:
+        config = tmp_path / "run.yaml"
+        training = {"training": LONG | {"ddp_timeout": TIMEOUT}}
+        config.write_text(json.dumps(merge(merge(tiny, training), sections or {})))
+        started.append(Workers(config, RunFolder(tmp_path / "run"), count, **limits))
+        return started[-1]
+
+    yield begin
+    for workers in started:
+        workers.kill()
+
+
+def goes_on(run: RunFolder, start: Callable[..., Workers], count: int) -> None:
+    """With the same command; and what is there is whole."""
+    before = max(steps_of(run.checkpoints))
+    assert run.newest_checkpoint() == (run.checkpoints / f"checkpoint-{before}", {})
+    again = start(count)
+    give_up = time.monotonic() + 120
+    while max(steps_of(run.checkpoints)) <= before:
+        assert time.monotonic() < give_up and again.processes[0].poll() is None, again.errors[0].read_text()
+        time.sleep(0.02)
+    again.kill()
+
+
+@pytest.mark.parametrize("signal_sent", [signal.SIGKILL, signal.SIGSTOP], ids=["dies", "hangs"])
+def test_a_worker_that_dies_or_hangs_ends_the_others_with_one_line(
+    signal_sent: signal.Signals, start: Callable[..., Workers]
+) -> None:
+    workers = start(2)
+    workers.wait_for_checkpoint()
+    workers.processes[1].send_signal(signal_sent)
+    began = time.monotonic()
+    words = workers.last_words(0, within=TIMEOUT + 20)
+    assert "worker 0 of 2 lost another one" in words and str(workers.run.checkpoints) in words
+    assert time.monotonic() - began < TIMEOUT + 10
+    if signal_sent == signal.SIGSTOP:  # woken again, it finds itself alone
+        workers.processes[1].send_signal(signal.SIGCONT)
+        assert "worker 1 of 2 lost another one" in workers.last_words(1, within=TIMEOUT + 20)
+    goes_on(workers.run, start, 2)
+
+
+def no_files_over(size: int) -> Callable[[], None]:
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def test_a_full_disk_ends_every_worker_with_the_reason_or_where_it_is(start: Callable[..., Workers]) -> None:
+    workers = start(2, sections={"training": {"save_steps": 3}}, worker_0=no_files_over(60_000))
+    assert "can't be written" in (first := workers.last_words(0, within=120)) and "large" in first
+    assert "another worker says why" in workers.last_words(1, within=10)
+    assert not steps_of(workers.run.checkpoints) and not (workers.run.checkpoints / ASIDE).exists()
+
+
+def test_memory_that_is_not_there_ends_every_worker(start: Callable[..., Workers]) -> None:
+    sections = {"model": {"vocab_size": 2**17}}  # every step takes and gives back its logits
+    workers = start(2, sections=sections)
+    workers.wait_for_checkpoint()
+    resource.prlimit(workers.processes[1].pid, resource.RLIMIT_AS, (2**20, 2**20))
+    words = workers.last_words(1, within=60)
+    assert "there wasn't enough memory" in words and "per_device_train_batch_size than 2" in words
+    assert "worker 0 of 2 lost another one" in workers.last_words(0, within=10)
+    goes_on(workers.run, lambda count: start(count, sections=sections), 2)
+
+
+@pytest.mark.parametrize("loading_processes", [0, 1])
+def test_data_that_vanishes_under_a_run_is_named(
+    loading_processes: int, start: Callable[..., Workers], corpus: Path, tmp_path: Path
+) -> None:
+    prepare_command({"train": [str(corpus)], "vocab_size": 300}, tmp_path / "data", 1)
+    sections = {
+        "data": {"train": str(tmp_path / "data"), "vocab_size": 4096},  # its default: tokens have their own
+        "training": {"dataloader_num_workers": loading_processes},
+    }
+    workers = start(1, sections=sections)
+    workers.wait_for_checkpoint()
+    tokens = tmp_path / "data" / "train.bin"
+    shutil.copy(tokens, tmp_path / "copy.bin")
+    os.truncate(tokens, 100)
+    words = workers.last_words(0, within=60)
+    assert f"{tokens}: it had" in words and "now 100" in words
+
+    tokens.unlink()
+    words = start(1, sections=sections).last_words(0, within=60)
+    assert str(tokens.with_suffix("")) in words
+
+    shutil.move(tmp_path / "copy.bin", tokens)
+    goes_on(workers.run, lambda count: start(count, sections=sections), 1)
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tiny_config: Build, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="can't be made"):
+        train(tiny_config(), tmp_path / "file" / "run")
+
+    config = tiny_config(training={"save_steps": 2})
+    train(config, tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
+    run.summary.unlink()
+    shutil.rmtree(run.checkpoints)
+    run.checkpoints.mkdir()
+    (
+        run.checkpoints / ASIDE
+    ).touch()  # stands for a folder without the right to write, which root has everywhere
+    with pytest.raises(TrainingError, match="checkpoint of step 2 can't be written"):
+        train(config, run.path)
+    (run.checkpoints / ASIDE).unlink()
+    train(config, run.path)
+    assert run.is_finished
+
+
+def test_a_device_without_memory_is_told_in_the_same_words(
+    tiny_config: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    monkeypatch.setattr("loopway.training.trainer.SampleTrainer.compute_loss", full)
+    with pytest.raises(TrainingError, match="there wasn't enough memory: a smaller"):
+        train(tiny_config(), tmp_path / "run")
