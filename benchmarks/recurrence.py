@@ -6,7 +6,7 @@ A step is forward, backward and fused AdamW in float32 on 512 random tokens, wit
 JSON.
 """
 
-import gc
+import multiprocessing
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -54,7 +54,8 @@ def training_step(model: PreTrainedModel, ids: Tensor) -> Callable[[], None]:
 
 def case(width: int, core: int, loops: int, sequence: int, vocabulary: int, rounds: int) -> dict[str, Any]:
     """One layout with plain recursion, with MeSH and with MeSH's buffer."""
-    gc.collect()  # the models of the case before
+    loopway.register_recurrence("buffer", BufferMeSH)
+    return_large_blocks()  # as a run does
     ids = torch.randint(vocabulary, (1, sequence + 1), generator=torch.Generator().manual_seed(0))
     models = {name: new_model(name, core, loops, width, vocabulary) for name in VARIANTS}
     saved = {name: saved_bytes(model, ids) for name, model in models.items()}
@@ -85,22 +86,32 @@ def by_figure(cases: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {figure: {name: found[figure] for name, found in cases.items()} for figure in figures}
 
 
-def of_width(width: int, cases: list[tuple[int, int]], **sizes: int) -> dict[str, Any]:
-    return by_figure({f"1+{core}R{loops}+1": case(width, core, loops, **sizes) for core, loops in cases})
+def of_width(
+    width: int, cases: list[tuple[int, int]], cases_a_process: int | None, *sizes: int
+) -> dict[str, Any]:
+    # A process for each, or small blocks of the models before would keep memory of the large ones' size.
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1, maxtasksperchild=cases_a_process) as process:
+        return by_figure(
+            {
+                f"1+{core}R{loops}+1": process.apply(case, (width, core, loops, *sizes))
+                for core, loops in cases
+            }
+        )
 
 
 def main() -> None:
     parser = common.arguments(__doc__)
     parser.add_argument("--widths", type=int, nargs="+", default=[512, 1024])
     options = parser.parse_args()
-    sizes = {"sequence": SEQUENCE, "vocabulary": VOCABULARY, "rounds": options.rounds}
-    scale = 1
+    scale, cases_a_process, sizes = 1, 1, (SEQUENCE, VOCABULARY, options.rounds)
     if options.quick:
-        scale, sizes = 8, {"sequence": 32, "vocabulary": 512, "rounds": 1}
-    loopway.register_recurrence("buffer", BufferMeSH)
-    return_large_blocks()  # as a run does; models of several sizes would fill the memory with gaps
+        scale, cases_a_process, sizes = 8, None, (32, 512, 1)
     common.report(
-        {f"width_{width}": partial(of_width, width // scale, CASES, **sizes) for width in options.widths}
+        {
+            f"width_{width}": partial(of_width, width // scale, CASES, cases_a_process, *sizes)
+            for width in options.widths
+        }
     )
 
 
