@@ -23,6 +23,9 @@ SCRIPTS = (
     "scaling.py",
     "long_context.py",
     "kills.py",
+    "recurrence.py",
+    "soak.py",
+    "sharding.py",
     pytest.param("startup.py", marks=pytest.mark.slow),
 )
 

@@ -30,6 +30,15 @@ def test_fsdp_on_a_cpu_is_an_error_and_not_silently_ddp(
     assert str(error.value).startswith(f"{asked} asks for FSDP, and this run is on a CPU")
 
 
+@pytest.mark.parametrize("has_gpu", [False, True])
+def test_where_there_is_only_a_cpu_workers_need_not_be_told_so(
+    tiny_config: Build, monkeypatch: pytest.MonkeyPatch, has_gpu: bool
+) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: has_gpu)
+    config = tiny_config(training={"use_cpu": None})
+    assert training_arguments(config.training, Path("unused"), validate=True).use_cpu != has_gpu
+
+
 def test_fsdp_of_one_process_is_an_error_and_of_several_is_not() -> None:
     def arguments(distributed_type: DistributedType) -> Any:
         state = SimpleNamespace(distributed_type=distributed_type)

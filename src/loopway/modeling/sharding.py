@@ -14,10 +14,10 @@ from loopway.modeling.stack import find_stack
 def shard_model(model: PreTrainedModel, *, gather_core_once: bool = False, **options: Any) -> None:
     """Spread a recursive model's weights over the workers, in place, with torch's ``fully_shard``.
 
-    Every layer is gathered each time it runs, so a shared layer once a loop, forward and backward, and its gradients
-    are summed over the workers after each loop. With ``gather_core_once`` the layers that loop, and the routers, are
-    gathered together and stay while the stack runs: once forward, once backward, and their gradients are summed over
-    the loops first. That takes the communication of the layers without loops, and the memory of the whole core.
+    Every layer is gathered each time it runs, so a shared layer once a loop, forward and backward. With
+    ``gather_core_once`` the layers that loop, and the routers, are gathered together and stay while the stack runs: once
+    forward, once backward, whatever the number of loops. It takes the memory of the whole core. Gradients are summed over
+    the loops first and over the workers once, either way.
 
     Args:
         model: a recursive model, before its optimizer is made.

@@ -10,12 +10,14 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from huggingface_hub import snapshot_download
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 import loopway  # noqa: F401  (makes the recursive families known to the Auto classes)
 from loopway.checks import not_among, one_line
 from loopway.errors import ConfigError
 from loopway.trained.identity import identity_of
+from loopway.trained.vetting import BESIDE_WEIGHTS, check_model_folder, read_config, weight_files
 from loopway.training.callbacks import no_file_bars
 from loopway.training.plugins import load_plugins
 from loopway.training.run_folder import RunFolder
@@ -84,14 +86,37 @@ def _run_of(path: Path) -> RunFolder | None:
 
 def _from_hub(name: str, plugins: Sequence[Path]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     load_plugins(plugins)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        model = AutoModelForCausalLM.from_pretrained(name, device_map=device)
-        return model, AutoTokenizer.from_pretrained(name)
+        folder = Path(
+            snapshot_download(
+                name, allow_patterns=[f"*{end}" for end in BESIDE_WEIGHTS], ignore_patterns=["*/*"]
+            )
+        )
+        read_config(folder)  # before gigabytes are fetched; the folder is named after the revision
+        snapshot_download(
+            name, revision=folder.name, allow_patterns=weight_files(folder), ignore_patterns=["*/*"]
+        )
+        return _open_folder(folder)
     except Exception as error:
         raise ConfigError(
             f"{name!r} is no folder here, and as a name on the Hugging Face Hub it can't be opened: {one_line(error)}"
         ) from error
+
+
+def _open_folder(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    check_model_folder(folder)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with no_file_bars():
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, device_map=device, use_safetensors=True, trust_remote_code=False
+        )
+        try:
+            return model, AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        except BaseException as error:
+            is_panic = type(error).__module__ == "pyo3_runtime"  # of Rust code, and no Exception
+            if not isinstance(error, Exception) and not is_panic:
+                raise
+            raise ConfigError(f"the tokenizer: {one_line(error)}") from error
 
 
 def open_model(
@@ -109,11 +134,8 @@ def open_model(
     path = Path(path)
     folder = model_folder(path)
     load_plugins(plugins)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        with no_file_bars():
-            model = AutoModelForCausalLM.from_pretrained(folder, device_map=device)
-            return model, AutoTokenizer.from_pretrained(folder)
+        return _open_folder(folder)
     except Exception as error:
         reason = f"{folder} can't be opened: {one_line(error)}"
         if not plugins and (copies := _plugins_of_run(path)):

@@ -19,6 +19,7 @@ from transformers import Trainer, TrainingArguments, get_scheduler
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
+from transformers.utils.import_utils import is_torch_xla_available
 
 from loopway.checks import check_value, not_among, one_line, unknown_key, wrong_value
 from loopway.errors import ConfigError
@@ -190,6 +191,8 @@ def training_arguments(section: dict[str, Any], checkpoints: Path, *, validate: 
     if fields.get("deepspeed"):
         check_deepspeed(fields["deepspeed"])
     fields.setdefault("dataloader_pin_memory", torch.cuda.is_available())  # it warns where there is no GPU
+    # On a CPU accelerate finds the other workers only if it is told that there is nothing else.
+    fields.setdefault("use_cpu", not (torch.accelerator.is_available() or is_torch_xla_available()))
     fields |= {
         "output_dir": str(checkpoints),
         "train_sampling_strategy": "sequential",
