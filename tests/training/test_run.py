@@ -485,7 +485,7 @@ def test_whatever_fails_before_the_first_step_leaves_its_data_alone_behind(
     tiny_config: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
-        raise RuntimeError("out of memory")
+        raise RuntimeError("nobody expected this")
 
     with monkeypatch.context() as broken:
         broken.setattr("loopway.training.trainer.SampleTrainer.training_step", fail)

@@ -25,6 +25,7 @@ from transformers import (
     TrainerCallback,
     default_data_collator,
 )
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.modeling_utils import unwrap_model
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -83,6 +84,10 @@ class SampleTrainer(Trainer):
         """Summed over the batches of this worker so far; after the last one, over all workers."""
         self._step_inputs: list[dict[str, Any]] = []
         self._aside: Path | None = None
+
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        unset_hf_deepspeed_config()  # or models, those of parameter reports too, would be built in pieces under ZeRO-3
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | int | None:
         # The Trainer counts targets only where there are "labels" too.
