@@ -304,15 +304,15 @@ def _check_sizes(config: PreTrainedConfig, stored: dict[str, _Stored]) -> None:
     # In some families several stored tensors make one parameter, in others one makes several.
     with _as_config_errors(_CONFIG), _at_most_parameters(1000 + 8 * len(stored)), torch.device("meta"):
         model: nn.Module = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    state = model.state_dict(keep_vars=True)  # tied parameters are one object
+    state = model.state_dict(keep_vars=True)  # so that tied parameters are one object
     if isinstance(config, RecursiveConfigMixin):
         _check_names(state, stored)
     # Of its own families transformers renames, joins and splits tensors; then only their sum can be held to.
     if stored.keys() <= state.keys():
         _check_shapes(state, stored)
     held = sum(math.prod(tensor.shape) for tensor in stored.values())
-    asked = _count({id(tensor): tensor for tensor in state.values()}.values())
-    if asked > 2 * held + 2**20:
+    asked = _count(state.values())
+    if asked > 2 * held + 2**20:  # tied parameters count twice
         raise ConfigError(f"{_CONFIG}: asks for {asked} parameters, and the weights hold {held}")
     computed = _count(buffer for name, buffer in model.named_buffers() if name not in state)
     if computed > _MAX_BUFFERS + held:
