@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400)
     options = parser.parse_args()
     if options.quick:
-        options.kills, options.steps = 2, 16
+        options.kills, options.steps = 1, 12
     counts = {"one_process": 1, "two_processes": 2}
     common.report(
         {name: partial(killed, count, options.kills, options.steps) for name, count in counts.items()}

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import snapshot_download
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -30,6 +31,7 @@ from transformers import (
 import loopway
 from loopway.data.tokenizer import train_tokenizer
 from loopway.errors import ConfigError
+from loopway.trained import opening
 from loopway.trained.opening import open_model, open_trained
 from loopway.trained.vetting import check_model_folder
 
@@ -543,6 +545,25 @@ def test_a_model_of_the_hub_is_vetted(name: str, hub: Path, tmp_path: Path) -> N
     (hub / name).unlink()
     with pytest.raises(ConfigError, match=rf"'org/tiny' is no folder here, and as .*{name}: is missing"):
         open_trained("org/tiny")
+
+
+def test_weights_that_come_with_hostile_settings_are_not_fetched(
+    hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[str] = []
+
+    def fetch(name: str, *, allow_patterns: list[str], **options: Any) -> str:
+        fetched.extend(allow_patterns)
+        return snapshot_download(name, allow_patterns=allow_patterns, **options)
+
+    monkeypatch.setattr(opening, "snapshot_download", fetch)
+    open_trained("org/tiny")
+    assert "model.safetensors" in fetched
+    fetched.clear()
+    edit(hub / CONFIG, model_type="mine")
+    with pytest.raises(ConfigError, match="model_type: got 'mine'"):
+        open_trained("org/tiny")
+    assert fetched == ["*.json", "*.jinja", "*.model", "*.txt"]
 
 
 # Whatever else a file holds: a model or one line.

@@ -166,7 +166,7 @@ def _layout_of(name: str) -> Layout | None:
     """What a model's config says; None where it says none, or can't be read: opening the model tells why."""
     try:
         folder = model_folder(Path(name)) if Path(name).exists() else name
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception:
         return None
     return getattr(config, "parsed_layout", None)

@@ -104,7 +104,7 @@ def _from_hub(name: str, plugins: Sequence[Path]) -> tuple[PreTrainedModel, PreT
 
 
 def _open_folder(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    check_model_folder(folder)
+    check_model_folder(folder)  # the options below only say once more what it makes sure of
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with no_file_bars():
         model = AutoModelForCausalLM.from_pretrained(
