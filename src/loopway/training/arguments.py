@@ -227,9 +227,8 @@ def training_arguments(section: dict[str, Any], checkpoints: Path, *, validate: 
 
 def _one_device_a_worker(fields: dict[str, Any]) -> TrainingArguments:
     """Without a launcher the Trainer would take all GPUs at once (DataParallel), and a batch for each."""
-    if fields.get(
-        "use_cpu"
-    ):  # then transformers makes the process group without its timeout, unless it is there
+    if fields.get("use_cpu"):
+        # transformers would make the process group without its timeout, unless it is there.
         timeout = timedelta(seconds=fields.get("ddp_timeout", TrainingArguments.ddp_timeout))
         PartialState(cpu=True, backend=fields.get("ddp_backend"), timeout=timeout)
     arguments = TrainingArguments(**fields)
