@@ -117,6 +117,7 @@ def killed(workers: int, kills: int, steps: int) -> dict[str, Any]:
             time.sleep(choose.uniform(0, 0.02 if number % _WITHIN_A_SAVE == 0 else seconds / steps * 4))
             done += sitting.kill(first=choose.randrange(workers))
             within_saves += (run.checkpoints / ASIDE).exists()
+        assert done, "no process was at work when it was to be killed: more --steps"
         Started(config, run, workers).finish()
         names = ("model/model.safetensors", "validation_losses.json")
         return {
@@ -147,7 +148,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400)
     options = parser.parse_args()
     if options.quick:
-        options.kills, options.steps = 1, 12
+        options.kills, options.steps = 1, 40
     counts = {"one_process": 1, "two_processes": 2}
     common.report(
         {name: partial(killed, count, options.kills, options.steps) for name, count in counts.items()}
