@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from loopway.modeling.sharding import shard_model
     from loopway.modeling.stack import StageRecord, set_recompute, trace_stages
     from loopway.recurrence import Recurrence, RecurrenceOptions, mix_states, register_recurrence
+    from loopway.retrofit.conversion import retrofit_model
+    from loopway.retrofit.export import export_model
 
 _HOMES = {
     "Family": "loopway.modeling.families",
@@ -35,12 +37,14 @@ _HOMES = {
     "Stage": "loopway.layout",
     "StageRecord": "loopway.modeling.stack",
     "compiled_decoding": "loopway.modeling.compiled_decoding",
+    "export_model": "loopway.retrofit.export",
     "mix_states": "loopway.recurrence",
     "parameter_report": "loopway.modeling.accounting",
     "pythia_config": "loopway.modeling.presets",
     "recursive_config": "loopway.modeling.building",
     "register_family": "loopway.modeling.registration",
     "register_recurrence": "loopway.recurrence",
+    "retrofit_model": "loopway.retrofit.conversion",
     "set_recompute": "loopway.modeling.stack",
     "shard_model": "loopway.modeling.sharding",
     "trace_stages": "loopway.modeling.stack",
@@ -58,12 +62,14 @@ __all__ = [  # noqa: RUF022
     "Stage",
     "StageRecord",
     "compiled_decoding",
+    "export_model",
     "mix_states",
     "parameter_report",
     "pythia_config",
     "recursive_config",
     "register_family",
     "register_recurrence",
+    "retrofit_model",
     "set_recompute",
     "shard_model",
     "trace_stages",

@@ -280,6 +280,65 @@ def generate(
 
 
 @app.command()
+def retrofit(
+    model: Annotated[
+        str, typer.Argument(help="A pretrained model: a folder or a name on the Hugging Face Hub.")
+    ],
+    layout: Annotated[str, typer.Option(help="Computes as many layers as the model has: 6+9R2+6 for 30.")],
+    out: Annotated[Path, typer.Option(help="Folder for the recursive model and its tokenizer.")],
+    recurrence: Annotated[str, typer.Option(help="base, mesh, ...")] = "base",
+    fill: Annotated[
+        str,
+        typer.Option(
+            help="How shared layers are made: first, last, spaced or average; with a calibration text also important "
+            "or least-squares."
+        ),
+    ] = "spaced",
+    calibration: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Text that says what layers do (.txt, .jsonl, .parquet, ...); may be given several times."
+        ),
+    ] = None,
+    calibration_tokens: Annotated[int, typer.Option(min=2, help="Tokens of it to read.")] = 8192,
+    router_gap: Annotated[
+        float,
+        typer.Option(
+            help="Wider: MeSH starts closer to the layers without it, and its routers learn more slowly."
+        ),
+    ] = 12.0,
+    num_slots: Annotated[int | None, typer.Option(min=1, help="Slots of MeSH's buffer.")] = None,
+    dtype: Dtype = None,
+) -> None:
+    """Turn a pretrained model into a recursive one, with a third fewer layers or with MeSH between its own."""
+    from loopway.retrofit.command import Settings, retrofit_command
+
+    settings = Settings(
+        layout, recurrence, fill, calibration or (), calibration_tokens, router_gap, num_slots, dtype
+    )
+    typer.echo(retrofit_command(model, out, settings))
+
+
+@app.command()
+def export(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="RUN_OR_MODEL", help="Run folder, checkpoint, model folder, name on the Hub."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the plain model and its tokenizer.")],
+    drop_recurrence: Annotated[
+        bool,
+        typer.Option("--drop-recurrence", help="Export the layers of a model whose recurrence isn't base."),
+    ] = False,
+    plugin: Plugins = None,
+) -> None:
+    """Turn a recursive model into a plain one of its family, layers repeated, that any engine can serve."""
+    from loopway.retrofit.command import export_command
+
+    typer.echo(export_command(model, out, plugin or (), drop_recurrence=drop_recurrence))
+
+
+@app.command()
 def params(
     model: Annotated[
         str, typer.Argument(metavar="SIZE_OR_YAML", help="A Pythia size (160m) or a run's YAML file.")

@@ -1,0 +1,93 @@
+"""A model taken apart into the weights of its layers and those outside them, and put together from such.
+
+The same for a family's own model and for a recursive one, whose unique layers lie inside its stack; a layer's weights
+have the same names in both. Knows nothing of which layers go where.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from loopway.errors import ConfigError
+from loopway.modeling.stack import RecursiveStack, find_stack
+
+
+class Weights(NamedTuple):
+    """All weights of a model but its recurrence's.
+
+    Attributes:
+        outside: of embeddings, final norm and head, by their full names.
+        layers: of every layer, by their names inside it.
+    """
+
+    outside: dict[str, Tensor]
+    layers: list[dict[str, Tensor]]
+
+
+def layers_of(model: PreTrainedModel) -> nn.ModuleList:
+    """The layers of a family's own model, or the unique layers of a recursive one."""
+    layers = model.base_model.layers
+    return find_stack(model).layers if isinstance(layers[0], RecursiveStack) else layers  # type: ignore[return-value,index]
+
+
+def weights_of(model: PreTrainedModel) -> Weights:
+    """The model's own tensors, not copies."""
+    inside = f"{model.base_model_prefix}.layers."
+    outside = {name: value for name, value in model.state_dict().items() if not name.startswith(inside)}
+    return Weights(outside, [layer.state_dict() for layer in layers_of(model)])
+
+
+def model_with(
+    cls: type[PreTrainedModel],
+    config: PreTrainedConfig,
+    weights: Weights,
+    recurrence: Mapping[str, Tensor] | None = None,
+    *,
+    like: PreTrainedModel,
+) -> PreTrainedModel:
+    """A model with copies of these weights, in eval mode; nothing is initialised at random, and nothing left over.
+
+    Args:
+        cls: the causal LM's class, a family's own or a recursive one.
+        config: of that class.
+        recurrence: the recurrence's parameters, of a recursive model.
+        like: whose precision, device, attention backend and generation config it gets.
+
+    Raises:
+        ConfigError: weights are missing, left over or of another shape than the config says.
+    """
+    stack = f"{cls.base_model_prefix}.layers."
+    inside = stack if recurrence is None else f"{stack}0.layers."
+    state = {name: value.clone() for name, value in weights.outside.items()}
+    for index, layer in enumerate(weights.layers):
+        state |= {f"{inside}{index}.{name}": value.clone() for name, value in layer.items()}
+    for name, value in (recurrence or {}).items():
+        state[f"{stack}0.recurrence.{name}"] = value.to(like.dtype, copy=True)
+    model, info = cls.from_pretrained(
+        None,
+        config=config,
+        state_dict=state,
+        dtype=like.dtype,
+        attn_implementation=like.config._attn_implementation,
+        generation_config=like.generation_config,
+        output_loading_info=True,
+    )
+    check_loading(info, cls.__name__)
+    return model.to(like.device)
+
+
+def check_loading(info: Mapping[str, Sequence], name: str) -> None:
+    """Raise unless what ``from_pretrained`` says about its loading is that every weight found its place.
+
+    transformers would start what is missing at random and go on.
+    """
+    for problem in ("missing_keys", "mismatched_keys", "unexpected_keys"):
+        found = sorted(map(str, info[problem]))
+        if found:
+            more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+            raise ConfigError(
+                f"{name}: weights don't fit the config ({problem.replace('_', ' ')}: {found[0]}{more}); give a "
+                f"checkpoint whose files are all there, as they were published"
+            )

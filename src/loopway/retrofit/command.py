@@ -1,0 +1,148 @@
+"""What `loopway retrofit` and `loopway export` do with their options, and what they say in the end.
+
+Knows how options become calls; nothing of how layers are made.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from loopway.checks import not_among
+from loopway.layout import Layout
+from loopway.modeling.accounting import parameter_report
+from loopway.retrofit.conversion import Retrofit, convert
+from loopway.retrofit.export import export_model
+from loopway.retrofit.filling import check_way
+from loopway.retrofit.highways import DEFAULT_GAP, StartReport, check_start, leak_bound, measure_start
+from loopway.retrofit.opening import open_pretrained
+from loopway.retrofit.saving import check_free, save_model
+from loopway.retrofit.text import read_calibration
+from loopway.trained.identity import versions
+from loopway.trained.opening import open_trained
+
+_DTYPES = ("float32", "bfloat16", "float16")
+_SAMPLE_TOKENS = 512
+_MEASURED_TOKENS = 128
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options of `loopway retrofit`, see there."""
+
+    layout: str
+    recurrence: str
+    fill: str
+    calibration: Sequence[Path] = ()
+    calibration_tokens: int = 8192
+    router_gap: float = DEFAULT_GAP
+    num_slots: int | None = None
+    dtype: str | None = None
+
+
+def retrofit_command(name: str, out: Path, settings: Settings) -> str:
+    """Retrofit a model and save it with its tokenizer; returns what was made.
+
+    Raises:
+        LoopwayError: a mistake in the options, or a model that can't be retrofitted so.
+    """
+    layout = Layout.parse(settings.layout)
+    check_way(settings.fill, layout, bool(settings.calibration))
+    if settings.dtype not in (None, *_DTYPES):
+        raise not_among("--dtype", settings.dtype, _DTYPES)
+    if settings.recurrence == "mesh":
+        check_start(layout.num_boundaries, settings.num_slots, settings.router_gap)
+    out = out.expanduser()
+    check_free(out)
+    model, tokenizer = open_pretrained(name, layout, settings.dtype)
+    calibration = None
+    if settings.calibration:
+        length = min(_SAMPLE_TOKENS, model.config.max_position_embeddings)
+        tokens = settings.calibration_tokens
+        calibration = read_calibration(settings.calibration, tokenizer, tokens=tokens, length=length)
+    made = convert(
+        model,
+        layout=settings.layout,
+        recurrence=settings.recurrence,
+        fill=settings.fill,
+        calibration=calibration,
+        router_gap=settings.router_gap,
+        num_slots=settings.num_slots,
+    )
+    start = _measured(made.model, calibration) if settings.recurrence == "mesh" else None
+    record = {
+        "source": name,
+        **asdict(settings),
+        "calibration": [str(path) for path in settings.calibration],
+        "calibration_tokens": calibration.numel() if calibration is not None else 0,
+        "layers": made.sources,
+        "start": asdict(start) if start else None,
+        "versions": versions(),
+    }
+    save_model(made.model, tokenizer, out, {"retrofit.json": json.dumps(record, indent=2) + "\n"})
+    lines = [_sizes(name, model, made.model), *_cores(made, layout, settings.fill)]
+    if start is not None:
+        lines.append(_described(start, made.model, settings.router_gap, calibration is not None))
+    return "\n".join([*lines, f"in {out}"])
+
+
+def export_command(
+    name: str, out: Path, plugins: Sequence[Path] = (), *, drop_recurrence: bool = False
+) -> str:
+    """Save a recursive model as one of its family, with its tokenizer; returns what was made.
+
+    Raises:
+        LoopwayError: a model that can't be opened, or that a plain one can't stand for.
+    """
+    out = out.expanduser()
+    check_free(out)
+    trained = open_trained(name, plugins)
+    plain = export_model(trained.model, drop_recurrence=drop_recurrence)
+    save_model(plain, trained.tokenizer, out, {})
+    layout, depth = trained.model.config.layout, plain.config.num_hidden_layers
+    return (
+        f"{name}: layout {layout} as {type(plain).__name__} of {depth} layers, "
+        f"{plain.num_parameters():,} parameters\nin {out}"
+    )
+
+
+def _measured(model: PreTrainedModel, calibration: Tensor | None) -> StartReport:
+    if calibration is not None:
+        return measure_start(model, calibration[:1, :_MEASURED_TOKENS])
+    seeded = torch.Generator().manual_seed(0)
+    length = min(_MEASURED_TOKENS, model.config.max_position_embeddings)
+    return measure_start(model, torch.randint(model.config.vocab_size, (1, length), generator=seeded))
+
+
+def _sizes(name: str, model: PreTrainedModel, recursive: PreTrainedModel) -> str:
+    report, before = parameter_report(recursive.config), model.num_parameters()
+    return (
+        f"{name}: {report.compute_depth} layers as {report.layout}, {report.parameter_depth} of them with parameters; "
+        f"{before:,} parameters became {report.total:,} ({report.total / before:.1%})"
+    )
+
+
+def _cores(made: Retrofit, layout: Layout, fill: str) -> list[str]:
+    """What each shared layer was made from."""
+    shared = [layer for layer in range(layout.parameter_depth) if layout.uses_of_layer(layer) > 1]
+    lines = []
+    for layer in shared:
+        sources = " and ".join(map(str, made.sources[layer]))
+        lines.append(f"  shared layer {layer}: {fill}, from {sources}")
+    return lines
+
+
+def _described(start: StartReport, model: PreTrainedModel, gap: float, on_text: bool) -> str:
+    recurrence = model.config.recurrence_options
+    last = recurrence.layout.num_boundaries - 1
+    bound = leak_bound(recurrence.num_slots or last + 3, last, gap)
+    text = "tokens of the calibration text" if on_text else "random tokens"
+    return (
+        f"routers start {gap:g} apart: {start.leak:.1e} of a state goes astray at the worst boundary (at most {bound:.1e}), "
+        f"logits are {start.logits:.1e} from those without MeSH, the routers' gradient norm is {start.gradient_norm:.1e} "
+        f"({start.tokens} {text})"
+    )

@@ -1,0 +1,111 @@
+"""A pretrained decoder becomes a recursive model.
+
+Layers of unlooped segments are the original's own, in order; shared ones are filled in one of the ways of filling.py.
+Embeddings, final norm and head are the original's, and the embeddings aren't scaled: what the paper multiplies at the
+input, a pretrained model has in its weights or does in its own forward. Knows nothing of files.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from loopway.layout import Layout
+from loopway.modeling.building import recursive_config
+from loopway.modeling.causal_lm import causal_lm_class
+from loopway.modeling.weights import Weights, model_with, weights_of
+from loopway.recurrence import build_recurrence
+from loopway.recurrence.mesh import MeSH
+from loopway.retrofit.filling import fill_layers
+from loopway.retrofit.fitting import check_fits
+from loopway.retrofit.highways import DEFAULT_GAP, start_at_base
+
+
+@dataclass(frozen=True)
+class Retrofit:
+    """A recursive model, and for each of its unique layers the original's layers that it is made from."""
+
+    model: PreTrainedModel
+    sources: tuple[tuple[int, ...], ...]
+
+
+def retrofit_model(
+    model: PreTrainedModel,
+    *,
+    layout: str,
+    recurrence: str = "base",
+    fill: str = "spaced",
+    calibration: Tensor | None = None,
+    router_gap: float | None = DEFAULT_GAP,
+    **options: Any,
+) -> PreTrainedModel:
+    """A recursive model from a pretrained one.
+
+    Args:
+        model: a supported family's own causal LM, in float32, bfloat16 or float16; it is left as it is.
+        layout: computes as many layers as the model has: ``6+9R2+6`` for 30.
+        recurrence: ``base`` and ``mesh`` start at what the unrolled layers compute (``mesh`` within the leak of
+            ``router_gap``), and so do ``static`` and ``dynamic``; the others change it.
+        fill: how the shared layers are made: ``first``, ``last`` or ``spaced`` layers of those that a looped segment
+            stands for, their ``average``, or by a calibration text the ``important`` ones or a ``least-squares`` fit.
+        calibration: token ids ``[samples, seq]``, for the ways that need a text.
+        router_gap: by how much MeSH's router biases prefer the slot that base recursion would use; None starts the
+            routers at random.
+        options: of the recursive config: ``num_slots``, ``transition_router_input``.
+
+    Returns:
+        The recursive causal LM, in eval mode, with copies of the weights and the original's generation config.
+
+    Raises:
+        FamilyError, LayoutError, RecurrenceError, ConfigError: what was given, and what would fit.
+    """
+    return convert(
+        model,
+        layout=layout,
+        recurrence=recurrence,
+        fill=fill,
+        calibration=calibration,
+        router_gap=router_gap,
+        **options,
+    ).model
+
+
+def convert(
+    model: PreTrainedModel,
+    *,
+    layout: str,
+    recurrence: str,
+    fill: str,
+    calibration: Tensor | None,
+    router_gap: float | None,
+    **options: Any,
+) -> Retrofit:
+    """As :func:`retrofit_model`, with what every layer was made from."""
+    parsed = Layout.parse(layout)
+    check_fits(model.config, parsed)
+    # The layers come with their values; only the family's own rule is left for what is reset later.
+    unscaled = {"scale_embeddings": False, "depth_scaled_init": False}
+    config = recursive_config(model.config, layout=layout, recurrence=recurrence, **{**unscaled, **options})
+    states = build_recurrence(recurrence, config.recurrence_options)  # type: ignore[attr-defined]
+    if isinstance(states, MeSH) and router_gap is not None:
+        start_at_base(states, router_gap)
+    with _evaluating(model):
+        filled = fill_layers(model, parsed, fill, calibration)
+    weights = Weights(weights_of(model).outside, [layer.weights for layer in filled])
+    cls = causal_lm_class(config.family)  # type: ignore[attr-defined]
+    recursive = model_with(cls, config, weights, states.state_dict(), like=model)
+    return Retrofit(recursive, tuple(layer.sources for layer in filled))
+
+
+@contextmanager
+def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """Within, without dropout."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

@@ -1,0 +1,59 @@
+"""A recursive model as a plain decoder of its family, so that any engine can serve it.
+
+A layer that runs several times is repeated, so the plain model has as many layers as the recursive one computes. Knows
+nothing of files.
+"""
+
+from dataclasses import fields
+
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from loopway.errors import FamilyError, RecurrenceError
+from loopway.modeling.configuration import RecursiveConfigMixin
+from loopway.modeling.stack import find_stack
+from loopway.modeling.weights import Weights, model_with, weights_of
+
+_NOT_OF_FAMILY = {"model_type", "architectures", "transformers_version"}
+
+
+def export_model(model: PreTrainedModel, *, drop_recurrence: bool = False) -> PreTrainedModel:
+    """The family's own model that computes what a recursive model with recurrence ``base`` computes, bit for bit.
+
+    The embedding scale, which families haven't got, is multiplied into the embeddings; where they are tied to the head,
+    the plain model's are not.
+
+    Args:
+        model: a recursive model; it is left as it is.
+        drop_recurrence: of another recurrence, export the layers as if it were ``base``: something else is computed.
+
+    Returns:
+        The family's causal LM, in eval mode, with copies of the weights and the same generation config.
+
+    Raises:
+        FamilyError: the model isn't a recursive one.
+        RecurrenceError: its recurrence isn't ``base``, and ``drop_recurrence`` isn't given.
+    """
+    config = model.config
+    if not isinstance(config, RecursiveConfigMixin):
+        raise FamilyError(f"{config.model_type}: is no recursive model, so there is nothing to export")
+    if config.recurrence != "base" and not drop_recurrence:
+        raise RecurrenceError(
+            f"the model's recurrence is {config.recurrence!r}, which a plain {config.family.model_type} model hasn't got: "
+            f"only 'base' can be exported as what it computes; to export the layers alone give --drop-recurrence "
+            f"(in Python, drop_recurrence=True)"
+        )
+    weights = weights_of(model)
+    layers = [weights.layers[index] for stage in config.parsed_layout.stages for index in stage.layers]
+    outside, plain = dict(weights.outside), _plain_config(config)
+    if (scale := find_stack(model).embedding_scale) is not None:
+        embeddings = model.get_input_embeddings()
+        name = next(name for name, module in model.named_modules() if module is embeddings)
+        outside[f"{name}.weight"] = outside[f"{name}.weight"] * scale
+        plain.tie_word_embeddings = False
+    return model_with(config.family.causal_lm_class, plain, Weights(outside, layers), like=model)
+
+
+def _plain_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    ours = {field.name for field in fields(RecursiveConfigMixin)} | _NOT_OF_FAMILY
+    values = {name: value for name, value in config.to_dict().items() if name not in ours}
+    return config.family.config_class(**values)  # type: ignore[attr-defined]

@@ -1,0 +1,70 @@
+"""Whether a checkpoint can be retrofitted with a layout; what would fit where it can't.
+
+Looks at configs only, so that a mistake is found before any weight is read.
+"""
+
+from transformers import PreTrainedConfig
+
+from loopway.errors import ConfigError, FamilyError, LayoutError
+from loopway.layout import Layout
+from loopway.modeling.families import family_named
+
+
+def check_fits(config: PreTrainedConfig, layout: Layout) -> None:
+    """Raise unless a model of this config, a family's own, can be arranged in the layout.
+
+    Raises:
+        FamilyError: another family, a model that is recursive already, layers of differing attention types.
+        LayoutError: the layout computes another number of layers than the model has; the message names some that fit.
+        ConfigError: quantised weights.
+    """
+    if config.model_type.startswith("recursive_"):
+        raise FamilyError(
+            f"the model is recursive already, of layout {getattr(config, 'layout', None)}: give a family's own "
+            f"checkpoint; loopway export turns a recursive model into one"
+        )
+    family_named(config.model_type)
+    if quantization := getattr(config, "quantization_config", None):
+        method = getattr(quantization, "quant_method", None) or dict(quantization).get("quant_method")
+        raise ConfigError(
+            f"the model's weights are quantised ({getattr(method, 'value', method)}) and can't be shared or averaged: "
+            f"give the checkpoint in float32, bfloat16 or float16"
+        )
+    depth: int = config.num_hidden_layers  # type: ignore[attr-defined]
+    if layout.compute_depth != depth:
+        raise LayoutError(
+            f"layout {layout} computes {layout.compute_depth} layers and the model has {depth}; these would fit: "
+            f"{', '.join(fitting_layouts(depth))}"
+        )
+    _check_attention_types(config, layout)
+
+
+def fitting_layouts(depth: int) -> list[str]:
+    """Some layouts that compute so many layers: two and three loops over about three fifths of them, and no loop."""
+    found = []
+    for loops in (2, 3):
+        core = max(1, 3 * depth // 5 // loops)
+        rest = depth - core * loops
+        if rest >= 2:
+            found.append(f"{rest // 2}+{core}R{loops}+{rest - rest // 2}")
+    return [*found, str(depth)]
+
+
+def _check_attention_types(config: PreTrainedConfig, layout: Layout) -> None:
+    types = list(getattr(config, "layer_types", None) or ())
+    if len(set(types)) <= 1:
+        return
+    first_at: dict[int, int] = {}
+    which = ", ".join(sorted(set(types)))
+    for stage in layout.stages:
+        for position, unique in enumerate(stage.layers, start=stage.cache_offset):
+            earlier = first_at.setdefault(unique, position)
+            if types[earlier] != types[position]:
+                raise FamilyError(
+                    f"layout {layout} would fold layers {earlier} ({types[earlier]}) and {position} "
+                    f"({types[position]}) into one: a model fits whose layers are all of one attention type"
+                )
+    raise FamilyError(
+        f"the model's layers are of differing attention types ({which}), which no layout can hold yet, shared or not: a "
+        f"model fits whose layers are all of one type"
+    )

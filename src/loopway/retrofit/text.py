@@ -1,0 +1,64 @@
+"""A calibration text: files of text to the token ids that a model is asked about.
+
+Documents follow one another as in training, each ended by the end-of-text token. Knows nothing of what is asked.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from loopway.data.encoding import Encoder, Encoding
+from loopway.data.records import Position
+from loopway.data.sources import find_sources
+from loopway.data.splitting import new_hash
+from loopway.errors import DataError
+
+
+def read_calibration(
+    entries: Sequence[Path | str], tokenizer: PreTrainedTokenizerBase, *, tokens: int, length: int
+) -> Tensor:
+    """The first tokens of a text, in samples.
+
+    Args:
+        entries: files (.txt, .jsonl, .jsonl.gz, .jsonl.zst, .parquet, .json), folders or globs.
+        tokenizer: the model's own, a fast one.
+        tokens: about how many; fewer if the text is shorter.
+        length: tokens of a sample.
+
+    Returns:
+        int64 ``[samples, length]``; one shorter sample of a text that doesn't fill one.
+
+    Raises:
+        DataError: no such files, records that can't be read, no two tokens in them, or no end-of-text token.
+    """
+    if not isinstance(tokenizer, PreTrainedTokenizerFast) or tokenizer.eos_token_id is None:
+        raise DataError(
+            "--calibration needs a fast tokenizer (tokenizer.json) with an end-of-text token; set its eos_token and save "
+            "it with the model"
+        )
+    encoder = Encoder(
+        Encoding(tokenizer.backend_tokenizer.to_str(), tokenizer.eos_token_id, text_field="text", seed=0)
+    )
+    parts, found = [], 0
+    for source in find_sources([str(entry) for entry in entries], "text", field="--calibration"):
+        for piece in source.pieces(Position(), partial(new_hash, 0)):
+            encoded = encoder.encode(piece)
+            if encoded.unreadable:
+                raise DataError(f"--calibration: {encoded.unreadable[0].reason}")
+            parts.append(encoded.ids)
+            found += len(encoded.ids)
+            if found >= tokens:
+                break
+        if found >= tokens:
+            break
+    if found < 2:
+        raise DataError("--calibration: the text has fewer than two tokens; give more")
+    ids = torch.from_numpy(np.concatenate(parts)).long()
+    length = min(length, found)
+    samples = max(1, min(tokens, found) // length)
+    return ids[: samples * length].view(samples, length)
