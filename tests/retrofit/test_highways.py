@@ -1,5 +1,6 @@
 """MeSH starts as close to the layers without it as the gap says, and no closer."""
 
+import itertools
 import math
 from typing import Any
 
@@ -39,7 +40,7 @@ def test_mixing_weights_are_the_derived_ones_and_within_the_bound(
         model(random_ids())
     other = 1 / (math.exp(gap) + slots - 1)
     own = 1 - (slots - 1) * other
-    for boundary, (record, following) in enumerate(zip(records, records[1:], strict=False)):
+    for boundary, (record, following) in enumerate(itertools.pairwise(records)):
         assert record.weights is not None
         embedding, *earlier, latest = record.weights.unbind(-1)
         # Of the latest, what is missing to one: computed from it, it would be the rounding of one.
@@ -67,7 +68,7 @@ def test_logits_come_closer_to_those_without_mesh_as_the_gap_widens(family: str,
     base = logits_of(loopway.retrofit_model(model, layout=layout), random_ids())
     gaps = [4.0, 8.0, 12.0, 16.0, 24.0]
     differences = [relative(logits_of(with_mesh(model, layout, gap), random_ids()), base) for gap in gaps]
-    assert all(wider < narrower / 5 for narrower, wider in zip(differences, differences[1:], strict=False))
+    assert all(wider < narrower / 5 for narrower, wider in itertools.pairwise(differences))
     assert differences[2] < 1e-3 and differences[4] < 1e-8
 
 
@@ -157,7 +158,7 @@ def test_with_fewer_slots_no_routing_is_base_recursion() -> None:
 
 @pytest.mark.parametrize("gap", [0.0, -1.0, math.inf, math.nan])
 def test_a_gap_that_is_none_is_refused(gap: float) -> None:
-    with pytest.raises(loopway.LoopwayError, match="router_gap: got .*, expected a number above 0"):
+    with pytest.raises(loopway.LoopwayError, match=r"router_gap: got .*, expected a number above 0"):
         with_mesh(pretrained(), "1+2R2+1", gap)
 
 
