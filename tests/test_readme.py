@@ -26,6 +26,7 @@ README = ROOT / "README.md"
 DATA = ROOT / "docs" / "data.md"
 PROBING = ROOT / "docs" / "probing.md"
 PERFORMANCE = ROOT / "docs" / "performance.md"
+RETROFIT = ROOT / "docs" / "retrofit.md"
 
 # The verb -> what is appended to every `loopway <verb> ...` so that it takes seconds.
 # The text is two files that the test writes into the folder in which everything runs, and into texts/ there.
@@ -39,10 +40,12 @@ SMALL_TRAINING = [
 SMALL: dict[str, list[str]] = {
     "compare": [*SMALL_DATA, *SMALL_TRAINING, "seeds=[0]"],
     "evaluate": [],
+    "export": [],
     "generate": ["--max-new-tokens", "4"],
     "params": [],
     "prepare": ["--vocab-size", "300", "--validation-fraction", "0.5"],
     "probe": ["--samples", "3", "--loop-samples", "2"],
+    "retrofit": ["--calibration-tokens", "512"],
     "train": SMALL_DATA + SMALL_TRAINING,
 }
 SMALL_ON_TOKENS = SMALL | {"train": ["data.sequence_length=32", *SMALL_TRAINING]}
@@ -141,6 +144,7 @@ PAGES = {
     "data": (DATA, SMALL_ON_TOKENS),
     "probing": (PROBING, SMALL),
     "performance": (PERFORMANCE, SMALL),
+    "retrofit": (RETROFIT, SMALL),
 }
 
 

@@ -70,12 +70,13 @@ def model_with(
         config=config,
         state_dict=state,
         dtype=like.dtype,
+        device_map=like.device,
         attn_implementation=like.config._attn_implementation,
         generation_config=like.generation_config,
         output_loading_info=True,
     )
     check_loading(info, cls.__name__)
-    return model.to(like.device)
+    return model
 
 
 def check_loading(info: Mapping[str, Sequence], name: str) -> None:

@@ -15,6 +15,8 @@ from transformers import PreTrainedModel
 from loopway.checks import not_among
 from loopway.layout import Layout
 from loopway.modeling.accounting import parameter_report
+from loopway.modeling.stack import find_stack
+from loopway.recurrence.mesh import MeSH
 from loopway.retrofit.conversion import Retrofit, convert
 from loopway.retrofit.export import export_model
 from loopway.retrofit.filling import check_way
@@ -137,9 +139,9 @@ def _cores(made: Retrofit, layout: Layout, fill: str) -> list[str]:
 
 
 def _described(start: StartReport, model: PreTrainedModel, gap: float, on_text: bool) -> str:
-    recurrence = model.config.recurrence_options
-    last = recurrence.layout.num_boundaries - 1
-    bound = leak_bound(recurrence.num_slots or last + 3, last, gap)
+    recurrence = find_stack(model).recurrence
+    assert isinstance(recurrence, MeSH)
+    bound = leak_bound(recurrence.num_slots, recurrence.layout.num_boundaries - 1, gap)
     text = "tokens of the calibration text" if on_text else "random tokens"
     return (
         f"routers start {gap:g} apart: {start.leak:.1e} of a state goes astray at the worst boundary (at most {bound:.1e}), "

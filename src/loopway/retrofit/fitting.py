@@ -25,7 +25,9 @@ def check_fits(config: PreTrainedConfig, layout: Layout) -> None:
         )
     family_named(config.model_type)
     if quantization := getattr(config, "quantization_config", None):
-        method = getattr(quantization, "quant_method", None) or dict(quantization).get("quant_method")
+        # A dictionary where the config was read, an object where the model was loaded.
+        values = quantization if isinstance(quantization, dict) else vars(quantization)
+        method = values.get("quant_method")
         raise ConfigError(
             f"the model's weights are quantised ({getattr(method, 'value', method)}) and can't be shared or averaged: "
             f"give the checkpoint in float32, bfloat16 or float16"

@@ -5,16 +5,19 @@ and goes on; here that is an error. Knows nothing of what becomes of the model.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging as transformers_logging
 
 from loopway.checks import one_line
 from loopway.errors import ConfigError, LoopwayError
@@ -44,10 +47,13 @@ def open_pretrained(
     if is_local:
         _check_folder(place)
     try:
-        check_fits(_config(source), layout)
-        with no_file_bars():
+        with no_file_bars(), _no_warnings():
+            check_fits(AutoConfig.from_pretrained(source), layout)
             model, info = AutoModelForCausalLM.from_pretrained(
-                source, dtype=dtype or "auto", output_loading_info=True
+                source,
+                dtype=dtype or "auto",
+                device_map="cuda" if torch.cuda.is_available() else "cpu",
+                output_loading_info=True,
             )
             check_loading(info, name)
             return model, AutoTokenizer.from_pretrained(source)
@@ -58,8 +64,15 @@ def open_pretrained(
         raise ConfigError(f"{name}{where} can't be opened: {one_line(error)}") from error
 
 
-def _config(source: str) -> PreTrainedConfig:
-    return AutoConfig.from_pretrained(source, trust_remote_code=False)
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Within, transformers doesn't warn: of weights that don't fit, an error tells."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
 
 
 def _check_folder(folder: Path) -> None:
