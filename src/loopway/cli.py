@@ -302,11 +302,12 @@ def retrofit(
     ] = None,
     calibration_tokens: Annotated[int, typer.Option(min=2, help="Tokens of it to read.")] = 8192,
     router_gap: Annotated[
-        float,
+        float | None,
         typer.Option(
-            help="Wider: MeSH starts closer to the layers without it, and its routers learn more slowly."
+            help="Wider: MeSH starts closer to the layers without it, and its routers learn more slowly. If not given, "
+            "1e-4 of the states goes astray at most."
         ),
-    ] = 12.0,
+    ] = None,
     num_slots: Annotated[int | None, typer.Option(min=1, help="Slots of MeSH's buffer.")] = None,
     dtype: Dtype = None,
 ) -> None:

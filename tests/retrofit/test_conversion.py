@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 from pretrained import FAMILIES, logits_of, plain_model, pretrained
-from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Qwen2Config
 
 import loopway
 from loopway.layout import Layout
+from loopway.modeling import families
 from loopway.modeling.weights import layers_of
 from loopway.retrofit.filling import WAYS
 from tests.modeling.tiny_models import random_ids
@@ -118,16 +118,18 @@ def test_options_of_the_recursive_config_reach_it() -> None:
         loopway.retrofit_model(pretrained(), layout="1+2R2+1", num_slot=9)
 
 
-def test_a_registered_family_is_retrofitted_too() -> None:
-    from transformers import Qwen2Config
-
-    if "qwen2" not in loopway.modeling.families.FAMILIES:  # type: ignore[attr-defined]
-        loopway.register_family(loopway.Family("qwen2", "Qwen2"))
+def test_a_family_of_the_users_own_is_retrofitted_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(families.FAMILIES, "qwen2", loopway.Family("qwen2", "Qwen2"))
     config = Qwen2Config(
-        vocab_size=61, hidden_size=32, intermediate_size=48, num_attention_heads=4, num_hidden_layers=4
+        vocab_size=61,
+        hidden_size=32,
+        intermediate_size=48,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_hidden_layers=4,
     )
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float64).eval()
     for way in WAYS:  # Qwen2 has biases in some of its linear maps
         recursive = loopway.retrofit_model(model, layout="1+1R2+1", fill=way, calibration=random_ids())
         assert type(recursive).__name__ == "RecursiveQwen2ForCausalLM"
-    assert isinstance(layers_of(recursive), nn.ModuleList)
+        assert torch.isfinite(logits_of(recursive, random_ids())).all()

@@ -52,7 +52,8 @@ def test_an_unsupported_family_is_refused_with_those_that_fit() -> None:
     [{"quant_method": "gptq", "bits": 4}, {"quant_method": "bitsandbytes", "load_in_4bit": True}],
 )
 def test_quantised_weights_are_refused(quantization: dict) -> None:
-    config = LlamaConfig(num_hidden_layers=6, quantization_config=quantization)
+    config = LlamaConfig(num_hidden_layers=6)
+    config.quantization_config = quantization  # type: ignore[attr-defined]
     with pytest.raises(
         loopway.LoopwayError, match=f"quantised \\({quantization['quant_method']}\\).*float32"
     ):

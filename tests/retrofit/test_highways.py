@@ -16,7 +16,7 @@ from tests.modeling.tiny_models import random_ids
 LAYOUTS = ["1+2R2+1", "2+2+2", "1+1R4+1", "2R3"]
 
 
-def with_mesh(model: Any, layout: str, gap: float | None = 12.0, **options: Any) -> Any:
+def with_mesh(model: Any, layout: str, gap: float | None = None, **options: Any) -> Any:
     return loopway.retrofit_model(model, layout=layout, recurrence="mesh", router_gap=gap, **options)
 
 
@@ -68,8 +68,10 @@ def test_logits_come_closer_to_those_without_mesh_as_the_gap_widens(family: str,
     base = logits_of(loopway.retrofit_model(model, layout=layout), random_ids())
     gaps = [4.0, 8.0, 12.0, 16.0, 24.0]
     differences = [relative(logits_of(with_mesh(model, layout, gap), random_ids()), base) for gap in gaps]
-    assert all(wider < narrower / 5 for narrower, wider in itertools.pairwise(differences))
-    assert differences[2] < 1e-3 and differences[4] < 1e-8
+    # The norms of all families but GPT-NeoX are computed in float32, also in float64 models.
+    rounding = 1e-10 if family == "gpt_neox" else 1e-5
+    assert all(wider < max(narrower / 5, rounding) for narrower, wider in itertools.pairwise(differences))
+    assert differences[2] < 1e-3
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -132,7 +134,26 @@ def test_a_slot_for_every_boundary_is_enough_and_one_fewer_is_refused() -> None:
     assert relative(logits_of(enough, random_ids()), base) < 1e-3
     with pytest.raises(loopway.LoopwayError, match=r"num_slots is 3, and .* MeSH needs 4"):
         with_mesh(model, "1+2R2+1", num_slots=3)
-    with_mesh(model, "1+2R2+1", None, num_slots=3)  # routers of its own choice
+    with_mesh(model, "1+2R2+1", num_slots=3, start_at_base=False)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_gap_that_is_not_given_keeps_the_leaks_together_within_a_ten_thousandth(layout: str) -> None:
+    model = with_mesh(pretrained(), layout)
+    with torch.no_grad(), loopway.trace_stages(model) as records:
+        model(random_ids())
+    leaks = [
+        float((2 - 2 * record.weights[..., -1] + record.weights.sum(-1) - 1).max())
+        for record in records[:-1]
+        if record.weights is not None
+    ]
+    assert 2e-5 < sum(leaks) < 1e-4
+
+
+def test_routers_start_at_random_where_that_is_asked_for() -> None:
+    torch.manual_seed(0)
+    recurrence = find_stack(with_mesh(pretrained(), "1+2R2+1", start_at_base=False)).recurrence
+    assert all(router.weight.std() > 0.01 for router in recurrence.write_routers)  # type: ignore[union-attr]
 
 
 def test_with_fewer_slots_no_routing_is_base_recursion() -> None:
@@ -150,7 +171,7 @@ def test_with_fewer_slots_no_routing_is_base_recursion() -> None:
             optimizer.zero_grad()
             errors.sum().backward()
             optimizer.step()
-        return float(errors.min())
+        return errors.min().item()
 
     assert best(4, 3) < 0.01
     assert best(3, 3) > 0.9

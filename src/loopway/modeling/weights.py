@@ -5,7 +5,7 @@ have the same names in both. Knows nothing of which layers go where.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -65,7 +65,7 @@ def model_with(
         state |= {f"{inside}{index}.{name}": value.clone() for name, value in layer.items()}
     for name, value in (recurrence or {}).items():
         state[f"{stack}0.recurrence.{name}"] = value.to(like.dtype, copy=True)
-    model, info = cls.from_pretrained(
+    loaded: Any = cls.from_pretrained(
         None,
         config=config,
         state_dict=state,
@@ -75,7 +75,10 @@ def model_with(
         generation_config=like.generation_config,
         output_loading_info=True,
     )
+    model, info = loaded
     check_loading(info, cls.__name__)
+    # It would be saved under the names that it was made with; without this, under those that its family publishes.
+    vars(model).pop("_weight_conversions", None)
     return model
 
 

@@ -20,12 +20,13 @@ from loopway.recurrence.mesh import MeSH
 from loopway.retrofit.conversion import Retrofit, convert
 from loopway.retrofit.export import export_model
 from loopway.retrofit.filling import check_way
-from loopway.retrofit.highways import DEFAULT_GAP, StartReport, check_start, leak_bound, measure_start
+from loopway.retrofit.highways import StartReport, check_start, leak_bound, measure_start
 from loopway.retrofit.opening import open_pretrained
 from loopway.retrofit.saving import check_free, save_model
 from loopway.retrofit.text import read_calibration
 from loopway.trained.identity import versions
 from loopway.trained.opening import open_trained
+from loopway.training.callbacks import no_file_bars
 
 _DTYPES = ("float32", "bfloat16", "float16")
 _SAMPLE_TOKENS = 512
@@ -41,7 +42,7 @@ class Settings:
     fill: str
     calibration: Sequence[Path] = ()
     calibration_tokens: int = 8192
-    router_gap: float = DEFAULT_GAP
+    router_gap: float | None = None
     num_slots: int | None = None
     dtype: str | None = None
 
@@ -66,15 +67,16 @@ def retrofit_command(name: str, out: Path, settings: Settings) -> str:
         length = min(_SAMPLE_TOKENS, model.config.max_position_embeddings)
         tokens = settings.calibration_tokens
         calibration = read_calibration(settings.calibration, tokenizer, tokens=tokens, length=length)
-    made = convert(
-        model,
-        layout=settings.layout,
-        recurrence=settings.recurrence,
-        fill=settings.fill,
-        calibration=calibration,
-        router_gap=settings.router_gap,
-        num_slots=settings.num_slots,
-    )
+    with no_file_bars():
+        made = convert(
+            model,
+            layout=settings.layout,
+            recurrence=settings.recurrence,
+            fill=settings.fill,
+            calibration=calibration,
+            router_gap=settings.router_gap,
+            num_slots=settings.num_slots,
+        )
     start = _measured(made.model, calibration) if settings.recurrence == "mesh" else None
     record = {
         "source": name,
@@ -88,7 +90,7 @@ def retrofit_command(name: str, out: Path, settings: Settings) -> str:
     save_model(made.model, tokenizer, out, {"retrofit.json": json.dumps(record, indent=2) + "\n"})
     lines = [_sizes(name, model, made.model), *_cores(made, layout, settings.fill)]
     if start is not None:
-        lines.append(_described(start, made.model, settings.router_gap, calibration is not None))
+        lines.append(_described(start, made.model, calibration is not None))
     return "\n".join([*lines, f"in {out}"])
 
 
@@ -103,7 +105,8 @@ def export_command(
     out = out.expanduser()
     check_free(out)
     trained = open_trained(name, plugins)
-    plain = export_model(trained.model, drop_recurrence=drop_recurrence)
+    with no_file_bars():
+        plain = export_model(trained.model, drop_recurrence=drop_recurrence)
     save_model(plain, trained.tokenizer, out, {})
     layout, depth = trained.model.config.layout, plain.config.num_hidden_layers
     return (
@@ -138,9 +141,10 @@ def _cores(made: Retrofit, layout: Layout, fill: str) -> list[str]:
     return lines
 
 
-def _described(start: StartReport, model: PreTrainedModel, gap: float, on_text: bool) -> str:
+def _described(start: StartReport, model: PreTrainedModel, on_text: bool) -> str:
     recurrence = find_stack(model).recurrence
     assert isinstance(recurrence, MeSH)
+    gap = recurrence.write_routers[0].get_parameter("bias")[1].item()
     bound = leak_bound(recurrence.num_slots, recurrence.layout.num_boundaries - 1, gap)
     text = "tokens of the calibration text" if on_text else "random tokens"
     return (

@@ -21,7 +21,7 @@ from loopway.recurrence import build_recurrence
 from loopway.recurrence.mesh import MeSH
 from loopway.retrofit.filling import fill_layers
 from loopway.retrofit.fitting import check_fits
-from loopway.retrofit.highways import DEFAULT_GAP, start_at_base
+from loopway.retrofit.highways import set_routers
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ def retrofit_model(
     recurrence: str = "base",
     fill: str = "spaced",
     calibration: Tensor | None = None,
-    router_gap: float | None = DEFAULT_GAP,
+    router_gap: float | None = None,
+    start_at_base: bool = True,
     **options: Any,
 ) -> PreTrainedModel:
     """A recursive model from a pretrained one.
@@ -52,8 +53,9 @@ def retrofit_model(
         fill: how the shared layers are made: ``first``, ``last`` or ``spaced`` layers of those that a looped segment
             stands for, their ``average``, or by a calibration text the ``important`` ones or a ``least-squares`` fit.
         calibration: token ids ``[samples, seq]``, for the ways that need a text.
-        router_gap: by how much MeSH's router biases prefer the slot that base recursion would use; None starts the
-            routers at random.
+        router_gap: by how much MeSH's router biases prefer the slot that base recursion would use; None is the gap with
+            which no more than 1e-4 of the states goes astray.
+        start_at_base: whether MeSH's routers start so; else at random, as in pretraining.
         options: of the recursive config: ``num_slots``, ``transition_router_input``.
 
     Returns:
@@ -69,6 +71,7 @@ def retrofit_model(
         fill=fill,
         calibration=calibration,
         router_gap=router_gap,
+        start_at_base=start_at_base,
         **options,
     ).model
 
@@ -81,6 +84,7 @@ def convert(
     fill: str,
     calibration: Tensor | None,
     router_gap: float | None,
+    start_at_base: bool = True,
     **options: Any,
 ) -> Retrofit:
     """As :func:`retrofit_model`, with what every layer was made from."""
@@ -90,8 +94,8 @@ def convert(
     unscaled = {"scale_embeddings": False, "depth_scaled_init": False}
     config = recursive_config(model.config, layout=layout, recurrence=recurrence, **{**unscaled, **options})
     states = build_recurrence(recurrence, config.recurrence_options)  # type: ignore[attr-defined]
-    if isinstance(states, MeSH) and router_gap is not None:
-        start_at_base(states, router_gap)
+    if isinstance(states, MeSH) and start_at_base:
+        set_routers(states, router_gap)
     with _evaluating(model):
         filled = fill_layers(model, parsed, fill, calibration)
     weights = Weights(weights_of(model).outside, [layer.weights for layer in filled])

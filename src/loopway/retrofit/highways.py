@@ -29,39 +29,42 @@ from loopway.modeling.stack import RecursiveStack, find_stack, trace_stages
 from loopway.recurrence import RecurrenceOptions, build_recurrence
 from loopway.recurrence.mesh import MeSH
 
-DEFAULT_GAP = 12.0
+# Of all boundaries together, where no gap is given.
+DEFAULT_LEAK = 1e-4
 
 
-def check_start(boundaries: int, num_slots: int | None, gap: float) -> None:
+def check_start(boundaries: int, num_slots: int | None, gap: float | None) -> None:
     """Raise unless MeSH with so many slots can start at base recursion with this gap.
 
     Raises:
         ConfigError: the gap isn't a positive number.
         RecurrenceError: too few slots.
     """
-    if not (math.isfinite(gap) and gap > 0):
-        raise wrong_value("router_gap", gap, "a number above 0; 12 if it isn't given")
+    if gap is not None and not (math.isfinite(gap) and gap > 0):
+        raise wrong_value("router_gap", gap, "a number above 0, such as 12")
     if num_slots is not None and num_slots <= boundaries:
         raise RecurrenceError(
             f"num_slots is {num_slots}, and to start where base recursion is, MeSH needs {boundaries + 1}: slots "
             f"only add up, so each of the {boundaries} boundaries needs its own, beside that of the embeddings; "
-            f"leave num_slots out, or in Python give router_gap=None for routers that start at random"
+            f"leave num_slots out, or in Python give start_at_base=False for routers that start at random"
         )
 
 
 @torch.no_grad()
-def start_at_base(recurrence: MeSH, gap: float = DEFAULT_GAP) -> None:
+def set_routers(recurrence: MeSH, gap: float | None = None) -> None:
     """Set the routers so that the next stage reads the last one's output, but for a leak of the order e^−gap.
 
     Args:
         recurrence: changed in place.
-        gap: by how much the bias of a boundary's own slot exceeds the others. A wider one is closer to base recursion
-            and learns more slowly: the routers' gradient shrinks as e^−gap.
+        gap: by how much the bias of a boundary's own slot exceeds the others; None is :func:`default_gap`. A wider one
+            is closer to base recursion and learns more slowly: the routers' gradient shrinks as e^−gap.
 
     Raises:
         ConfigError, RecurrenceError: as :func:`check_start`.
     """
-    check_start(recurrence.layout.num_boundaries, recurrence.num_slots, gap)
+    boundaries, slots = recurrence.layout.num_boundaries, recurrence.num_slots
+    check_start(boundaries, slots, gap)
+    gap = default_gap(slots, boundaries) if gap is None else gap
     for routers in (recurrence.write_routers, recurrence.read_routers):
         for boundary, router in enumerate(routers):
             nn.init.zeros_(router.get_parameter("weight"))
@@ -77,6 +80,12 @@ def leak_bound(num_slots: int, boundary: int, gap: float) -> float:
     the states so far.
     """
     return (2 * num_slots + 2 * boundary - 1) * math.exp(-gap)
+
+
+def default_gap(num_slots: int, boundaries: int) -> float:
+    """The least whole gap with which the leaks of all boundaries together are at most DEFAULT_LEAK."""
+    leaks = sum(leak_bound(num_slots, boundary, 0.0) for boundary in range(boundaries))
+    return float(math.ceil(math.log(leaks / DEFAULT_LEAK)))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -49,12 +50,13 @@ def open_pretrained(
     try:
         with no_file_bars(), _no_warnings():
             check_fits(AutoConfig.from_pretrained(source), layout)
-            model, info = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 source,
                 dtype=dtype or "auto",
                 device_map="cuda" if torch.cuda.is_available() else "cpu",
                 output_loading_info=True,
             )
+            model, info = loaded
             check_loading(info, name)
             return model, AutoTokenizer.from_pretrained(source)
     except LoopwayError:

@@ -36,14 +36,13 @@ def read_calibration(
     Raises:
         DataError: no such files, records that can't be read, no two tokens in them, or no end-of-text token.
     """
-    if not isinstance(tokenizer, PreTrainedTokenizerFast) or tokenizer.eos_token_id is None:
+    end = tokenizer.eos_token_id
+    if not isinstance(tokenizer, PreTrainedTokenizerFast) or not isinstance(end, int):
         raise DataError(
             "--calibration needs a fast tokenizer (tokenizer.json) with an end-of-text token; set its eos_token and save "
             "it with the model"
         )
-    encoder = Encoder(
-        Encoding(tokenizer.backend_tokenizer.to_str(), tokenizer.eos_token_id, text_field="text", seed=0)
-    )
+    encoder = Encoder(Encoding(tokenizer.backend_tokenizer.to_str(), end, text_field="text", seed=0))
     parts, found = [], 0
     for source in find_sources([str(entry) for entry in entries], "text", field="--calibration"):
         for piece in source.pieces(Position(), partial(new_hash, 0)):
