@@ -5,12 +5,11 @@ from typing import Any
 import pytest
 import torch
 from pretrained import logits_of, pretrained
-from torch import Tensor
 
 import loopway
 from loopway.layout import Layout
 from loopway.modeling.weights import layers_of
-from loopway.retrofit.calibration import RIDGE, fit_linear_maps, importance, input_grams
+from loopway.retrofit.calibration import importance
 from loopway.retrofit.filling import WAYS, fill_layers
 from tests.modeling.tiny_models import random_ids
 
@@ -65,77 +64,6 @@ def test_where_the_folded_layers_are_alike_nothing_is_lost(family: str, way: str
         layers[position + 2].load_state_dict(layers[position].state_dict())
     recursive = loopway.retrofit_model(model, layout="1+2R2+1", fill=way, calibration=random_ids())
     torch.testing.assert_close(logits_of(recursive, random_ids(seed=1)), logits_of(model, random_ids(seed=1)))
-
-
-def inputs_and_outputs(model: Any, layer: int, ids: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    """What every linear map of a layer saw and gave, ``[tokens, in]`` and ``[tokens, out]``."""
-    seen: dict[str, tuple[Tensor, Tensor]] = {}
-    maps = {
-        path: linear
-        for path, linear in layers_of(model)[layer].named_modules()
-        if isinstance(linear, torch.nn.Linear)
-    }
-
-    def hook(path: str):
-        return lambda linear, args, output: seen.update({path: (args[0].flatten(0, 1), output.flatten(0, 1))})
-
-    handles = [linear.register_forward_hook(hook(path)) for path, linear in maps.items()]
-    logits_of(model, ids)
-    for handle in handles:
-        handle.remove()
-    return seen
-
-
-@pytest.mark.parametrize("family", ["gpt_neox", "llama", "olmo2"])
-def test_fitted_maps_come_closer_to_what_the_layers_did_than_their_average(family: str) -> None:
-    model, fold, ids = pretrained(family, depth=6), (1, 3), random_ids(8, 32)
-    fitted = fit_linear_maps(model, fold, ids)
-    seen = [inputs_and_outputs(model, layer, ids) for layer in fold]
-    weights = [layers_of(model)[layer].state_dict() for layer in fold]
-
-    def error(path: str, values: dict[str, Tensor]) -> float:
-        bias = values.get(f"{path}.bias")
-        given = [
-            torch.nn.functional.linear(inputs, values[f"{path}.weight"], bias) - outputs
-            for inputs, outputs in (of_layer[path] for of_layer in seen)
-        ]
-        return float(torch.stack([difference.square().sum() for difference in given]).sum())
-
-    assert {name.rpartition(".")[0] for name in fitted} == seen[0].keys()
-    for path in seen[0]:
-        average = {name: torch.stack([layer[name] for layer in weights]).mean(0) for name in fitted}
-        assert error(path, fitted) < 0.95 * error(path, average), path
-
-
-def test_no_other_map_does_better_than_the_fitted_one() -> None:
-    """The gradient of the fitted sum of squares, ridge included, is zero."""
-    model, fold, ids = pretrained("gpt_neox", depth=4), (0, 2), random_ids(4, 24)
-    fitted = fit_linear_maps(model, fold, ids)
-    path = "mlp.dense_4h_to_h"
-    seen = [inputs_and_outputs(model, layer, ids)[path] for layer in fold]
-    weights = [layers_of(model)[layer].get_submodule(path) for layer in fold]
-    mean = [
-        torch.stack([linear.get_parameter(name) for linear in weights]).mean(0) for name in ("weight", "bias")
-    ]
-    weight = fitted[f"{path}.weight"].requires_grad_()
-    bias = fitted[f"{path}.bias"].requires_grad_()
-    energy = sum(x.square().sum() + len(x) for x, _ in seen) / ids.numel() / (weight.shape[1] + 1)
-    loss = sum(
-        (torch.nn.functional.linear(x, weight, bias) - y).square().sum() / ids.numel() for x, y in seen
-    )
-    loss = loss + RIDGE * energy * ((weight - mean[0]).square().sum() + (bias - mean[1]).square().sum())
-    gradients = torch.autograd.grad(loss, (weight, bias))  # type: ignore[arg-type]
-    assert all(gradient.abs().max() < 1e-10 for gradient in gradients)
-
-
-def test_a_map_is_left_at_the_average_where_the_text_says_nothing() -> None:
-    """Directions that no input has: the ridge alone decides."""
-    model, ids = pretrained("llama", depth=4), random_ids(1, 3)
-    fitted = fit_linear_maps(model, (0, 2), ids)["mlp.down_proj.weight"]
-    grams = input_grams(model, (0, 2), ids)
-    unseen = torch.linalg.eigh(grams[0]["mlp.down_proj"] + grams[1]["mlp.down_proj"]).eigenvectors[:, :10]
-    mean = torch.stack([layers_of(model)[layer].mlp.down_proj.weight for layer in (0, 2)]).mean(0)  # type: ignore[union-attr]
-    torch.testing.assert_close(fitted @ unseen, mean @ unseen, rtol=1e-8, atol=1e-8)
 
 
 def test_layers_that_do_nothing_are_dropped_first() -> None:

@@ -20,8 +20,8 @@ from loopway.modeling.weights import Weights, model_with, weights_of
 from loopway.recurrence import build_recurrence
 from loopway.recurrence.mesh import MeSH
 from loopway.retrofit.filling import fill_layers
-from loopway.retrofit.fitting import check_fits
 from loopway.retrofit.highways import set_routers
+from loopway.retrofit.suitability import check_fits
 
 
 @dataclass(frozen=True)

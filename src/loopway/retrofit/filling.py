@@ -15,8 +15,9 @@ from transformers import PreTrainedModel
 from loopway.checks import not_among
 from loopway.errors import ConfigError
 from loopway.layout import Layout
-from loopway.modeling.weights import weights_of
-from loopway.retrofit.calibration import fit_linear_maps, importance
+from loopway.modeling.weights import layers_of, weights_of
+from loopway.retrofit.calibration import importance
+from loopway.retrofit.least_squares import calls_of, fit_layer
 
 
 class Filled(NamedTuple):
@@ -86,13 +87,14 @@ def keep_important(band: Band) -> list[Filled]:
 
 
 def least_squares(band: Band) -> list[Filled]:
-    """Linear maps that do best, on the calibration text, what those of the folded layers do; of the rest the mean."""
+    """Layers whose linear maps do best, on the calibration text, what those of the folded layers do."""
     assert band.calibration is not None
+    layers = layers_of(band.model)
+    calls = calls_of(band.model, band.layers, band.calibration)
     filled = []
-    for fold in band.folds:
-        weights = _mean([band.weights[layer] for layer in fold])
-        weights |= fit_linear_maps(band.model, fold, band.calibration)
-        filled.append(Filled(fold, weights))
+    for fold, mean in zip(band.folds, average(band), strict=True):
+        fitted = fit_layer([layers[layer] for layer in fold], [calls[layer] for layer in fold], mean.weights)
+        filled.append(Filled(fold, fitted))
     return filled
 
 

@@ -24,7 +24,7 @@ from loopway.checks import one_line
 from loopway.errors import ConfigError, LoopwayError
 from loopway.layout import Layout
 from loopway.modeling.weights import check_loading
-from loopway.retrofit.fitting import check_fits
+from loopway.retrofit.suitability import check_fits
 from loopway.training.callbacks import no_file_bars
 
 

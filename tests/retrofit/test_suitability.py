@@ -7,7 +7,7 @@ from transformers import BertConfig, LlamaConfig, Qwen3Config
 
 import loopway
 from loopway.layout import Layout
-from loopway.retrofit.fitting import check_fits, fitting_layouts
+from loopway.retrofit.suitability import check_fits, fitting_layouts
 from tests.modeling.tiny_models import tiny_model
 
 MIXED = ["full_attention", "sliding_attention"]
