@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from loopway.modeling.weights import layers_of
 
 # λ as a share of the mean squared input: how much a map is held to the average where the text says little.
-RIDGE = 0.01
+RIDGE = 1.0
 
 #: What a layer was called with, for one sample.
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -94,9 +94,11 @@ def _through(
 ) -> tuple[Tensor, Tensor]:
     """What the linear map at ``path`` sees and gives when the layer is called, ``[tokens, …]``, in float32 or better."""
     caught: list[Tensor] = []
-    handle = layer.get_submodule(path).register_forward_hook(
-        lambda module, inputs, output: caught.extend((inputs[0], output))
-    )
+
+    def catch(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        caught.extend((inputs[0], output))
+
+    handle = layer.get_submodule(path).register_forward_hook(catch)
     try:
         layer(*args, **kwargs)
     finally:
