@@ -148,10 +148,10 @@ BASE = ["--layout", "1+2R2+1"]
         (nothing, ["llama", *BASE, "--dtype", "int8"], "--dtype: got 'int8'"),
         (nothing, ["llama", *BASE, "--recurrence", "mesh", "--router-gap", "-1"], "router_gap: got -1.0"),
         (nothing, ["llama", *BASE, "--recurrence", "mesh", "--num-slots", "3"], "MeSH needs 4"),
-        (nothing, ["./gone", *BASE], "gone: holds no model (no config.json)"),
-        (nothing, ["no/such-model", *BASE], "no/such-model is no folder here, and as a name on the Hugging Face Hub it"),
+        (nothing, ["./gone", *BASE], "gone can't be opened: it holds no model (no config.json)"),
+        (nothing, ["no/such-model", *BASE], "'no/such-model' is no folder here, and as a name on the Hugging Face Hub it"),
         (full, ["llama", *BASE, "--out", "full"], "full exists and isn't empty"),
-        (shards, ["sharded", *BASE], "weight files are missing, the first is model-00001-of-"),
+        (shards, ["sharded", *BASE], "model-00001-of-00005.safetensors: is missing"),
         (cut_short, ["cut", *BASE], "cut can't be opened"),
         (without_tokenizer, ["mute", *BASE], "mute can't be opened"),
         (config_with("deeper", num_hidden_layers=7), ["deeper", "--layout", "7"], "weights don't fit the config (missing keys"),
@@ -159,7 +159,7 @@ BASE = ["--layout", "1+2R2+1"]
         (
             config_with("quantised", quantization_config={"quant_method": "gptq", "bits": 4}),
             ["quantised", *BASE],
-            "weights are quantised (gptq)",
+            "quantization_config says that the weights are quantised",
         ),
         (config_with("bert", **BertConfig().to_dict()), ["bert", *BASE], "family 'bert' is not supported"),
         (

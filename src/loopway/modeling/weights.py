@@ -76,13 +76,13 @@ def model_with(
         output_loading_info=True,
     )
     model, info = loaded
-    check_loading(info, cls.__name__)
+    check_loading(info)
     # It would be saved under the names that it was made with; without this, under those that its family publishes.
     vars(model).pop("_weight_conversions", None)
     return model
 
 
-def check_loading(info: Mapping[str, Sequence], name: str) -> None:
+def check_loading(info: Mapping[str, Sequence]) -> None:
     """Raise unless what ``from_pretrained`` says about its loading is that every weight found its place.
 
     transformers would start what is missing at random and go on.
@@ -92,6 +92,6 @@ def check_loading(info: Mapping[str, Sequence], name: str) -> None:
         if found:
             more = f" and {len(found) - 1} more" if len(found) > 1 else ""
             raise ConfigError(
-                f"{name}: weights don't fit the config ({problem.replace('_', ' ')}: {found[0]}{more}); give a "
+                f"weights don't fit the config ({problem.replace('_', ' ')}: {found[0]}{more}); give a "
                 f"checkpoint whose files are all there, as they were published"
             )

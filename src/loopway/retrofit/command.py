@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from loopway.checks import not_among
 from loopway.layout import Layout
 from loopway.modeling.accounting import parameter_report
+from loopway.modeling.opening import no_file_bars
 from loopway.modeling.stack import find_stack
 from loopway.recurrence.mesh import MeSH
 from loopway.retrofit.conversion import Retrofit, convert
@@ -26,7 +27,6 @@ from loopway.retrofit.saving import check_free, save_model
 from loopway.retrofit.text import read_calibration
 from loopway.trained.identity import versions
 from loopway.trained.opening import open_trained
-from loopway.training.callbacks import no_file_bars
 
 _DTYPES = ("float32", "bfloat16", "float16")
 _SAMPLE_TOKENS = 512

@@ -8,7 +8,7 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loopway.errors import ConfigError
-from loopway.training.callbacks import no_file_bars
+from loopway.modeling.opening import no_file_bars
 
 
 def check_free(out: Path) -> None:

@@ -10,15 +10,12 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-import loopway  # noqa: F401  (makes the recursive families known to the Auto classes)
-from loopway.checks import not_among, one_line
+from loopway.checks import not_among
 from loopway.errors import ConfigError
+from loopway.modeling.opening import PretrainedFolder
 from loopway.trained.identity import identity_of
-from loopway.trained.vetting import BESIDE_WEIGHTS, check_model_folder, read_config, weight_files
-from loopway.training.callbacks import no_file_bars
 from loopway.training.plugins import load_plugins
 from loopway.training.run_folder import RunFolder
 
@@ -67,7 +64,8 @@ def open_trained(name: str, plugins: Sequence[Path] = (), dtype: str | None = No
         name = os.path.normpath(name)
         model, tokenizer = open_model(path, plugins)
     else:
-        model, tokenizer = _from_hub(name, plugins)
+        load_plugins(plugins)
+        model, tokenizer = _open(PretrainedFolder(name))
     if dtype is not None:
         model = model.to(getattr(torch, dtype))
     return TrainedModel(name, model.eval(), tokenizer, _run_of(path), plugins)
@@ -82,41 +80,6 @@ def _run_of(path: Path) -> RunFolder | None:
     if path.parent == RunFolder(path.parent.parent).checkpoints:
         places.append(path.parent.parent)
     return next((RunFolder(place) for place in places if RunFolder(place).config.is_file()), None)
-
-
-def _from_hub(name: str, plugins: Sequence[Path]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    load_plugins(plugins)
-    try:
-        folder = Path(
-            snapshot_download(
-                name, allow_patterns=[f"*{end}" for end in BESIDE_WEIGHTS], ignore_patterns=["*/*"]
-            )
-        )
-        read_config(folder)  # before gigabytes are fetched; the folder is named after the revision
-        snapshot_download(
-            name, revision=folder.name, allow_patterns=weight_files(folder), ignore_patterns=["*/*"]
-        )
-        return _open_folder(folder)
-    except Exception as error:
-        raise ConfigError(
-            f"{name!r} is no folder here, and as a name on the Hugging Face Hub it can't be opened: {one_line(error)}"
-        ) from error
-
-
-def _open_folder(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    check_model_folder(folder)  # the options below only say once more what it makes sure of
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    with no_file_bars():
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, device_map=device, use_safetensors=True, trust_remote_code=False
-        )
-        try:
-            return model, AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        except BaseException as error:
-            is_panic = type(error).__module__ == "pyo3_runtime"  # of Rust code, and no Exception
-            if not isinstance(error, Exception) and not is_panic:
-                raise
-            raise ConfigError(f"the tokenizer: {one_line(error)}") from error
 
 
 def open_model(
@@ -135,13 +98,18 @@ def open_model(
     folder = model_folder(path)
     load_plugins(plugins)
     try:
-        return _open_folder(folder)
-    except Exception as error:
-        reason = f"{folder} can't be opened: {one_line(error)}"
-        if not plugins and (copies := _plugins_of_run(path)):
-            options = " ".join(f"--plugin {copy}" for copy in copies)
-            reason += f". Its run had plugins, which are not run unasked; if you trust them, add {options}"
-        raise ConfigError(reason) from error
+        return _open(PretrainedFolder(folder))
+    except ConfigError as error:
+        if plugins or not (copies := _plugins_of_run(path)):
+            raise
+        options = " ".join(f"--plugin {copy}" for copy in copies)
+        raise ConfigError(
+            f"{error}. Its run had plugins, which are not run unasked; if you trust them, add {options}"
+        ) from error
+
+
+def _open(folder: PretrainedFolder) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    return folder.model(), folder.tokenizer()
 
 
 def _plugins_of_run(path: Path) -> list[Path]:

@@ -3,12 +3,11 @@
 Knows the Trainer's callbacks; knows nothing of configs and models.
 """
 
-import contextlib
 import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, Self
 
@@ -16,8 +15,8 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.utils import logging as transformers_logging
 
+from loopway.modeling.opening import no_file_bars
 from loopway.training.measurements import StepTimer
 from loopway.training.metrics_log import MetricsLog
 
@@ -121,18 +120,6 @@ def perplexity(loss: float) -> float:
 def say(console: Console, text: str) -> None:
     """Print a line as it is, however long."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-@contextlib.contextmanager
-def no_file_bars() -> Iterator[None]:
-    """Within, transformers shows no bars for the files that it reads and writes."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
 
 
 class ProgressBar(TrainerCallback):

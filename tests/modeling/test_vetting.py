@@ -31,9 +31,9 @@ from transformers import (
 import loopway
 from loopway.data.tokenizer import train_tokenizer
 from loopway.errors import ConfigError
-from loopway.trained import opening
+from loopway.modeling import opening
+from loopway.modeling.vetting import check_model_folder
 from loopway.trained.opening import open_model, open_trained
-from loopway.trained.vetting import check_model_folder
 
 SIZES: dict[str, Any] = {
     "vocab_size": 304,
