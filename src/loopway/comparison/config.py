@@ -15,7 +15,7 @@ from loopway.training.run_config import RunConfig
 from loopway.training.yaml_files import apply_overrides, merge, read_yaml
 
 DEMO_CONFIG = Path(__file__).with_name("demo.yaml")
-_SHARED = ("model", "data", "training", "plugins", "probe_every")
+_SHARED = ("model", "data", "training", "original", "plugins", "probe_every")
 _KEYS = ("extends", *_SHARED, "variants", "seeds", "prompt", "probe_samples")
 
 
@@ -67,6 +67,7 @@ class CompareConfig:
                 raise ConfigError(
                     f"variants: {name!r} can't name a folder; use letters, digits, '-', '_' and '.'"
                 )
+        _share_tokenizer(shared, variants)
         runs = {
             name: {seed: _variant_run(shared, name, changes, seed) for seed in seeds}
             for name, changes in variants.items()
@@ -86,6 +87,14 @@ class CompareConfig:
     def data(self) -> DataConfig:
         """The data section that all runs share."""
         return self.runs[next(iter(self.runs))][self.seeds[0]].data
+
+
+def _share_tokenizer(shared: dict[str, Any], variants: dict[str, dict[str, Any]]) -> None:
+    """Of variants that begin with pretrained models, the first one's tokenizer makes the data of all."""
+    pretrained = next(iter(variants.values())).get("pretrained")
+    data = shared.get("data")
+    if pretrained is not None and isinstance(data, dict) and data.get("tokenizer") is None:
+        shared["data"] = data | {"tokenizer": pretrained}
 
 
 def _variant_run(shared: dict[str, Any], name: str, changes: dict[str, Any], seed: int) -> RunConfig:

@@ -61,6 +61,61 @@ def loss_from_hidden(
     return _divided(loss, num_items)
 
 
+def losses_of_samples(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Summed loss in nats and number of targets of every sample, ``[batch]`` each.
+
+    Args:
+        logits: ``[batch, seq, vocab]``.
+        targets: already shifted, ``[batch, seq]``; -100 is ignored.
+    """
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    # Sample by sample, so that only one sample's logits are held in float32.
+    sums = [
+        F.cross_entropy(logit.to(dtype), target, reduction="sum", ignore_index=IGNORE_INDEX)
+        for logit, target in zip(logits, targets, strict=True)
+    ]
+    return torch.stack(sums), (targets != IGNORE_INDEX).sum(dim=-1)
+
+
+def distillation_loss(
+    logits: Tensor,
+    taught: Tensor,
+    targets: Tensor,
+    *,
+    share: float,
+    temperature: float,
+    num_items: Tensor | int | None = None,
+) -> Tensor:
+    """(1 − share)·cross entropy + share·T²·KL(softmax(taught/T) ‖ softmax(logits/T)), at least in float32.
+
+    As in Hinton et al. (arXiv 1503.02531), whose T² keeps the gradients' size when the temperature changes.
+
+    Args:
+        logits, taught: the student's and the teacher's, ``[batch, seq, vocab]``.
+        targets: already shifted, ``[batch, seq]``; at -100 neither part counts.
+        share: 0 to 1.
+        num_items: what to divide the sum by instead of the number of targets.
+    """
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+
+    def chunk_loss(student: Tensor, teacher: Tensor, wanted: Tensor) -> Tensor:
+        student, teacher = student.to(dtype), teacher.to(dtype)
+        hard = F.cross_entropy(student, wanted, ignore_index=IGNORE_INDEX, reduction="sum")
+        soft = F.kl_div(
+            F.log_softmax(student / temperature, dim=-1),
+            F.log_softmax(teacher / temperature, dim=-1),
+            log_target=True,
+            reduction="none",
+        )
+        return (1 - share) * hard + share * temperature**2 * soft[wanted != IGNORE_INDEX].sum()
+
+    flat = (logits.flatten(0, -2), taught.flatten(0, -2), targets.flatten().to(logits.device))
+    chunks = zip(*(part.split(_CHUNK_ROWS) for part in flat), strict=True)
+    losses = [checkpoint(chunk_loss, *chunk, use_reentrant=False) for chunk in chunks]
+    total = torch.stack(losses).sum()
+    return _divided(total, (targets != IGNORE_INDEX).sum() if num_items is None else num_items)
+
+
 def _loss_in_float32_chunks(
     hidden: Tensor, head_weight: Tensor, targets: Tensor, num_items: Tensor | int | None
 ) -> Tensor:

@@ -138,6 +138,17 @@ def find_stack(model: nn.Module) -> RecursiveStack:
     )
 
 
+def core_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """What recursion is made of: the parameters of layers that run several times, and of the recurrence.
+
+    Raises:
+        TypeError: the model isn't recursive.
+    """
+    stack = find_stack(model)
+    looped = [layer for index, layer in enumerate(stack.layers) if stack.layout.uses_of_layer(index) > 1]
+    return [parameter for part in (*looped, stack.recurrence) for parameter in part.parameters()]
+
+
 @contextmanager
 def trace_stages(
     model: PreTrainedModel | nn.Module, *, cut: str | None = None

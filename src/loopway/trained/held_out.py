@@ -4,17 +4,17 @@ Knows models, runs and samples; nothing of what is made of the losses.
 """
 
 import torch
-import torch.nn.functional as F
 import yaml
 from transformers import PreTrainedModel
 
 from loopway.checks import one_line, wrong_value
 from loopway.data.config import DataConfig
 from loopway.data.loading import open_data
-from loopway.data.samples import IGNORED_LABEL, Source, TokenSamples
+from loopway.data.samples import Source, TokenSamples
 from loopway.data.token_sources import find_tokens, names_tokens
 from loopway.data.tokenizer import fingerprint
 from loopway.errors import DataError
+from loopway.modeling.loss import losses_of_samples
 from loopway.trained.opening import TrainedModel
 from loopway.training.run_folder import RunFolder
 
@@ -69,12 +69,8 @@ def sample_losses(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> lis
     """
     inputs = {key: value.to(model.device) for key, value in batch.items()}
     targets = inputs.pop("shift_labels")
-    logits = model(**inputs, use_cache=False).logits
-    dtype = torch.promote_types(logits.dtype, torch.float32)
-    return [
-        F.cross_entropy(logit.to(dtype), target, reduction="sum", ignore_index=IGNORED_LABEL).item()
-        for logit, target in zip(logits, targets, strict=True)
-    ]
+    sums, _ = losses_of_samples(model(**inputs, use_cache=False).logits, targets)
+    return sums.tolist()
 
 
 def _of_run(run: RunFolder | None, config: DataConfig | None, length: int | None) -> TokenSamples | None:

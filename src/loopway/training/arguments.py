@@ -1,9 +1,9 @@
 """The ``training:`` section: Hugging Face ``TrainingArguments`` fields under their own names, with the paper's recipe.
 
-Three keys are ours: ``global_batch_size``, the sequences of an optimizer step, from which gradient accumulation follows
+Four keys are ours: ``global_batch_size``, the sequences of an optimizer step, from which gradient accumulation follows
 for any number of workers; ``recompute``, what of a stage is computed once more instead of kept; ``skip_spikes``, from how
-many standard deviations above the last ones a step's loss or gradient counts as a spike and is left out. Knows nothing of
-models and data.
+many standard deviations above the last ones a step's loss or gradient counts as a spike and is left out; ``core_first``,
+for how long, at first, looped layers and the recurrence are trained alone. Knows nothing of models and data.
 """
 
 import dataclasses
@@ -49,7 +49,7 @@ MIN_LR_RATE = {"min_lr_rate": 0.1}
 _FOLDER = "everything of a run goes to its own folder, given as --out"
 _DONE_HERE = "loopway does this itself"
 _ORDER = "the order of samples follows from data.seed alone"
-_OURS = ("global_batch_size", "recompute", "skip_spikes")
+_OURS = ("global_batch_size", "recompute", "skip_spikes", "core_first")
 # Fields that a run sets itself, or that would break what it promises.
 REFUSED: dict[str, str] = {
     "output_dir": _FOLDER,
@@ -89,6 +89,7 @@ _TYPES = {
     "global_batch_size": int,
     "recompute": str,
     "skip_spikes": float,
+    "core_first": float,
     "fsdp": bool | str | None,  # the field's own type leaves out `true`, its usual value
 }
 
@@ -127,7 +128,12 @@ def complete_training(given: dict[str, Any], learning_rate: float | None) -> dic
             f"training.recompute is {section['recompute']!r}, and training.gradient_checkpointing recomputes, too: "
             f"leave the latter out"
         )
-    _check_spikes(section)
+    _check_positive(
+        "skip_spikes", section, "more than 0 standard deviations; 6 is usual", ("fp16", "deepspeed")
+    )
+    _check_positive(
+        "core_first", section, "more than 0: steps, or below 1 a share of the run", ("deepspeed",)
+    )
     for key, choices in (("lr_scheduler_type", SchedulerType), ("optim", OptimizerNames)):
         if key in section and section[key] not in (names := [choice.value for choice in choices]):
             raise not_among(f"training.{key}", section[key], names)
@@ -147,18 +153,23 @@ def complete_training(given: dict[str, Any], learning_rate: float | None) -> dic
     return section
 
 
-def _check_spikes(section: dict[str, Any]) -> None:
-    if "skip_spikes" not in section:
+def _check_positive(key: str, section: dict[str, Any], expected: str, engines: tuple[str, ...]) -> None:
+    """Of a key of ours that comes between the gradients and the optimizer."""
+    if key not in section:
         return
-    if section["skip_spikes"] <= 0:
-        raise wrong_value(
-            "training.skip_spikes", section["skip_spikes"], "more than 0 standard deviations; 6 is usual"
-        )
-    for engine in ("fp16", "deepspeed"):
+    if not 0 < section[key] < math.inf:
+        raise wrong_value(f"training.{key}", section[key], expected)
+    for engine in engines:
         if section.get(engine):
             raise ConfigError(
-                f"training.skip_spikes doesn't work with {engine}, which takes its own steps; leave one out"
+                f"training.{key} doesn't work with {engine}, which takes its own steps; leave one out"
             )
+
+
+def core_steps(section: dict[str, Any], max_steps: int) -> int:
+    """For how many steps looped layers and the recurrence are trained alone."""
+    given = section.get("core_first", 0)
+    return math.ceil(given * max_steps) if given < 1 else int(given)
 
 
 def _check_length(section: dict[str, Any]) -> None:

@@ -126,12 +126,16 @@ class ProgressBar(TrainerCallback):
     """A live bar with loss, tokens/s, MFU and time left; where the output is no terminal, a plain line per log.
 
     A context manager, which also keeps transformers' own bars for files from breaking into it.
+
+    Args:
+        line: the validation loss to reach, if there is one.
     """
 
-    def __init__(self, console: Console, title: str, log: MetricsLog) -> None:
+    def __init__(self, console: Console, title: str, log: MetricsLog, line: float | None = None) -> None:
         self.console = console
         self.title = title
         self.log = log
+        self.line = line
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -181,7 +185,8 @@ class ProgressBar(TrainerCallback):
         if (loss := self.log.last("loss")) is not None:
             parts.append(f"loss {loss:.3f}")
         if (validation_loss := self.log.last("validation_loss")) is not None:
-            parts.append(f"validation {validation_loss:.3f}")
+            to_reach = "" if self.line is None else f" (original {self.line:.3f})"
+            parts.append(f"validation {validation_loss:.3f}{to_reach}")
         if (speed := self.log.last("tokens_per_second")) is not None:
             parts.append(f"{speed:,.0f} tokens/s")
         if (mfu := self.log.last("mfu")) is not None:

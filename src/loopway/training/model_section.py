@@ -1,6 +1,8 @@
-"""The ``model:`` section: a preset or a family, a layout, a recurrence, and any field of the family's own config.
+"""The ``model:`` section: a preset or a family, a layout, a recurrence, and any field of the family's own config; or
+``pretrained``, a recursive model that is trained further.
 
-Gives the recursive model's config. Knows nothing of training and data beyond the tokenizer's size and special tokens.
+Gives the recursive model's config, and the model. Knows nothing of training and data beyond the tokenizer's size and
+special tokens.
 """
 
 import dataclasses
@@ -8,13 +10,14 @@ from typing import Any, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, StrictStr, field_validator, model_validator
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from loopway.checks import one_line, unknown_key
 from loopway.errors import ConfigError, LoopwayError
 from loopway.modeling.building import build_config
-from loopway.modeling.configuration import config_class
+from loopway.modeling.configuration import RecursiveConfigMixin, config_class
 from loopway.modeling.families import Family, family_named
+from loopway.modeling.opening import PretrainedFolder
 from loopway.modeling.presets import PYTHIA_SIZES, pythia_config, pythia_size
 
 VOCAB_MULTIPLE = 128
@@ -28,6 +31,7 @@ _REFUSED = {
 
 class ModelConfig(BaseModel):
     """``preset`` or ``family``; ``layout``; and any field of the recursive config, ``recurrence`` and the family's own.
+    Or ``pretrained`` alone: a folder or a name on the Hub, whose config and weights the run begins with.
 
     Those fields are kept as written and checked by name here, by value when the config is built. A ``vocab_size``
     that isn't given is the tokenizer's size, rounded up to a multiple of 128.
@@ -37,6 +41,7 @@ class ModelConfig(BaseModel):
 
     preset: StrictStr | None = None
     family: StrictStr | None = None
+    pretrained: StrictStr | None = None
     layout: StrictStr | None = None
 
     @field_validator("layout", mode="before")
@@ -46,8 +51,16 @@ class ModelConfig(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if (self.preset is None) == (self.family is None):
-            raise ConfigError("model: give one of preset (pythia-160m, ...) and family (llama, ...)")
+        if [self.preset, self.family, self.pretrained].count(None) != 2:
+            raise ConfigError(
+                "model: give one of preset (pythia-160m, ...), family (llama, ...) and pretrained (a recursive model)"
+            )
+        if self.pretrained is not None:
+            if also := [key for key in ("layout", *self.family_fields) if getattr(self, key) is not None]:
+                raise ConfigError(
+                    f"model.{also[0]} can't be set beside model.pretrained, which has its own; leave it out"
+                )
+            return self
         if self.preset is not None:
             pythia_size(self.preset)
         elif self.layout is None:
@@ -83,8 +96,11 @@ class ModelConfig(BaseModel):
             token_ids: special tokens of the tokenizer (`eos_token_id`, ...), where the section doesn't give its own.
 
         Raises:
-            LoopwayError: a layout, recurrence or field that doesn't make a model.
+            LoopwayError: a layout, recurrence or field that doesn't make a model; a pretrained one that can't be opened,
+                isn't recursive, or has fewer tokens than the tokenizer.
         """
+        if self.pretrained is not None:
+            return self._build_pretrained(self.pretrained, vocab_size)
         fields: dict[str, Any] = {"vocab_size": -(-vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE}
         fields |= token_ids | self.family_fields
         if isinstance(fields["vocab_size"], int) and fields["vocab_size"] < vocab_size:
@@ -103,3 +119,32 @@ class ModelConfig(BaseModel):
         except Exception as error:
             raise ConfigError(f"model: can't be built: {type(error).__name__}: {one_line(error)}") from error
         return config
+
+    def _build_pretrained(self, name: str, vocab_size: int) -> PreTrainedConfig:
+        config = PretrainedFolder(name).config()
+        if not isinstance(config, RecursiveConfigMixin):
+            raise ConfigError(
+                f"model.pretrained: {name} is a {config.model_type} without a layout; make it recursive first: "
+                f"loopway retrofit {name} --layout ... --recurrence mesh --out DIR"
+            )
+        if config.vocab_size < vocab_size:  # type: ignore[attr-defined]
+            raise ConfigError(
+                f"model.pretrained: {name} has {config.vocab_size} tokens, and the tokenizer {vocab_size}; leave "  # type: ignore[attr-defined]
+                f"data.tokenizer out"
+            )
+        config.pad_token_id = None  # nothing is padded, and this token's embedding would not be trained
+        return config
+
+    def make(self, config: PreTrainedConfig) -> PreTrainedModel:
+        """The model that a run begins with, on the CPU: new, or with the pretrained weights in float32.
+
+        Args:
+            config: what :meth:`build` gave.
+
+        Raises:
+            ConfigError: pretrained weights that can't be opened, or don't fit their config.
+        """
+        if self.pretrained is None:
+            return AutoModelForCausalLM.from_config(config)
+        folder = PretrainedFolder(self.pretrained)
+        return folder.model(every_weight=True, config=config, dtype=torch.float32, device_map=None)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from transformers import AutoModelForCausalLM, PreTrainedConfig, set_seed
+from transformers import PreTrainedConfig, PreTrainedModel, set_seed
 from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback
 
@@ -25,7 +25,7 @@ from loopway.modeling.accounting import parameter_report
 from loopway.modeling.stack import find_stack, set_recompute
 from loopway.probing.callback import ProbeLog
 from loopway.training.allocator import return_large_blocks
-from loopway.training.arguments import training_arguments
+from loopway.training.arguments import core_steps, training_arguments
 from loopway.training.callbacks import Interruption, ProgressBar, RunLog, perplexity, say
 from loopway.training.failures import failures_told
 from loopway.training.measurements import (
@@ -35,6 +35,7 @@ from loopway.training.measurements import (
     reset_peak_memory,
 )
 from loopway.training.metrics_log import MetricsLog
+from loopway.training.original import Original, Teacher, read_line, validation_loss, write_line
 from loopway.training.provenance import note_sitting
 from loopway.training.run_config import RunConfig
 from loopway.training.run_folder import RunFolder
@@ -120,12 +121,13 @@ class _Run:
         self.tensorboard = TensorBoardCallback()
         self.tensorboard.logging_dir = str(run.tensorboard)
         set_seed(self.arguments.seed)
-        self.model = AutoModelForCausalLM.from_config(model_config)
+        self.model = config.model.make(model_config)
         set_recompute(self.model, config.training.get("recompute", "none"))
         if self.arguments.fsdp_plugin_args is not None:  # a unit for each layer, where no class is given
             layer = type(find_stack(self.model).layers[0]).__name__
             plugin: dict[str, Any] = self.arguments.fsdp_plugin_args
             plugin.setdefault("transformer_cls_names_to_wrap", layer)
+        self.teacher = self._meet_original()
 
     def _training_samples(self, vocab_size: int) -> TokenSamples:
         """In the order in which they are seen, to the last step."""
@@ -136,6 +138,35 @@ class _Run:
             # Whole steps only: the last tokens of the last epoch may be left out, none are seen once more.
             args.max_steps = max(1, int(args.num_train_epochs * self.steps_per_epoch))
         return self.data.training_samples(args.max_steps * self.samples_per_step, vocab_size=vocab_size)
+
+    def _meet_original(self) -> Teacher | None:
+        """Of a retrofit: note the loss of what it was made from, and make that its teacher where the config says so."""
+        pretrained = self.config.model.pretrained
+        original = Original.find(self.config.original, pretrained)
+        has_line = self.run.original.exists() or self.validation_samples is None
+        if original is None or pretrained is None or (has_line and not original.config.distillation):
+            return None
+        try:
+            original.check(pretrained)
+            model = original.open("auto" if self.arguments.bf16 else torch.float32)
+        except ConfigError as error:
+            if original.is_named:
+                raise
+            say(self.console, f"{self.run.path}: without the original's loss: {error}")
+            return None
+        model.to(self.arguments.device)  # type: ignore[arg-type]
+        with self.arguments.main_process_first(local=False, desc="the original's loss"):
+            self._note_line(original.name, model)
+        if not original.config.distillation:
+            return None
+        return Teacher(model, original.config.distillation, original.config.temperature)
+
+    def _note_line(self, name: str, model: PreTrainedModel) -> None:
+        if self.validation_samples is None or self.run.original.exists():
+            return
+        loss = validation_loss(model, self.validation_samples, self.arguments.eval_batch_size)
+        say(self.console, f"{self.run.path}: the original, {name}, has validation loss {loss:.4f}")
+        write_line(self.run.original, name, loss)
 
     def execute(self) -> RunSummary:
         checkpoint, broken = self.run.newest_checkpoint()
@@ -156,7 +187,7 @@ class _Run:
         if self.arguments.device.type == "cpu":
             return_large_blocks()
         reset_peak_memory(self.arguments.device)
-        with Interruption() as interruption, ProgressBar(self.console, self.title, log) as bar:
+        with Interruption() as interruption, self._bar(log) as bar:
             trainer = self._trainer([run_log, bar, interruption, *self._probes(run_log, step)])
             try:
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -167,6 +198,9 @@ class _Run:
                 self._stop(interruption.received, trainer.state.global_step)
             self._evaluate_final(trainer)
             return self._finish(trainer, run_log)
+
+    def _bar(self, log: MetricsLog) -> ProgressBar:
+        return ProgressBar(self.console, self.title, log, read_line(self.run.original))
 
     def _tokens_per_second_at_best(self) -> float:
         """What all workers would train on if they did nothing but products at this one's measured speed."""
@@ -191,6 +225,8 @@ class _Run:
             tokenizer=self.data.tokenizer,
             callbacks=[*callbacks, self.tensorboard],
             spike_deviations=self.config.training.get("skip_spikes"),
+            core_steps=core_steps(self.config.training, self.arguments.max_steps),
+            teacher=self.teacher,
         )
         trainer.remove_callback(PrinterCallback)
         return trainer
@@ -246,6 +282,7 @@ class _Run:
             train_loss=log.last("loss"),
             validation_loss=losses.mean if losses else None,
             validation_perplexity=perplexity(losses.mean) if losses else None,
+            original_loss=read_line(self.run.original),
             tokens_per_second=round(speed * tokens, 1) if speed else log.last("tokens_per_second"),
             peak_memory_bytes=peak_memory_bytes(args.device),
             wall_seconds=round(run_log.seconds, 1),

@@ -1,4 +1,5 @@
-"""A run's whole config: ``model:``, ``data:``, ``training:``, ``plugins:``, ``probe_every:``; from YAML and overrides, checked early.
+"""A run's whole config: ``model:``, ``data:``, ``training:``, ``original:``, ``plugins:``, ``probe_every:``; from YAML and
+overrides, checked early.
 
 Knows what a config means, not how a run is done.
 """
@@ -7,20 +8,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase
 
 from loopway.checks import check_value, config_error, unknown_key, wrong_value
 from loopway.data.config import DataConfig
-from loopway.data.tokenizer import vocabulary_size
+from loopway.data.tokenizer import fingerprint, load_tokenizer, vocabulary_size
 from loopway.errors import ConfigError
+from loopway.modeling.opening import PretrainedFolder
+from loopway.modeling.stack import core_parameters
 from loopway.training.arguments import complete_training
 from loopway.training.model_section import ModelConfig
+from loopway.training.original import Original, OriginalConfig
 from loopway.training.plugins import load_plugins
 from loopway.training.yaml_files import apply_overrides, read_yaml
 
-_SECTIONS: dict[str, type[BaseModel]] = {"model": ModelConfig, "data": DataConfig}
+_SECTIONS: dict[str, type[BaseModel]] = {"model": ModelConfig, "data": DataConfig, "original": OriginalConfig}
 
 
 class RunConfig(BaseModel):
@@ -32,6 +37,8 @@ class RunConfig(BaseModel):
     data: DataConfig
     training: dict[str, Any]
     """``TrainingArguments`` fields and ``global_batch_size``, the recipe's defaults filled in."""
+    original: OriginalConfig | None = None
+    """What a retrofit was made from, of a run that trains one further."""
     plugins: list[str] = []
     """Python files that are run before the model is built, for ``loopway.register_recurrence``."""
     probe_every: int | None = None
@@ -60,6 +67,8 @@ class RunConfig(BaseModel):
             if not isinstance(section, dict):
                 raise wrong_value(name, section, "a mapping")
             sections[name] = section
+        if content.get("original") is not None:
+            sections["original"] = check_value("original", content["original"], dict[str, Any])
         plugins = check_value("plugins", content.get("plugins") or [], list[str])
         probe_every = check_value("probe_every", content.get("probe_every"), int | None)
         if probe_every is not None and probe_every < 1:
@@ -71,16 +80,26 @@ class RunConfig(BaseModel):
                     f"plugins: several files are called {name}; a run keeps copies under their names"
                 )
         load_plugins(plugins)  # first, since they may register what the model section names
+        pretrained = sections["model"].get("pretrained")
+        if pretrained is not None and sections["data"].get("tokenizer") is None:
+            sections["data"] = sections["data"] | {"tokenizer": pretrained}
         for name, section_type in _SECTIONS.items():
+            if name not in sections:
+                continue
             try:
                 sections[name] = section_type.model_validate(sections[name])
             except ValidationError as error:
                 raise config_error(error, name, section_type) from None
         training = complete_training(sections["training"], sections["model"].learning_rate)
+        if "original" in sections and pretrained is None:
+            raise ConfigError(
+                "original is what model.pretrained was made from; give that, or leave original out"
+            )
         return cls(
             model=sections["model"],
             data=sections["data"],
             training=training,
+            original=sections.get("original"),
             plugins=plugins,
             probe_every=probe_every,
         )
@@ -93,6 +112,8 @@ class RunConfig(BaseModel):
             "training": self.training,
             "plugins": self.plugins,
         }
+        if self.original is not None:
+            content["original"] = self.original.model_dump(exclude_none=True)
         return content if self.probe_every is None else content | {"probe_every": self.probe_every}
 
     def to_yaml(self) -> str:
@@ -106,7 +127,8 @@ class RunConfig(BaseModel):
                 there is one.
 
         Raises:
-            LoopwayError: a layout, recurrence or field that is wrong, or samples longer than the model reads.
+            LoopwayError: a layout, recurrence or field that is wrong, samples longer than the model reads, or another
+                tokenizer than a pretrained model's.
         """
         ids: dict[str, Any] = {
             "pad_token_id": None
@@ -114,10 +136,34 @@ class RunConfig(BaseModel):
         if tokenizer is not None:
             ids |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
         config = self.model.build(vocab_size=1 if tokenizer is None else vocabulary_size(tokenizer), **ids)
+        self._check_pretrained()
         longest = getattr(config, "max_position_embeddings", None)
         if longest is not None and self.data.sequence_length > longest:
             raise ConfigError(
                 f"data.sequence_length: {self.data.sequence_length} tokens are more than the model's "
                 f"max_position_embeddings of {longest}; shorten the samples or set model.max_position_embeddings"
             )
+        if "core_first" in self.training:
+            with torch.device("meta"):
+                model = AutoModelForCausalLM.from_config(config)
+            if not core_parameters(model):
+                raise ConfigError(
+                    "training.core_first: the model has neither looped layers nor routers to train alone; leave it out"
+                )
         return config
+
+    def _check_pretrained(self) -> None:
+        """See that the text and the original have the pretrained model's tokens; no weights are read."""
+        name, given = self.model.pretrained, self.data.tokenizer
+        if name is None:
+            return
+        if given is not None and given != name:
+            own = PretrainedFolder(name).tokenizer()
+            if fingerprint(load_tokenizer(given)) != fingerprint(own):  # type: ignore[arg-type]
+                raise ConfigError(
+                    f"data.tokenizer: {given} isn't the tokenizer that {name} was trained with; leave it out"
+                )
+        if self.original is not None:
+            original = Original.find(self.original, name)
+            assert original is not None
+            original.check(name)

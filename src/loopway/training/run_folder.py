@@ -1,7 +1,7 @@
 """The folder of a run: where its parts are, whether it is new, half done or finished, and of which config.
 
     config.yaml  run.json  plugins/  data/  tokens.json  metrics.jsonl  probes.jsonl  tensorboard/  checkpoints/checkpoint-N/  model/
-    validation_losses.json  summary.json (last)  .lock (held while a process trains)
+    original.json  validation_losses.json  summary.json (last)  .lock (held while a process trains)
 
 Knows nothing of how a run is done.
 """
@@ -74,6 +74,11 @@ class RunFolder:
     @property
     def model(self) -> Path:
         return self.path / "model"
+
+    @property
+    def original(self) -> Path:
+        """JSON: the validation loss of the model that a retrofit was made from, of a run that trains one."""
+        return self.path / "original.json"
 
     @property
     def validation_losses(self) -> Path:

@@ -34,6 +34,8 @@ class RunSummary(BaseModel):
     validation_loss: float | None
     """Mean over every target of the validation set; None without one."""
     validation_perplexity: float | None
+    original_loss: float | None = None
+    """On the same set, of the model that a retrofit was made from."""
     tokens_per_second: float | None
     """Of the median step, the first ones left out; without evaluation and saving."""
     peak_memory_bytes: int
@@ -55,6 +57,8 @@ class RunSummary(BaseModel):
             parts.append(
                 f"validation loss {self.validation_loss:.4f}, perplexity {self.validation_perplexity:.2f}"
             )
+        if self.original_loss is not None:
+            parts.append(f"the original's {self.original_loss:.4f}")
         if self.tokens_per_second is not None:
             parts.append(f"{self.tokens_per_second:,.0f} tokens/s")
         return f"{'; '.join(parts)}\nmodel in {RunFolder(self.folder).model}"

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError
 from transformers import (
     EvalPrediction,
@@ -31,11 +30,13 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from loopway.checks import one_line
-from loopway.data.samples import IGNORED_LABEL
+from loopway.modeling.loss import losses_of_samples
+from loopway.modeling.stack import core_parameters
 from loopway.training.callbacks import outlive_sigterm
 from loopway.training.checkpoint import ASIDE, new_aside, retire, seal
 from loopway.training.failures import TrainingError
 from loopway.training.faults import first_bad_gradient, first_bad_module
+from loopway.training.original import Teacher
 from loopway.training.spikes import Spikes
 
 
@@ -65,8 +66,18 @@ class SampleTrainer(Trainer):
         tokenizer: PreTrainedTokenizerBase,
         callbacks: list[TrainerCallback],
         spike_deviations: float | None = None,
+        core_steps: int = 0,
+        teacher: Teacher | None = None,
         **kwargs: Any,
     ) -> None:
+        """What transformers' own takes, and:
+
+        Args:
+            tokenizer: saved with every checkpoint.
+            spike_deviations: see :class:`Spikes`.
+            core_steps: so many steps, at first, change looped layers and the recurrence's parameters alone.
+            teacher: is learned from beside the text; on the device where the model is trained.
+        """
         # Not as `processing_class`: its collator adds an attention mask, which would hide from the model that a sample
         # is several documents, and its padding token, often that of the end of text, would get no embedding in Llama.
         self.spikes = Spikes(spike_deviations)
@@ -77,7 +88,8 @@ class SampleTrainer(Trainer):
             compute_metrics=self._keep_sample_losses,
         )
         self.tokenizer = tokenizer
-        """Saved with every checkpoint."""
+        self.core_steps = core_steps
+        self.teacher = teacher
         self.sample_losses: SampleLosses | None = None
         """Of the latest evaluation."""
         self._step_loss: torch.Tensor | float = 0.0
@@ -102,7 +114,22 @@ class SampleTrainer(Trainer):
         return loader
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        return super().compute_loss(model, {**inputs, "use_cache": False}, *args, **kwargs)
+        inputs = {**inputs, "use_cache": False}
+        if self.teacher is None:
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        return self._taught_loss(self.teacher, model, inputs, *args, **kwargs)
+
+    def _taught_loss(
+        self,
+        teacher: Teacher,
+        model: Any,
+        inputs: dict[str, Any],
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        targets = inputs.pop("shift_labels")
+        loss = teacher.loss(model(**inputs).logits, inputs, targets, num_items_in_batch)
+        # As the Trainer does with the model's own loss: the mean over workers divides by their number.
+        return loss if num_items_in_batch is None else loss * self.accelerator.num_processes
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         self._step_inputs.append(inputs)
@@ -116,7 +143,16 @@ class SampleTrainer(Trainer):
         self._step_loss = total.item()
         if not math.isfinite(self._step_loss):
             raise self._fault(f"the loss became {self._step_loss}", self._first_bad_module(model))
+        if self.state.global_step < self.core_steps:
+            self._keep_core_gradients(model)
         return loss
+
+    def _keep_core_gradients(self, model: Any) -> None:
+        """Before they are clipped; the optimizer passes over weights without a gradient."""
+        core = {id(parameter) for parameter in core_parameters(unwrap_model(model))}
+        for parameter in model.parameters():
+            if id(parameter) not in core:
+                parameter.grad = None
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """Of every step, before its update; with fp16 a scaler leaves out steps that overflow."""
@@ -174,15 +210,7 @@ class SampleTrainer(Trainer):
         targets = inputs.pop("shift_labels")
         with torch.no_grad(), self.compute_loss_context_manager():
             logits = model(**inputs, use_cache=False).logits
-        # Sample by sample, so that only one sample's logits are held in float32.
-        pairs = zip(logits, targets, strict=True)
-        sums = torch.stack(
-            [
-                F.cross_entropy(logit.float(), target, reduction="sum", ignore_index=IGNORED_LABEL)
-                for logit, target in pairs
-            ]
-        )
-        return None, sums, (targets != IGNORED_LABEL).sum(dim=-1)
+        return None, *losses_of_samples(logits, targets)
 
     def _keep_sample_losses(self, prediction: EvalPrediction) -> dict[str, float]:
         sums, targets = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)

@@ -1,0 +1,146 @@
+"""The model that a retrofit was made from: its loss is the line to reach, its logits can be learned from.
+
+Distillation as in Hinton et al. (arXiv 1503.02531). Knows models and samples; nothing of the Trainer.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, default_data_collator
+
+from loopway.data.samples import TokenSamples
+from loopway.data.tokenizer import fingerprint
+from loopway.errors import ConfigError
+from loopway.files import write_atomically
+from loopway.modeling.loss import distillation_loss, losses_of_samples
+from loopway.modeling.opening import PretrainedFolder
+
+RETROFIT_RECORD = "retrofit.json"
+"""Beside a retrofit's weights: how it was made."""
+
+
+class OriginalConfig(BaseModel):
+    """Which model it is, and how much of the loss it gives."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: Annotated[str, Field(min_length=1)] | None = None
+    """A folder or a name on the Hub. None: the one that the pretrained model says it was made from."""
+    distillation: float = Field(default=0.0, ge=0, le=1)
+    """The share of the loss that its predictions give; the text's own tokens give the rest. 0: it isn't learned from."""
+    temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """By which both models' logits are divided where they are compared."""
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A model whose predictions are learned beside the text.
+
+    Attributes:
+        model: frozen, in eval mode.
+        share: of the loss.
+    """
+
+    model: PreTrainedModel
+    share: float
+    temperature: float
+
+    def loss(
+        self, logits: Tensor, inputs: dict[str, Any], targets: Tensor, num_items: Tensor | int | None
+    ) -> Tensor:
+        """(1 − share)·cross entropy + share·temperature²·KL(teacher ‖ student), in nats per target.
+
+        Args:
+            logits: the student's, ``[batch, seq, vocab]``.
+            inputs: what it was called with.
+            targets: already shifted, ``[batch, seq]``; positions without one count in neither part.
+            num_items: what to divide the sum by instead of the number of targets.
+        """
+        with torch.no_grad():
+            taught = self.model(**inputs).logits
+        return distillation_loss(
+            logits, taught, targets, share=self.share, temperature=self.temperature, num_items=num_items
+        )
+
+
+@dataclass(frozen=True)
+class Original:
+    """Which model a run's retrofit was made from, and what it has to do with the run.
+
+    Attributes:
+        name: a folder or a name on the Hub.
+        config: of the run.
+        is_named: whether the config names it, or only the pretrained model does.
+    """
+
+    name: str
+    config: OriginalConfig
+    is_named: bool
+
+    @classmethod
+    def find(cls, config: OriginalConfig | None, pretrained: str | None) -> "Original | None":
+        """What the config names, or else the pretrained model's record; None if neither does.
+
+        Raises:
+            ConfigError: there is an ``original:`` section, and no model in it or in the record.
+        """
+        if pretrained is None:
+            return None
+        name = config.model if config else None
+        if name is None:
+            record = Path(pretrained).expanduser() / RETROFIT_RECORD
+            if record.is_file():
+                name = json.loads(record.read_text(encoding="utf-8")).get("source")
+        if name is None and config is not None:
+            raise ConfigError(
+                f"original.model is missing, and {pretrained} has no {RETROFIT_RECORD} that says what it was made from"
+            )
+        return cls(name, config or OriginalConfig(), config is not None) if name else None
+
+    def check(self, pretrained: str) -> None:
+        """Raise ConfigError unless it can be opened, and reads and predicts the tokens of what was made from it.
+
+        No weights are read.
+        """
+        folder, made = PretrainedFolder(self.name), PretrainedFolder(pretrained)
+        size, expected = (each.config().vocab_size for each in (folder, made))  # type: ignore[attr-defined]
+        if size != expected:
+            raise ConfigError(
+                f"original.model: {self.name} predicts {size} tokens and {pretrained} {expected}; give the model that "
+                f"it was made from"
+            )
+        if fingerprint(folder.tokenizer()) != fingerprint(made.tokenizer()):  # type: ignore[arg-type]
+            raise ConfigError(f"original.model: {self.name} has another tokenizer than {pretrained}")
+
+    def open(self, dtype: str | torch.dtype) -> PreTrainedModel:
+        """The model, frozen; ``dtype`` is that of its weights, ``auto`` what they are stored in."""
+        folder = PretrainedFolder(self.name)
+        return folder.model(every_weight=True, dtype=dtype, device_map=None).eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def validation_loss(model: PreTrainedModel, samples: TokenSamples, batch_size: int) -> float:
+    """The mean loss per target over all samples, in nats."""
+    total, targets = 0.0, 0
+    for batch in DataLoader(samples, batch_size, collate_fn=default_data_collator):
+        inputs = {name: value.to(model.device) for name, value in batch.items()}
+        wanted = inputs.pop("shift_labels")
+        sums, counts = losses_of_samples(model(**inputs, use_cache=False).logits, wanted)
+        total += sums.double().sum().item()
+        targets += int(counts.sum())
+    return total / targets
+
+
+def read_line(path: Path) -> float | None:
+    """The original's validation loss that :func:`write_line` noted, or None."""
+    return json.loads(path.read_text(encoding="utf-8"))["validation_loss"] if path.exists() else None
+
+
+def write_line(path: Path, name: str, loss: float) -> None:
+    write_atomically(path, json.dumps({"model": name, "validation_loss": loss}, indent=2) + "\n")
