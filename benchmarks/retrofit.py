@@ -34,7 +34,7 @@ EVERY = 20
 """One speech in so many is held out, and its beginning read."""
 BEGINNING = 5_000  # characters
 LEARNING_RATE = 5e-4
-BATCH = 8
+BATCH = 4
 TASK = "lambada_openai"
 
 
@@ -152,7 +152,7 @@ def main() -> None:
     parser.add_argument("--grafted", default="8+7+7+8")
     parser.add_argument("--fill", default="important", choices=list(WAYS), help="the way that is healed")
     parser.add_argument("--gap", type=float, default=6.0)
-    parser.add_argument("--calibration", type=int, default=4096, help="tokens")
+    parser.add_argument("--calibration", type=int, default=2048, help="tokens")
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--sequence-length", type=int, default=256)
     parser.add_argument("--tasks", type=Path, help="folder that local_tasks.py wrote")

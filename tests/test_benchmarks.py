@@ -26,6 +26,7 @@ SCRIPTS = (
     "recurrence.py",
     "soak.py",
     "sharding.py",
+    "retrofit.py",
     pytest.param("startup.py", marks=pytest.mark.slow),
 )
 

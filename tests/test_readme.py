@@ -48,6 +48,7 @@ SMALL: dict[str, list[str]] = {
     "retrofit": ["--calibration-tokens", "512"],
     "train": SMALL_DATA + SMALL_TRAINING,
 }
+SMALL_ON_PRETRAINED = SMALL | {"train": SMALL_TRAINING, "compare": SMALL_TRAINING}
 SMALL_ON_TOKENS = SMALL | {"train": ["data.sequence_length=32", *SMALL_TRAINING]}
 # Text of a Python block -> what stands in its place here.
 SMALL_PYTHON: dict[str, str] = {}
@@ -144,7 +145,7 @@ PAGES = {
     "data": (DATA, SMALL_ON_TOKENS),
     "probing": (PROBING, SMALL),
     "performance": (PERFORMANCE, SMALL),
-    "retrofit": (RETROFIT, SMALL),
+    "retrofit": (RETROFIT, SMALL_ON_PRETRAINED),
 }
 
 

@@ -227,7 +227,9 @@ def test_micro_batches_and_interruptions_change_nothing(
     assert all(value.equal(whole[name]) for name, value in again.items())
 
 
-def test_variants_are_healed_side_by_side(models: Path, tmp_path: Path) -> None:
+def test_variants_are_healed_side_by_side(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     content = {
         "data": {"train": str(models / "text.jsonl"), "sequence_length": 16, "validation_fraction": 0.1},
         "training": {
@@ -239,7 +241,11 @@ def test_variants_are_healed_side_by_side(models: Path, tmp_path: Path) -> None:
         "variants": {name: {"pretrained": str(models / name)} for name in ("base", "mesh")},
     }
     (tmp_path / "heal.yaml").write_text(json.dumps(content))
+    drawn: dict[str, Any] = {}
+    monkeypatch.setattr("loopway.comparison.report.plot_curves", lambda *_, **more: drawn.update(more))
     rows = compare(tmp_path / "heal.yaml", [], tmp_path / "out", console=Console(quiet=True)).rows
+    summary = json.loads((tmp_path / "out" / "runs" / "mesh-seed0" / "summary.json").read_text())
+    assert drawn["original"] == summary["original_loss"] > 1
     assert [(row.variant, row.layout, row.recurrence) for row in rows] == [
         ("base", "1+2R2+1", "base"),
         ("mesh", "1+2R2+1", "mesh"),

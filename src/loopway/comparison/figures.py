@@ -25,13 +25,16 @@ class Curve:
     loss: np.ndarray
 
 
-def plot_curves(curves: list[Curve], reference: str | None, path: Path) -> None:
+def plot_curves(
+    curves: list[Curve], reference: str | None, path: Path, *, original: float | None = None
+) -> None:
     """Validation loss over tokens, and beside it the difference to the reference variant.
 
     Args:
         curves: one per variant, evaluated at the same steps.
         reference: the variant that differences are taken to; None draws the left panel alone.
         path: where the PNG goes.
+        original: the loss of the model that the variants were retrofitted from, a line to reach.
     """
     base = next((curve for curve in curves if curve.variant == reference), None)
     figure = Figure(figsize=(10 if base else 5.6, 3.8), layout="constrained")
@@ -44,6 +47,8 @@ def plot_curves(curves: list[Curve], reference: str | None, path: Path) -> None:
             shared = np.isin(curve.tokens, base.tokens)
             difference = curve.loss[shared] - base.loss[np.isin(base.tokens, curve.tokens)]
             axes[1].plot(curve.tokens[shared] / 1e6, difference, label=curve.variant, **style)
+    if original is not None:
+        axes[0].axhline(original, color=BLACK, linewidth=0.8, linestyle=":", label="the original")
     label(axes[0], _TOKENS, "validation loss (nats per token)")
     axes[0].legend(frameon=False)
     if base is not None:

@@ -31,7 +31,13 @@ def write_results(folder: Path, runs: dict[str, list[PlannedRun]], data: RunData
     write_atomically(folder / "results.json", json.dumps([asdict(row) for row in rows], indent=2) + "\n")
     write_atomically(folder / "table.md", markdown_table(rows))
     vanilla = next((v.name for v in variants if vanilla_for(v, variants) is v), None)
-    plot_curves([_curve(name, by_seed) for name, by_seed in runs.items()], vanilla, folder / "curves.png")
+    originals = {planned.summary.original_loss for by_seed in runs.values() for planned in by_seed}
+    plot_curves(
+        [_curve(name, by_seed) for name, by_seed in runs.items()],
+        vanilla,
+        folder / "curves.png",
+        original=originals.pop() if len(originals) == 1 else None,
+    )
     return rows
 
 
