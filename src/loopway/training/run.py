@@ -70,9 +70,10 @@ def train(
     no checkpoint.
     """
     run = RunFolder(Path(folder))
-    console = console or Console(stderr=True)
     config.build_model_config()
     arguments = training_arguments(config.training, run.checkpoints, validate=True)
+    # What happens to all workers is said once.
+    console = (console or Console(stderr=True)) if arguments.should_save else Console(quiet=True)
     with failures_told(arguments):
         with arguments.main_process_first(local=False, desc="the run folder"):
             is_new = run.begin(config.to_dict(), config.plugins)
