@@ -47,6 +47,10 @@ class RecursiveConfigMixin:
         layout = Layout.parse(str(self.num_hidden_layers) if self.layout is None else self.layout)
         self.layout = str(layout)
         self.num_hidden_layers = layout.compute_depth
+        if self._auto_class is None:  # type: ignore[attr-defined]
+            # Code that a folder brings along (loopway export --self-contained) and that isn't run here: a model that is
+            # saved again comes without it.
+            kwargs.pop("auto_map", None)
         super().__post_init__(**kwargs)  # type: ignore[misc]
         kinds = sorted(set(getattr(self, "layer_types", None) or ()))
         if len(kinds) > 1:

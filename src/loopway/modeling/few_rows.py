@@ -26,15 +26,17 @@ def _product(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(input, weight, bias, "none", [], "")
 
 
-# What compiled code calls, since torch's compiler has oneDNN's product for constant weights only. Not a `custom_op`:
-# that would add 20 microseconds to each of the products that a token is made of.
-torch.library.define("loopway::few_rows_linear", "(Tensor input, Tensor weight, Tensor? bias) -> Tensor")
-torch.library.impl("loopway::few_rows_linear", "cpu", _product)
-
-
-@torch.library.register_fake("loopway::few_rows_linear")
-def _(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _product_on_meta(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return input.new_empty((*input.shape[:-1], weight.shape[0]))
+
+
+# What compiled code calls, since torch's compiler has oneDNN's product for constant weights only. Not a `custom_op`:
+# that would add 20 microseconds to each of the products that a token is made of. A process may hold this code several
+# times: models can bring it with them (loopway export --self-contained).
+if not hasattr(torch.ops.loopway, "few_rows_linear"):
+    torch.library.define("loopway::few_rows_linear", "(Tensor input, Tensor weight, Tensor? bias) -> Tensor")
+    torch.library.impl("loopway::few_rows_linear", "cpu", _product)
+    torch.library.register_fake("loopway::few_rows_linear", _product_on_meta)
 
 
 class FewRowsLinear(nn.Linear):
