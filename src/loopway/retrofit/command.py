@@ -15,9 +15,10 @@ from transformers import PreTrainedModel
 from loopway.checks import not_among
 from loopway.layout import Layout
 from loopway.modeling.accounting import parameter_report
-from loopway.modeling.opening import no_file_bars
+from loopway.modeling.opening import PretrainedFolder, no_file_bars
 from loopway.modeling.stack import find_stack
 from loopway.recurrence.mesh import MeSH
+from loopway.retrofit.card import RECORD, origin_header, origin_section
 from loopway.retrofit.conversion import Retrofit, convert
 from loopway.retrofit.export import export_model
 from loopway.retrofit.filling import check_way
@@ -27,6 +28,7 @@ from loopway.retrofit.saving import check_free, save_model
 from loopway.retrofit.text import read_calibration
 from loopway.trained.identity import versions
 from loopway.trained.opening import open_trained
+from loopway.training.model_card import CARD, model_card
 
 _DTYPES = ("float32", "bfloat16", "float16")
 _SAMPLE_TOKENS = 512
@@ -80,6 +82,7 @@ def retrofit_command(name: str, out: Path, settings: Settings) -> str:
     start = _measured(made.model, calibration) if settings.recurrence == "mesh" else None
     record = {
         "source": name,
+        "on_hub": not PretrainedFolder(name).is_local,
         **asdict(settings),
         "calibration": [str(path) for path in settings.calibration],
         "calibration_tokens": calibration.numel() if calibration is not None else 0,
@@ -87,7 +90,9 @@ def retrofit_command(name: str, out: Path, settings: Settings) -> str:
         "start": asdict(start) if start else None,
         "versions": versions(),
     }
-    save_model(made.model, tokenizer, out, {"retrofit.json": json.dumps(record, indent=2) + "\n"})
+    card = model_card(made.model.config, out.name, [origin_section(record)], **origin_header(record))
+    texts = {RECORD: json.dumps(record, indent=2) + "\n", CARD: card}
+    save_model(made.model, tokenizer, out, texts)
     lines = [_sizes(name, model, made.model), *_cores(made, layout, settings.fill)]
     if start is not None:
         lines.append(_described(start, made.model, calibration is not None))

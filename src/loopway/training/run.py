@@ -35,6 +35,7 @@ from loopway.training.measurements import (
     reset_peak_memory,
 )
 from loopway.training.metrics_log import MetricsLog
+from loopway.training.model_card import CARD, model_card, run_sections
 from loopway.training.original import Original, Teacher, read_line, validation_loss, write_line
 from loopway.training.provenance import note_sitting
 from loopway.training.run_config import RunConfig
@@ -291,6 +292,10 @@ class _Run:
             versions=library_versions(),
         )
         if args.should_save:
+            card = model_card(
+                self.model.config, self.run.path.name, run_sections(self.config.to_dict(), summary)
+            )
+            write_atomically(aside / CARD, card)
             shutil.rmtree(self.run.model, ignore_errors=True)
             os.replace(aside, self.run.model)
             summary.write(self.run.summary)

@@ -1,0 +1,47 @@
+"""What a model card says of a retrofitted model's origin.
+
+Knows what `retrofit.json` holds; nothing of how a model came about.
+"""
+
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+from loopway.layout import Layout
+
+#: Lies beside the weights of a retrofitted model.
+RECORD = "retrofit.json"
+
+
+def origin_section(record: Mapping[str, Any]) -> str:
+    """Which model it was made from, and how; in Markdown."""
+    layout, start = Layout.parse(record["layout"]), record["start"]
+    shared = [
+        f"{layer} from {' and '.join(map(str, sources))}"
+        for layer, sources in enumerate(record["layers"])
+        if layout.uses_of_layer(layer) > 1
+    ]
+    lines = [f"`loopway retrofit` made it from `{_name(record)}` of {layout.compute_depth} layers."]
+    if shared:
+        text = f" by {record['calibration_tokens']} tokens of text" if record["calibration_tokens"] else ""
+        lines.append(f"Its shared layers are filled `{record['fill']}`{text}: {', '.join(shared)}.")
+    lines.append(
+        "All other layers, embeddings, final norm and head are the original's own; whatever training came after "
+        "has changed them."
+    )
+    if start is not None:
+        lines.append(
+            f"MeSH started where the same layers without it stand: logits were {start['logits']:.1e} from theirs, "
+            f"relative to their norm, at the worst of {start['tokens']} tokens."
+        )
+    return "## Where it comes from\n\n" + "\n".join(lines)
+
+
+def origin_header(record: Mapping[str, Any]) -> dict[str, str]:
+    """Fields of the card's YAML header: `base_model`, if the original is on the Hub."""
+    return {"base_model": record["source"]} if record.get("on_hub") else {}
+
+
+def _name(record: Mapping[str, Any]) -> str:
+    """As it was called, of a folder only the last part."""
+    return record["source"] if record.get("on_hub") else PurePath(record["source"]).name
