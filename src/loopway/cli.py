@@ -326,14 +326,27 @@ def export(
         str,
         typer.Argument(metavar="RUN_OR_MODEL", help="Run folder, checkpoint, model folder, name on the Hub."),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the plain model and its tokenizer.")],
+    out: Annotated[Path, typer.Option(help="Folder for the model and its tokenizer.")],
     drop_recurrence: Annotated[
         bool,
         typer.Option("--drop-recurrence", help="Export the layers of a model whose recurrence isn't base."),
     ] = False,
+    self_contained: Annotated[
+        bool,
+        typer.Option(
+            "--self-contained",
+            help="Export the recursive model itself, with a model card and its code beside the weights, so that it "
+            "opens without Loopway.",
+        ),
+    ] = False,
     plugin: Plugins = None,
 ) -> None:
     """Turn a recursive model into a plain one of its family, layers repeated, that any engine can serve."""
+    if self_contained:
+        from loopway.publishing.folder import publish_command
+
+        typer.echo(publish_command(model, out, plugin or (), drop_recurrence=drop_recurrence))
+        return
     from loopway.retrofit.command import export_command
 
     typer.echo(export_command(model, out, plugin or (), drop_recurrence=drop_recurrence))

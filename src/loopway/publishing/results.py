@@ -1,0 +1,77 @@
+"""What evaluations inside a run's folder found about its model, for the model card.
+
+Knows the files of `loopway evaluate`; nothing of how a result comes about.
+"""
+
+import json
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult
+
+from loopway.evaluation.results import Evaluation, TaskResult
+from loopway.evaluation.suite import Measure
+from loopway.evaluation.tables import details
+
+_RESULTS = "results.json"
+
+
+@dataclass
+class Findings:
+    """Results of one model, the newest of each measure, and the files that hold only other models' results."""
+
+    results: dict[Measure, TaskResult] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    of_others: list[Path] = field(default_factory=list)
+
+
+def find_results(folder: Path, key: str) -> Findings:
+    """Of the model with this key, in the folder and in those in it.
+
+    The key stands for weights, tokenizer and the code that ran them: what was measured of something else isn't told.
+    """
+    found = Findings()
+    files = [folder / _RESULTS, *folder.glob(f"*/{_RESULTS}")]
+    for file in sorted(filter(Path.is_file, files), key=lambda file: file.stat().st_mtime):
+        content = json.loads(file.read_text(encoding="utf-8"))
+        ours = [model for model in content.get("models", []) if model["key"] == key]
+        if not ours:
+            found.of_others.append(file)
+        for entry in (entry for model in ours for entry in model["results"] if entry["value"] is not None):
+            found.results[_read(Measure, entry)] = _read(TaskResult, entry)
+            found.versions |= content["versions"]
+    return found
+
+
+def results_section(name: str, found: Findings) -> str:
+    """The results as a table, in Markdown."""
+    _, rows = details([Evaluation(name, "", list(found.results), found.results)])
+    lines = [["task", "metric", "value", "questions"], [":--", ":--", "--:", "--:"]]
+    lines += [[*row, f"{result.samples:,}"] for row, result in zip(rows, found.results.values(), strict=True)]
+    versions = ", ".join(f"{package} {version}" for package, version in found.versions.items())
+    return (
+        "## Evaluation\n\nBy `loopway evaluate`. Accuracies in percent, ± standard error; perplexities per token "
+        "(held-out, LAMBADA) or word (WikiText).\n\n"
+        + "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        + f"\n\nMeasured with {versions}."
+    )
+
+
+def results_header(name: str, found: Findings) -> dict[str, Any]:
+    """Fields of the card's YAML header, which the Hub shows beside the model."""
+    results = [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=measure.task,
+            dataset_name=measure.title,
+            metric_type=result.metric,
+            metric_value=result.value,
+        )
+        for measure, result in found.results.items()
+    ]
+    return {"model_name": name, "eval_results": results} if results else {}
+
+
+def _read(cls: type, entry: dict[str, Any]) -> Any:
+    return cls(**{each.name: entry[each.name] for each in fields(cls)})

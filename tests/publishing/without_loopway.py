@@ -1,0 +1,53 @@
+"""Run where Loopway isn't installed: opens the folders beside it with the code that they bring, and asks the stock harness.
+
+What it finds goes to `found.pt`; the tests hold it against Loopway's own models.
+"""
+
+import os
+import runpy
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+
+def found_in(model: PreTrainedModel, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    with torch.no_grad():
+        logits = model(ids).logits
+    return {"logits": logits, "generated": model.generate(ids[:1], max_new_tokens=8, do_sample=False)}  # type: ignore[operator]
+
+
+def main(folder: Path, tasks: Path) -> None:
+    assert find_spec("loopway") is None, "Loopway is installed here"
+    ids = torch.load(folder / "ids.pt")
+    found = {}
+    places = sorted(path for path in folder.iterdir() if path.is_dir())
+    for place in places:
+        model = AutoModelForCausalLM.from_pretrained(place, trust_remote_code=True)
+        found[place.name] = found_in(model, ids)
+    base = AutoModel.from_pretrained(places[0], trust_remote_code=True)
+    with torch.no_grad():
+        hidden = base(ids).last_hidden_state
+    found["hidden"] = {"name": places[0].name, "states": hidden}
+
+    model = AutoModelForCausalLM.from_pretrained(places[0], trust_remote_code=True)
+    model.train()(ids, labels=ids).loss.backward()
+    found["trained"] = {"gradients": all(weight.grad is not None for weight in model.parameters())}
+    model.save_pretrained(folder / "again")
+    again = AutoModelForCausalLM.from_pretrained(folder / "again", trust_remote_code=True)
+    found["again"] = {"name": places[0].name, **found_in(again.eval(), ids)}
+    torch.save(found, folder / "found.pt")
+
+    assert AutoTokenizer.from_pretrained(places[0], trust_remote_code=True).eos_token_id == 0
+    sys.argv = ["lm_eval", "run", "--model", "hf", "--device", "cpu", "--batch_size", "4"]
+    sys.argv += ["--model_args", f"pretrained={places[0]},trust_remote_code=True"]
+    sys.argv += ["--tasks", "riddles", "--include_path", str(tasks), "--log_samples"]
+    sys.argv += ["--output_path", str(folder / "harness.json")]
+    os.chdir(folder)
+    runpy.run_module("lm_eval", run_name="__main__")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
