@@ -3,13 +3,13 @@
 What it finds goes to `found.pt`; the tests hold it against Loopway's own models.
 """
 
-import os
-import runpy
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from lm_eval import simple_evaluate
+from lm_eval.tasks import TaskManager
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 
@@ -38,15 +38,15 @@ def main(folder: Path, tasks: Path) -> None:
     model.save_pretrained(folder / "again")
     again = AutoModelForCausalLM.from_pretrained(folder / "again", trust_remote_code=True)
     found["again"] = {"name": places[0].name, **found_in(again.eval(), ids)}
-    torch.save(found, folder / "found.pt")
-
     assert AutoTokenizer.from_pretrained(places[0], trust_remote_code=True).eos_token_id == 0
-    sys.argv = ["lm_eval", "run", "--model", "hf", "--device", "cpu", "--batch_size", "4"]
-    sys.argv += ["--model_args", f"pretrained={places[0]},trust_remote_code=True"]
-    sys.argv += ["--tasks", "riddles", "--include_path", str(tasks), "--log_samples"]
-    sys.argv += ["--output_path", str(folder / "harness.json")]
-    os.chdir(folder)
-    runpy.run_module("lm_eval", run_name="__main__")
+    # Its own tasks are thousands of files; which are there makes no difference to how a model is opened.
+    manager = TaskManager(include_path=str(tasks), include_defaults=False)
+    arguments = {"pretrained": str(places[0]), "trust_remote_code": True}
+    scored = simple_evaluate("hf", arguments, ["riddles"], device="cpu", batch_size=4, task_manager=manager)
+    assert scored is not None
+    rows = [{"doc": row["doc"], "answers": row["filtered_resps"]} for row in scored["samples"]["riddles"]]
+    found["harness"] = {"rows": rows, "results": dict(scored["results"]["riddles"])}
+    torch.save(found, folder / "found.pt")
 
 
 if __name__ == "__main__":
