@@ -27,6 +27,7 @@ DATA = ROOT / "docs" / "data.md"
 PROBING = ROOT / "docs" / "probing.md"
 PERFORMANCE = ROOT / "docs" / "performance.md"
 RETROFIT = ROOT / "docs" / "retrofit.md"
+PUBLISHING = ROOT / "docs" / "publishing.md"
 
 # The verb -> what is appended to every `loopway <verb> ...` so that it takes seconds.
 # The text is two files that the test writes into the folder in which everything runs, and into texts/ there.
@@ -146,6 +147,7 @@ PAGES = {
     "probing": (PROBING, SMALL),
     "performance": (PERFORMANCE, SMALL),
     "retrofit": (RETROFIT, SMALL_ON_PRETRAINED),
+    "publishing": (PUBLISHING, SMALL),
 }
 
 
