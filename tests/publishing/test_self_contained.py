@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from loopway.data.tokenizer import train_tokenizer
 from loopway.publishing.folder import publish_command
+from loopway.trained.opening import open_trained
 from tests.modeling.tiny_models import random_ids, tiny_model
 from tests.retrofit.pretrained import TEXTS, WORDS
 
@@ -167,6 +168,7 @@ def test_with_loopway_the_folder_opens_with_loopway_s_own_classes(originals: Pat
     for options in ({}, {"trust_remote_code": True}):
         model = AutoModelForCausalLM.from_pretrained(published / FIRST, **options)
         assert type(model).__module__ == "loopway"
+    assert type(open_trained(str(published / FIRST)).model).__module__ == "loopway"
     assert not any("modeling_loopway" in name for name in sys.modules)
     weights = "model.safetensors"
     assert (published / FIRST / weights).read_bytes() == (originals / FIRST / weights).read_bytes()

@@ -6,6 +6,7 @@ What it finds goes to `found.pt`; the tests hold it against Loopway's own models
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from lm_eval import simple_evaluate
@@ -22,7 +23,7 @@ def found_in(model: PreTrainedModel, ids: torch.Tensor) -> dict[str, torch.Tenso
 def main(folder: Path, tasks: Path) -> None:
     assert find_spec("loopway") is None, "Loopway is installed here"
     ids = torch.load(folder / "ids.pt")
-    found = {}
+    found: dict[str, Any] = {}
     places = sorted(path for path in folder.iterdir() if path.is_dir())
     for place in places:
         model = AutoModelForCausalLM.from_pretrained(place, trust_remote_code=True)
@@ -42,8 +43,8 @@ def main(folder: Path, tasks: Path) -> None:
     # Its own tasks are thousands of files; which are there makes no difference to how a model is opened.
     manager = TaskManager(include_path=str(tasks), include_defaults=False)
     arguments = {"pretrained": str(places[0]), "trust_remote_code": True}
-    scored = simple_evaluate("hf", arguments, ["riddles"], device="cpu", batch_size=4, task_manager=manager)
-    assert scored is not None
+    evaluate: Any = simple_evaluate
+    scored = evaluate("hf", arguments, ["riddles"], device="cpu", batch_size=4, task_manager=manager)
     rows = [{"doc": row["doc"], "answers": row["filtered_resps"]} for row in scored["samples"]["riddles"]]
     found["harness"] = {"rows": rows, "results": dict(scored["results"]["riddles"])}
     torch.save(found, folder / "found.pt")

@@ -103,7 +103,7 @@ class Flattened:
         """The imports, what is taken of each module, and lines of one's own that come last."""
         for statement in ast.parse(footer).body:
             for name in bound_names(statement):
-                self._claim(name, Imported("the last lines", name))
+                self._claim(name, Imported(f"{self.package}.<footer>", name))
         parts = ["\n".join(self._import_lines()), *map(self._section, self.modules), footer]
         return "\n\n\n".join(part.strip() for part in parts) + "\n"
 
@@ -170,7 +170,7 @@ class Flattened:
         wanted: dict[str, list[str]] = defaultdict(list)
         lines = []
         for name, meant in sorted(self._meanings.items()):
-            if self._is_ours(meant.module) or " " in meant.module:
+            if self._is_ours(meant.module):
                 continue
             given = meant.name or meant.module
             shown = given if name == given else f"{given} as {name}"
