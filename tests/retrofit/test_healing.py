@@ -105,6 +105,11 @@ def test_a_run_begins_with_the_pretrained_weights_and_shows_the_line_to_reach(
     )
     summary = json.loads(RunFolder(tmp_path / "run").summary.read_text())
     assert summary["original_loss"] == pytest.approx(original, abs=1e-5)
+    card = (tmp_path / "run" / "model" / "README.md").read_text()
+    assert "`loopway retrofit` made it from `llama`" in card and "## Training" in card
+    assert f"| validation loss of the original | {original:.4f} |" in card
+    record = (tmp_path / "run" / "model" / "retrofit.json").read_text()
+    assert record == (models / "mesh" / "retrofit.json").read_text()  # so that it may be healed further
     said = console.export_text()
     assert f"the original, {models / 'llama'}, has validation loss {original:.4f}" in said
     assert f"(original {original:.3f})" in said

@@ -6,7 +6,6 @@ With Loopway installed it opens as any other; without, transformers runs the cod
 Knows where the parts come from; nothing of how they are written.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,10 +16,10 @@ from loopway.modeling.configuration import RecursiveConfigMixin
 from loopway.modeling.stack import find_stack
 from loopway.publishing.code import MODULE, auto_map, check_included, modeling_code
 from loopway.publishing.results import Findings, find_results, results_header, results_section
-from loopway.retrofit.card import RECORD, origin_header, origin_section
 from loopway.retrofit.saving import check_free, save_model
 from loopway.trained.opening import TrainedModel, open_trained
 from loopway.training.model_card import CARD, model_card, run_sections
+from loopway.training.origin import RECORD, origin_header, origin_section, read_record, record_text
 from loopway.training.run_folder import RunFolder
 from loopway.training.summary import RunSummary
 
@@ -48,9 +47,8 @@ def publish_command(
     run = _run_of(trained, place)
     found = find_results(run.path, trained.key) if run else Findings()
     sections, header, texts = [], {}, {f"{MODULE}.py": modeling_code(config.family)}
-    if (place / RECORD).is_file():
-        texts[RECORD] = (place / RECORD).read_text(encoding="utf-8")
-        record = json.loads(texts[RECORD])
+    if record := read_record(place):
+        texts[RECORD] = record_text(record)
         sections.append(origin_section(record))
         header |= origin_header(record)
     if run:

@@ -3,7 +3,6 @@
 Knows how options become calls; nothing of how layers are made.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,6 @@ from loopway.modeling.accounting import parameter_report
 from loopway.modeling.opening import PretrainedFolder, no_file_bars
 from loopway.modeling.stack import find_stack
 from loopway.recurrence.mesh import MeSH
-from loopway.retrofit.card import RECORD, origin_header, origin_section
 from loopway.retrofit.conversion import Retrofit, convert
 from loopway.retrofit.export import export_model
 from loopway.retrofit.filling import check_way
@@ -29,6 +27,7 @@ from loopway.retrofit.text import read_calibration
 from loopway.trained.identity import versions
 from loopway.trained.opening import open_trained
 from loopway.training.model_card import CARD, model_card
+from loopway.training.origin import RECORD, origin_header, origin_section, record_text
 
 _DTYPES = ("float32", "bfloat16", "float16")
 _SAMPLE_TOKENS = 512
@@ -91,7 +90,7 @@ def retrofit_command(name: str, out: Path, settings: Settings) -> str:
         "versions": versions(),
     }
     card = model_card(made.model.config, out.name, [origin_section(record)], **origin_header(record))
-    texts = {RECORD: json.dumps(record, indent=2) + "\n", CARD: card}
+    texts = {RECORD: record_text(record), CARD: card}
     save_model(made.model, tokenizer, out, texts)
     lines = [_sizes(name, model, made.model), *_cores(made, layout, settings.fill)]
     if start is not None:

@@ -130,6 +130,7 @@ def run_sections(config: Mapping[str, Any], summary: RunSummary) -> list[str]:
         "training loss, mean since the log before the last": (summary.train_loss, 4),
         "validation loss": (summary.validation_loss, 4),
         "validation perplexity": (summary.validation_perplexity, 2),
+        "validation loss of the original": (summary.original_loss, 4),
     }
     known = {title: f"{value:.{digits}f}" for title, (value, digits) in losses.items() if value is not None}
     return [recipe, f"## Losses\n\nLosses in nats per token.\n\n{_table(known)}"] if known else [recipe]

@@ -20,9 +20,7 @@ from loopway.errors import ConfigError
 from loopway.files import write_atomically
 from loopway.modeling.loss import distillation_loss, losses_of_samples
 from loopway.modeling.opening import PretrainedFolder
-
-RETROFIT_RECORD = "retrofit.json"
-"""Beside a retrofit's weights: how it was made."""
+from loopway.training.origin import RECORD, read_record
 
 
 class OriginalConfig(BaseModel):
@@ -93,13 +91,11 @@ class Original:
         if pretrained is None:
             return None
         name = config.model if config else None
-        if name is None:
-            record = Path(pretrained).expanduser() / RETROFIT_RECORD
-            if record.is_file():
-                name = json.loads(record.read_text(encoding="utf-8")).get("source")
+        if name is None and (record := read_record(pretrained)):
+            name = record["source"]
         if name is None and config is not None:
             raise ConfigError(
-                f"original.model is missing, and {pretrained} has no {RETROFIT_RECORD} that says what it was made from"
+                f"original.model is missing, and {pretrained} has no {RECORD} that says what it was made from"
             )
         return cls(name, config or OriginalConfig(), config is not None) if name else None
 

@@ -36,6 +36,7 @@ from loopway.training.measurements import (
 )
 from loopway.training.metrics_log import MetricsLog
 from loopway.training.model_card import CARD, model_card, run_sections
+from loopway.training.origin import RECORD, origin_header, origin_section, read_record, record_text
 from loopway.training.original import Original, Teacher, read_line, validation_loss, write_line
 from loopway.training.provenance import note_sitting
 from loopway.training.run_config import RunConfig
@@ -292,11 +293,16 @@ class _Run:
             versions=library_versions(),
         )
         if args.should_save:
-            card = model_card(
-                self.model.config, self.run.path.name, run_sections(self.config.to_dict(), summary)
-            )
-            write_atomically(aside / CARD, card)
+            self._write_card(aside, summary)
             shutil.rmtree(self.run.model, ignore_errors=True)
             os.replace(aside, self.run.model)
             summary.write(self.run.summary)
         return summary
+
+    def _write_card(self, folder: Path, summary: RunSummary) -> None:
+        """And, of a retrofit, the record that it came with."""
+        sections, header = run_sections(self.config.to_dict(), summary), {}
+        if (name := self.config.model.pretrained) and (record := read_record(name)):
+            write_atomically(folder / RECORD, record_text(record))
+            sections, header = [origin_section(record), *sections], origin_header(record)
+        write_atomically(folder / CARD, model_card(self.model.config, self.run.path.name, sections, **header))

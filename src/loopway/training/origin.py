@@ -1,16 +1,26 @@
-"""What a model card says of a retrofitted model's origin.
+"""`retrofit.json`, which lies beside a retrofitted model's weights and goes with them: what it was made from, in words.
 
-Knows what `retrofit.json` holds; nothing of how a model came about.
+Knows what the file holds; nothing of how a model came about.
 """
 
+import json
 from collections.abc import Mapping
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from loopway.layout import Layout
 
-#: Lies beside the weights of a retrofitted model.
 RECORD = "retrofit.json"
+
+
+def read_record(folder: Path | str) -> dict[str, Any] | None:
+    """The record of the model in a folder, or None if it isn't a retrofitted one."""
+    path = Path(folder).expanduser() / RECORD
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def record_text(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, indent=2) + "\n"
 
 
 def origin_section(record: Mapping[str, Any]) -> str:
