@@ -4,6 +4,7 @@ Knows nothing of the other runs and of what is made of them.
 """
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from loopway.comparison.workers import Workers
 from loopway.errors import LoopwayError
 from loopway.files import write_atomically
 from loopway.training.run_config import RunConfig
@@ -39,14 +41,16 @@ class PlannedRun:
         if self.folder.config.exists():
             self.folder.check_same(self.config.to_dict(), self.config.plugins)
 
-    def train(self, data: Path) -> None:
+    def train(self, data: Path, workers: Workers) -> None:
         """Train, or go on, unless it is finished. The config file also serves to train this run alone."""
-        if self.folder.is_finished:
-            return
         config = self.comparison / "variants" / f"{self.name}.yaml"
-        config.parent.mkdir(exist_ok=True)
-        write_atomically(config, self.config.to_yaml())
-        _run_in_process(config, self.folder.path, data, self.name)
+        wanted = workers.is_first and not self.folder.is_finished
+        if wanted:
+            config.parent.mkdir(exist_ok=True)
+            write_atomically(config, self.config.to_yaml())
+        meeting = workers.meeting(self.name, wanted=wanted)
+        if meeting is not None:
+            _run_in_process(config, self.folder.path, data, self.name, meeting)
 
     @property
     def summary(self) -> RunSummary:
@@ -57,7 +61,7 @@ class PlannedRun:
         return json.loads(self.folder.validation_losses.read_text(encoding="utf-8"))
 
 
-def _run_in_process(config: Path, folder: Path, data: Path, title: str) -> None:
+def _run_in_process(config: Path, folder: Path, data: Path, title: str, meeting: dict[str, str]) -> None:
     """Train in a process of its own, which saves and stops when this one is told to.
 
     Raises:
@@ -65,7 +69,11 @@ def _run_in_process(config: Path, folder: Path, data: Path, title: str) -> None:
     """
     command = [sys.executable, "-m", "loopway.comparison.worker", config, folder, data, title]
     # A process group of its own, or Ctrl-C in a terminal would reach it twice.
-    with subprocess.Popen(command, process_group=0) as process, _forwarding_signals(process):
+    environment = os.environ | meeting
+    with (
+        subprocess.Popen(command, process_group=0, env=environment) as process,
+        _forwarding_signals(process),
+    ):
         code = process.wait()
     for number in _FORWARDED:
         if code in (-number, 128 + number):

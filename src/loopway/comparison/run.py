@@ -2,7 +2,8 @@
 
     comparison.json  data/  variants/NAME.yaml  runs/NAME-seedN/  results.json  table.md  curves.png  samples.md  probes/
 
-Finished runs are kept, unfinished ones go on where they were. Knows nothing of how a single run is done.
+Finished runs are kept, unfinished ones go on where they were. Of several workers the first does all but the training.
+Knows nothing of how a single run is done.
 """
 
 import json
@@ -19,6 +20,7 @@ from loopway.comparison.planned import PlannedRun
 from loopway.comparison.report import write_results, write_samples
 from loopway.comparison.results import Row
 from loopway.comparison.tables import explain, terminal_table
+from loopway.comparison.workers import Workers
 from loopway.data.loading import open_data
 from loopway.errors import ConfigError, LoopwayError
 from loopway.files import write_atomically
@@ -27,7 +29,7 @@ from loopway.probing.probe import Settings, probe
 
 @dataclass(frozen=True)
 class Comparison:
-    """What :func:`compare` gives back: the table's rows, and the folder where everything lies."""
+    """What :func:`compare` gives back: the folder where everything lies, and the table's rows (in the first worker)."""
 
     folder: Path
     rows: list[Row]
@@ -58,6 +60,13 @@ def compare(
         name: [PlannedRun(f"{name}-seed{seed}", run, folder) for seed, run in by_seed.items()]
         for name, by_seed in plan.runs.items()
     }
+    # Every variant once before any a second time.
+    in_turn = [by_seed[seed] for seed in range(len(plan.seeds)) for by_seed in runs.values()]
+    workers = Workers.here()
+    if not workers.is_first:
+        for planned in in_turn:
+            planned.train(folder / "data", workers)
+        return Comparison(folder, [])
     is_new = _claim(folder, [planned for by_seed in runs.values() for planned in by_seed])
     try:
         data = open_data(plan.data, folder / "data")
@@ -70,9 +79,8 @@ def compare(
         raise ConfigError(
             "a comparison needs validation text, and the token files bring none; give data.validation"
         )
-    for seed in range(len(plan.seeds)):  # every variant once before any a second time
-        for by_seed in runs.values():
-            by_seed[seed].train(folder / "data")
+    for planned in in_turn:
+        planned.train(folder / "data", workers)
     rows = write_results(folder, runs, data)
     console.print(terminal_table(rows))
     console.print(explain(rows), style="dim")

@@ -1,0 +1,60 @@
+"""This process among those that torchrun started for one comparison: the first decides what is trained, the others join.
+
+Every worker trains every run in a process of its own, and those of one run meet at a port that the first worker chose
+for it. Knows nothing of what is trained.
+"""
+
+import os
+import socket
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Self
+
+# The others wait through all that the first does between two runs; if it dies, the launcher ends them.
+_PATIENCE = timedelta(days=7)
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Without a launcher there is one worker, the first, and no store to meet at."""
+
+    rank: int
+    store: Any  # torch.distributed.Store
+
+    @classmethod
+    def here(cls) -> Self:
+        """Read from the environment that torchrun, or a launcher like it, sets."""
+        size, rank = (int(os.environ.get(name, default)) for name, default in (("WORLD_SIZE", 1), ("RANK", 0)))
+        if size == 1:
+            return cls(0, None)
+        from torch.distributed import PrefixStore, TCPStore
+
+        # torchrun has a store open at the port already.
+        is_host = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = TCPStore(address, port, size, is_host, timeout=_PATIENCE, wait_for_workers=False)
+        return cls(rank, PrefixStore("loopway-compare", store))
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def meeting(self, run: str, *, wanted: bool) -> dict[str, str] | None:
+        """Environment variables with which the processes of `run` find each other; None if it isn't to be trained.
+
+        Args:
+            run: its name; asked for once, in the same order in every worker.
+            wanted: whether to train it, of the first worker, which the others follow.
+        """
+        if self.store is None:
+            return {} if wanted else None
+        if self.is_first:
+            self.store.set(run, str(_free_port() if wanted else 0))
+        port = self.store.get(run).decode()
+        return {"MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": "False"} if port != "0" else None
+
+
+def _free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("", 0))
+        return server.getsockname()[1]
