@@ -57,15 +57,26 @@ def _options(
 def train(
     config: Annotated[Path, typer.Argument(help="YAML file with model:, data: and training:.")],
     overrides: Overrides = None,
+    variant: Annotated[
+        str | None, typer.Option(help="Of a comparison's YAML file: the variant to train, alone.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="With --variant: one of its seeds, if not the first.")
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Run folder; runs/<name of the config> if not given.")
+        Path | None,
+        typer.Option(
+            help="Run folder; runs/<name of the config> if not given, of a variant its place in there, where compare "
+            "will find it."
+        ),
     ] = None,
 ) -> None:
     """Train one model. Started again on the same folder, it goes on where it was."""
+    from loopway.comparison.config import load_run
     from loopway.training.run import train as train_run
-    from loopway.training.run_config import RunConfig
 
-    summary = train_run(RunConfig.load(config, overrides or []), out or Path("runs") / config.stem)
+    run, place = load_run(config, overrides or [], variant, seed)
+    summary = train_run(run, out or Path("runs") / config.stem / place)
     if os.environ.get("RANK", "0") == "0":  # of torchrun's workers one
         typer.echo(summary.text())
 

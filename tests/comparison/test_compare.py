@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 import loopway
 from loopway.comparison import compare
-from loopway.comparison.config import CompareConfig
+from loopway.comparison.config import CompareConfig, load_run
 from loopway.errors import ConfigError, DataError, LayoutError, RecurrenceError
 
 VARIANTS = {
@@ -136,6 +136,35 @@ def test_interrupted_it_goes_on_and_gives_the_same_result(config: dict[str, Any]
             b.difference,
             b.gap_closed,
         )
+
+
+def test_a_variant_is_trained_alone_and_the_comparison_takes_it_up(config: dict[str, Any]) -> None:
+    config |= {"variants": {name: VARIANTS[name] for name in ("base", "mesh")}, "seeds": [3, 4]}
+    written(config)
+    command = [sys.executable, "-m", "loopway", "train", "compare.yaml", "--variant", "mesh", "--seed", "4"]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    assert [path.name for path in Path("runs/compare/runs").iterdir()] == ["mesh-seed4"]
+    before = content(Path("runs/compare/runs/mesh-seed4"))
+    with pytest.raises(ConfigError, match="learning_rate"):
+        compare("compare.yaml", ["training.learning_rate=0.5"])
+    rows = compare("compare.yaml").rows
+    assert [(row.variant, row.seeds) for row in rows] == [("base", 2), ("mesh", 2)]
+    assert content(Path("runs/compare/runs/mesh-seed4")) == before
+
+
+@pytest.mark.parametrize(
+    ("variant", "seed", "said"),
+    [
+        ("mush", None, "--variant.*mush.*perhaps mesh"),
+        ("mesh", 7, "--seed.*7"),
+        (None, 7, "training.seed"),
+    ],
+)
+def test_a_variant_or_seed_that_is_not_there_is_an_error(
+    config: dict[str, Any], variant: str | None, seed: int | None, said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load_run(written(config), [], variant, seed)
 
 
 @pytest.mark.parametrize(

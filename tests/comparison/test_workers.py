@@ -15,11 +15,19 @@ def test_workers_of_torchrun_share_every_run_of_a_comparison(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    words, generator = "the state of our union is strong and will remain so".split(), random.Random(0)
+    words, generator = (
+        ["the", "state", "of", "our", "union", "is", "strong", "and", "will", "remain", "so"],
+        random.Random(0),
+    )
     for number in range(6):
         (tmp_path / f"{number}.txt").write_text(" ".join(generator.choices(words, k=400)))
     config = {
-        "model": {"preset": "pythia-14m", "hidden_size": 32, "max_position_embeddings": 64, "layout": "1+1R2+1"},
+        "model": {
+            "preset": "pythia-14m",
+            "hidden_size": 32,
+            "max_position_embeddings": 64,
+            "layout": "1+1R2+1",
+        },
         "data": {"train": str(tmp_path / "*.txt"), "sequence_length": 32, "vocab_size": 280},
         "training": {"max_steps": 4, "global_batch_size": 4, "per_device_train_batch_size": 2},
         "variants": {"base": {}, "mesh": {"recurrence": "mesh"}},

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from loopway.checks import check_value, unknown_key, wrong_value
+from loopway.checks import check_value, not_among, unknown_key, wrong_value
 from loopway.data.config import DataConfig
 from loopway.errors import ConfigError, LoopwayError
 from loopway.training.run_config import RunConfig
@@ -95,6 +95,38 @@ def _share_tokenizer(shared: dict[str, Any], variants: dict[str, dict[str, Any]]
     data = shared.get("data")
     if pretrained is not None and isinstance(data, dict) and data.get("tokenizer") is None:
         shared["data"] = data | {"tokenizer": pretrained}
+
+
+def load_run(
+    path: Path, overrides: Sequence[str], variant: str | None = None, seed: int | None = None
+) -> tuple[RunConfig, Path]:
+    """A run from its YAML file, or one variant of a comparison's, and its place in the folder of that name.
+
+    Args:
+        path: the YAML file.
+        overrides: ``training.max_steps=100`` and the like.
+        variant: None: the file is a run's.
+        seed: of the variant; None is the first.
+
+    Raises:
+        ConfigError: anything that is wrong with the file; no such variant or seed.
+    """
+    if variant is None:
+        if seed is not None:
+            raise ConfigError("--seed is for a comparison's --variant; of a run set training.seed")
+        return RunConfig.load(path, overrides), Path()
+    plan = CompareConfig.load(path, overrides)
+    if variant not in plan.runs:
+        raise not_among("--variant", variant, list(plan.runs))
+    seed = plan.seeds[0] if seed is None else seed
+    if seed not in plan.seeds:
+        raise not_among("--seed", seed, list(map(str, plan.seeds)))
+    return plan.runs[variant][seed], Path("runs") / run_name(variant, seed)
+
+
+def run_name(variant: str, seed: int) -> str:
+    """What a run's folder is called."""
+    return f"{variant}-seed{seed}"
 
 
 def _variant_run(shared: dict[str, Any], name: str, changes: dict[str, Any], seed: int) -> RunConfig:

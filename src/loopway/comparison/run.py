@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from loopway.comparison.config import CompareConfig
+from loopway.comparison.config import CompareConfig, run_name
 from loopway.comparison.planned import PlannedRun
 from loopway.comparison.report import write_results, write_samples
 from loopway.comparison.results import Row
@@ -57,7 +57,7 @@ def compare(
     folder = Path(folder) if folder else Path("runs") / (Path(config).stem if config else "demo")
     console = console or Console()
     runs = {
-        name: [PlannedRun(f"{name}-seed{seed}", run, folder) for seed, run in by_seed.items()]
+        name: [PlannedRun(run_name(name, seed), run, folder) for seed, run in by_seed.items()]
         for name, by_seed in plan.runs.items()
     }
     # Every variant once before any a second time.
@@ -110,7 +110,7 @@ def _claim(folder: Path, runs: list[PlannedRun]) -> bool:
     """
     claim, names = folder / "comparison.json", [planned.name for planned in runs]
     is_new = not claim.exists()
-    if is_new and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if is_new and folder.exists() and not _holds_only(folder, names):
         raise ConfigError(f"{folder} exists and holds no comparison; choose another folder with --out")
     if not is_new:
         missing = [
@@ -121,8 +121,17 @@ def _claim(folder: Path, runs: list[PlannedRun]) -> bool:
                 f"{folder} holds a comparison that has {', '.join(missing)} too; keep these in the config, or choose "
                 f"another folder with --out"
             )
-        for planned in runs:
-            planned.check_folder()
+    for planned in runs:
+        planned.check_folder()
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(claim, json.dumps({"runs": names}, indent=2) + "\n")
     return is_new
+
+
+def _holds_only(folder: Path, names: list[str]) -> bool:
+    """Whether there is nothing but some of these runs, which were trained alone (`loopway train --variant`)."""
+    if not folder.is_dir():
+        return False
+    others = [path for path in folder.iterdir() if path.name != "runs"]
+    runs = [path.name for path in (folder / "runs").iterdir()] if (folder / "runs").is_dir() else []
+    return not others and set(runs) <= set(names)

@@ -24,7 +24,9 @@ class Workers:
     @classmethod
     def here(cls) -> Self:
         """Read from the environment that torchrun, or a launcher like it, sets."""
-        size, rank = (int(os.environ.get(name, default)) for name, default in (("WORLD_SIZE", 1), ("RANK", 0)))
+        size, rank = (
+            int(os.environ.get(name, default)) for name, default in (("WORLD_SIZE", 1), ("RANK", 0))
+        )
         if size == 1:
             return cls(0, None)
         from torch.distributed import PrefixStore, TCPStore
