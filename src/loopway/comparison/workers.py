@@ -24,18 +24,12 @@ class Workers:
     @classmethod
     def here(cls) -> Self:
         """Read from the environment that torchrun, or a launcher like it, sets."""
-        size, rank = (
-            int(os.environ.get(name, default)) for name, default in (("WORLD_SIZE", 1), ("RANK", 0))
-        )
-        if size == 1:
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls(0, None)
-        from torch.distributed import PrefixStore, TCPStore
+        from torch.distributed.rendezvous import rendezvous
 
-        # torchrun has a store open at the port already.
-        is_host = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = TCPStore(address, port, size, is_host, timeout=_PATIENCE, wait_for_workers=False)
-        return cls(rank, PrefixStore("loopway-compare", store))
+        store, rank, _ = next(rendezvous("env://", timeout=_PATIENCE))  # the store that torchrun has open
+        return cls(rank, store)
 
     @property
     def is_first(self) -> bool:
@@ -50,9 +44,10 @@ class Workers:
         """
         if self.store is None:
             return {} if wanted else None
+        key = f"loopway/compare/{run}"
         if self.is_first:
-            self.store.set(run, str(_free_port() if wanted else 0))
-        port = self.store.get(run).decode()
+            self.store.set(key, str(_free_port() if wanted else 0))
+        port = self.store.get(key).decode()
         return {"MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": "False"} if port != "0" else None
 
 
