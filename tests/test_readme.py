@@ -28,6 +28,7 @@ PROBING = ROOT / "docs" / "probing.md"
 PERFORMANCE = ROOT / "docs" / "performance.md"
 RETROFIT = ROOT / "docs" / "retrofit.md"
 PUBLISHING = ROOT / "docs" / "publishing.md"
+STUDIES = ROOT / "docs" / "studies.md"
 
 # The verb -> what is appended to every `loopway <verb> ...` so that it takes seconds.
 # The text is two files that the test writes into the folder in which everything runs, and into texts/ there.
@@ -148,6 +149,7 @@ PAGES = {
     "performance": (PERFORMANCE, SMALL),
     "retrofit": (RETROFIT, SMALL_ON_PRETRAINED),
     "publishing": (PUBLISHING, SMALL),
+    "studies": (STUDIES, SMALL),
 }
 
 
