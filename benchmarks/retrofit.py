@@ -11,7 +11,6 @@ local_tasks.py writes, LAMBADA. Started again, it goes on where it was. The last
 import argparse
 import importlib.resources
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -73,20 +72,16 @@ def tiny_model(folder: Path, texts: Path) -> Path:
 
 
 def retrofits(given: argparse.Namespace, texts: Path) -> Iterator[tuple[str, Settings]]:
-    """Every way with base recursion; MeSH on the way that is healed, by its usual gap and by a narrow one; a graft."""
-    calibration = {"calibration": [texts / "calibration.jsonl"], "calibration_tokens": given.calibration}
+    """Every way with base recursion; MeSH on the way that is healed; MeSH on the unshared layers."""
+    text = [texts / "calibration.jsonl"]
     for fill in WAYS:
-        yield fill, Settings(given.layout, "base", fill, **calibration)
-    yield "mesh", Settings(given.layout, "mesh", given.fill, **calibration)
-    yield (
-        f"mesh-gap{given.gap:g}",
-        Settings(given.layout, "mesh", given.fill, **calibration, router_gap=given.gap),
-    )
+        yield fill, Settings(given.layout, "base", fill, text, given.calibration)
+    yield "mesh", Settings(given.layout, "mesh", given.fill, text, given.calibration)
     yield "grafted", Settings(given.grafted, "mesh", given.fill)
 
 
 def healing(given: argparse.Namespace, texts: Path, out: Path) -> dict[str, Any]:
-    starts = {"base": given.fill, "mesh": "mesh", f"mesh-gap{given.gap:g}": f"mesh-gap{given.gap:g}"}
+    starts = {"base": given.fill, "mesh": "mesh"}
     return {
         "data": {
             "train": str(texts / "train.jsonl"),
@@ -110,7 +105,7 @@ def healing(given: argparse.Namespace, texts: Path, out: Path) -> dict[str, Any]
 
 
 def ask(given: argparse.Namespace, models: dict[str, str], out: Path) -> dict[str, dict[str, float | None]]:
-    """Each model's loss on the held-out text and share of LAMBADA's last words, with standard errors."""
+    """Each model's loss on the held-out text and share of LAMBADA's last words, with its standard error."""
     measures = task_measures([HELD_OUT, *([TASK] if given.tasks else [])], [0])
     settings = EvaluationSettings(
         held_out=[str(out / "healed" / "data")],
@@ -118,15 +113,15 @@ def ask(given: argparse.Namespace, models: dict[str, str], out: Path) -> dict[st
         limit=given.limit,
         include_path=given.tasks,
     )
-    found = evaluate(
-        list(models.values()), measures, out / "evaluations", settings, console=Console(stderr=True)
-    )
-    told: dict[str, dict[str, float | None]] = {}
+    console = Console(stderr=True)
+    found = evaluate(list(models.values()), measures, out / "evaluations", settings, console=console)
+    told: dict[str, dict[str, float | None]] = {"held_out_loss": {}, "lambada": {}, "lambada_error": {}}
     for name, evaluation in zip(models, found, strict=True):
         results = {measure.task: result for measure, result in evaluation.results.items()}
-        told[name] = {"held_out_loss": results[HELD_OUT].metrics["loss"]}
-        if TASK in results:
-            told[name] |= {"lambada": results[TASK].value, "lambada_error": results[TASK].error}
+        asked = results.get(TASK)
+        told["held_out_loss"][name] = results[HELD_OUT].metrics["loss"]
+        told["lambada"][name] = asked.value if asked else None
+        told["lambada_error"][name] = asked.error if asked else None
     return told
 
 
@@ -151,12 +146,11 @@ def main() -> None:
     parser.add_argument("--layout", default="6+9R2+6")
     parser.add_argument("--grafted", default="8+7+7+8")
     parser.add_argument("--fill", default="important", choices=list(WAYS), help="the way that is healed")
-    parser.add_argument("--gap", type=float, default=6.0)
     parser.add_argument("--calibration", type=int, default=2048, help="tokens")
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--sequence-length", type=int, default=256)
     parser.add_argument("--tasks", type=Path, help="folder that local_tasks.py wrote")
-    parser.add_argument("--limit", type=int, default=500)
+    parser.add_argument("--limit", type=int, default=500, help="questions of LAMBADA")
     parser.add_argument("--out", type=Path, default=Path("runs/retrofit"))
     given = parser.parse_args()
     out: Path = given.out
@@ -168,12 +162,9 @@ def main() -> None:
         given.layout, given.grafted, given.steps, given.sequence_length = "1+2R2+1", "2+2+2", 8, 64
     elif given.model is None:
         parser.error("which model?")
-    seconds = {}
     for name, settings in retrofits(given, texts):
-        started = time.monotonic()
         if not (out / name).exists():
             retrofit_command(str(given.model), out / name, settings)
-            seconds[name] = round(time.monotonic() - started, 1)
     (out / "heal.yaml").write_text(json.dumps(plan := healing(given, texts, out)))
     compare(out / "heal.yaml", [], out / "healed", console=Console(stderr=True))
     healed = {f"healed {name}": str(out / "healed" / "runs" / f"{name}-seed0") for name in plan["variants"]}
@@ -186,13 +177,14 @@ def main() -> None:
                 "layout": given.layout,
                 "healed": given.fill,
                 "steps": given.steps,
+                "questions": given.limit,
                 "tokens_a_step": BATCH * given.sequence_length,
                 "learning_rate": LEARNING_RATE,
             },
-            "seconds_to_make": lambda: seconds,
             "asked": lambda: ask(given, {"original": str(given.model)} | started_as | healed, out),
             "starts": lambda: {
-                name: json.loads((out / name / "retrofit.json").read_text())["start"] for name in started_as
+                name: json.loads((out / name / "retrofit.json").read_text())["start"]
+                for name in ("mesh", "grafted")
             },
             "healing": lambda: {
                 name: course(out / "healed" / "runs" / f"{name}-seed0") for name in plan["variants"]
