@@ -1,8 +1,8 @@
 # Everything runs in .venv, which is made and filled on first use and again only when what it is made from changes.
 # Another Python: make demo PYTHON=python3.12
 PYTHON ?= python3
-# Processes that share the tests; each runs torch on one thread.
-WORKERS ?= 2
+# Processes that share the tests; each runs torch on one thread. One more than two cores: many tests wait for processes.
+WORKERS ?= 3
 
 VENV := .venv
 BIN := $(VENV)/bin

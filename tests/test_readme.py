@@ -6,7 +6,6 @@ first line is `# <file name>`. What can't be run here (`git clone ...`) goes int
 Knows nothing of what the commands should print; each part of the package has tests of that.
 """
 
-import os
 import re
 import shlex
 import subprocess
@@ -19,7 +18,9 @@ import pytest
 from markdown_it import MarkdownIt
 from typer.main import get_command
 
-from loopway.cli import app
+from loopway.cli import app, main
+from loopway.training.run import train
+from loopway.training.run_config import RunConfig
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -105,17 +106,20 @@ def shrunk(command: str, small: dict[str, list[str]] = SMALL) -> list[str] | Non
     return words[1:] + small[words[1]]
 
 
-def run_command(command: str, folder: Path, small: dict[str, list[str]]) -> None:
-    """Runs a line of a bash block in `folder`, with the `loopway` that is installed beside this Python."""
+def run_command(command: str, small: dict[str, list[str]]) -> None:
+    """Runs a line of a bash block as `loopway` does, in this process, whose imports are done."""
     arguments = shrunk(command, small)
     if arguments is None:
         return
-    program = Path(sys.executable).with_name("loopway")
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [program, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert result.returncode == 0, f"{command}\nrun as: {arguments}\n{result.stdout}\n{result.stderr}"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(sys, "argv", ["loopway", *arguments])
+        main()
+    assert not ended.value.code, f"{command}\nrun as: {arguments}"
+
+
+def train_here(config: Path, folder: Path, data: Path, title: str, meeting: dict[str, str]) -> None:
+    """A comparison's run in this process; that each has its own is tested with comparisons."""
+    train(RunConfig.load(config), folder, data_folder=data, title=title)
 
 
 def check_options(command: str) -> None:
@@ -165,6 +169,7 @@ def test_everything_that_a_page_shows_runs(
         (tmp_path / name).write_text("".join(f"{name} {number}: {sentence}\n" for number in range(200)))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("loopway.comparison.planned._run_in_process", train_here)
     namespace: dict[str, object] = {"__name__": "page"}
     for block in blocks:
         if block.language == "yaml":
@@ -173,7 +178,7 @@ def test_everything_that_a_page_shows_runs(
             run_python(block, namespace, page)
         elif block.language == "bash":
             for command in command_lines(block):
-                run_command(command, tmp_path, small)
+                run_command(command, small)
         elif block.language == "bash network":
             for command in command_lines(block):
                 check_options(command)

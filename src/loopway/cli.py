@@ -151,7 +151,7 @@ def compare(
     ] = None,
 ) -> None:
     """Train several variants on the same data and compare them. Started again, it goes on where it was."""
-    from loopway.comparison import compare as compare_variants
+    from loopway.comparison.run import compare as compare_variants
 
     overrides = overrides or []
     if config is not None and "=" in config:  # the demo, with overrides alone

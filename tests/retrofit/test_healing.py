@@ -246,6 +246,11 @@ def test_variants_are_healed_side_by_side(
         "variants": {name: {"pretrained": str(models / name)} for name in ("base", "mesh")},
     }
     (tmp_path / "heal.yaml").write_text(json.dumps(content))
+
+    def here(config: Path, folder: Path, data: Path, title: str, meeting: dict[str, str]) -> None:
+        train(RunConfig.load(config), folder, data_folder=data, console=Console(quiet=True))
+
+    monkeypatch.setattr("loopway.comparison.planned._run_in_process", here)
     drawn: dict[str, Any] = {}
     monkeypatch.setattr("loopway.comparison.report.plot_curves", lambda *_, **more: drawn.update(more))
     rows = compare(tmp_path / "heal.yaml", [], tmp_path / "out", console=Console(quiet=True)).rows

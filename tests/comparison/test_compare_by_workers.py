@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from loopway.training.run_folder import RunFolder
+
 
 @pytest.mark.slow
 def test_workers_of_torchrun_share_every_run_of_a_comparison(
@@ -35,20 +37,16 @@ def test_workers_of_torchrun_share_every_run_of_a_comparison(
     path = tmp_path / "compare.yaml"
     path.write_text(yaml.safe_dump(config | {"data": config["data"] | {"validation_fraction": 0.3}}))
 
-    def compare(folder: str, *launcher: str) -> Path:
-        command = [sys.executable, *launcher, "-m", "loopway", "compare", str(path), "--out", folder]
-        finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-        assert finished.returncode == 0, finished.stderr[-3000:]
-        assert finished.stdout.count("Everything is in") == 1
-        return tmp_path / folder
-
-    alone = compare("alone")
-    shared = compare("shared", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    for name in ("base-seed0", "mesh-seed0"):
-        sitting = json.loads((shared / "runs" / name / "run.json").read_text())
-        assert '"workers": 2' in json.dumps(sitting)
-    losses = [
-        [row["validation_loss"] for row in json.loads((folder / "results.json").read_text())]
-        for folder in (alone, shared)
-    ]
-    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [sys.executable, *launcher, "-m", "loopway", "compare", str(path), "--out", "shared"]
+    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    assert finished.stdout.count("Everything is in") == 1
+    rows = json.loads((tmp_path / "shared" / "results.json").read_text())
+    assert [row["variant"] for row in rows] == ["base", "mesh"]
+    for row in rows:
+        run = RunFolder(tmp_path / "shared" / "runs" / f"{row['variant']}-seed0")
+        (sitting,) = json.loads(run.provenance.read_text())["sittings"]
+        assert sitting["workers"] == 2
+        # What two workers compute is what one does: tests/training/test_workers.py.
+        assert row["validation_loss"] == pytest.approx(json.loads(run.summary.read_text())["validation_loss"])
