@@ -193,6 +193,15 @@ def test_a_model_that_predicts_what_its_teacher_does_has_nothing_to_learn(
     )
     assert max(plain) < 1e-6 and min(base) > 1e-3
 
+    # Half of it from a teacher who says the same: half of the text's own loss is left.
+    for name, original in (("text", None), ("half", {"distillation": 0.5})):
+        trained(config("plain", original=original, learning_rate=1e-12), tmp_path / name)
+    text, half = (
+        [line["loss"] for line in read_metrics(tmp_path / name / "metrics.jsonl") if "loss" in line]
+        for name in ("text", "half")
+    )
+    assert half == pytest.approx([loss / 2 for loss in text], rel=1e-5)
+
 
 def test_a_teacher_teaches(config: Callable[..., RunConfig], models: Path, tmp_path: Path) -> None:
     alone = trained(config(max_steps=30), tmp_path / "alone")
