@@ -321,6 +321,13 @@ def test_the_original_is_found_in_the_record_or_named(models: Path, tmp_path: Pa
         Original.find(OriginalConfig(), str(models / "llama"))
 
 
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"source": 7, "layout": "no"}', "{"])
+def test_a_record_that_is_broken_is_one_line(content: str, tmp_path: Path) -> None:
+    (tmp_path / "retrofit.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"retrofit.json: isn't what loopway retrofit wrote; put it back"):
+        Original.find(None, str(tmp_path))
+
+
 def test_a_run_goes_on_without_a_line_where_the_original_is_gone(
     config: Callable[..., RunConfig], models: Path, tmp_path: Path
 ) -> None:

@@ -8,15 +8,27 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
+from loopway.errors import ConfigError, LoopwayError
 from loopway.layout import Layout
 
 RECORD = "retrofit.json"
 
 
 def read_record(folder: Path | str) -> dict[str, Any] | None:
-    """The record of the model in a folder, or None if it isn't a retrofitted one."""
+    """The record of the model in a folder, or None if it isn't a retrofitted one.
+
+    Raises:
+        ConfigError: the file is there and isn't what `loopway retrofit` writes.
+    """
     path = Path(folder).expanduser() / RECORD
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        origin_section(record)
+    except (ValueError, KeyError, TypeError, AttributeError, LoopwayError):
+        raise ConfigError(f"{path}: isn't what loopway retrofit wrote; put it back, or remove it") from None
+    return record
 
 
 def record_text(record: Mapping[str, Any]) -> str:
