@@ -1,6 +1,7 @@
 """`loopway retrofit` and `loopway export`, from folder to folder."""
 
 import json
+import resource
 import shutil
 import sys
 from collections.abc import Callable
@@ -187,6 +188,20 @@ def test_bad_input_is_one_line_and_exit_code_2_and_leaves_nothing_behind(
     assert output.out == "" and len(lines) == 1, output.err
     assert lines[0].startswith("loopway: ") and message in lines[0], lines[0]
     assert sorted(path.relative_to(here) for path in here.rglob("*")) == before
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_behind(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before, limits = sorted(here.rglob("*")), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        code = run_main(monkeypatch, "retrofit", "llama", *BASE, "--out", "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert code == 2 and line.startswith("loopway: out can't be written: ") and "too large" in line
+    assert sorted(here.rglob("*")) == before
 
 
 def test_what_cannot_be_exported_is_one_line(

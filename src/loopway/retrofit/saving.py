@@ -5,9 +5,11 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from loopway.errors import ConfigError
+from loopway.checks import one_line
+from loopway.errors import ConfigError, LoopwayError
 from loopway.modeling.opening import no_file_bars
 
 
@@ -24,13 +26,14 @@ def save_model(
 
     Raises:
         ConfigError: the folder holds something already.
+        LoopwayError: it can't be written, a full disk for example; nothing of it is left.
     """
     check_free(out)
     place = out.resolve()
     aside = place.with_name(f".{place.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
     try:
+        aside.mkdir(parents=True)
         with no_file_bars():
             model.save_pretrained(aside)
             tokenizer.save_pretrained(aside)
@@ -39,5 +42,9 @@ def save_model(
         if place.exists():
             place.rmdir()  # empty
         os.replace(aside, place)
+    except (OSError, SafetensorError) as error:
+        raise LoopwayError(
+            f"{out} can't be written: {one_line(error)}; make room, or choose another folder with --out"
+        ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
