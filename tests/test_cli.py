@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from loopway.cli import app, main
+from loopway.cli import app
+from tests.command_line import run_main
 
 RUN = """
 model: {preset: pythia-14m, hidden_size: 32, layout: 1+1R2+1, recurrence: mesh}
@@ -31,15 +32,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "run.yaml").write_text(RUN)
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    """The exit code of `loopway ARGUMENTS`."""
-    monkeypatch.setattr(sys, "argv", ["loopway", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    code = ended.value.code
-    return code if isinstance(code, int) else 0
 
 
 def test_help_names_the_verbs_that_exist() -> None:

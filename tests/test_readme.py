@@ -18,9 +18,10 @@ import pytest
 from markdown_it import MarkdownIt
 from typer.main import get_command
 
-from loopway.cli import app, main
+from loopway.cli import app
 from loopway.training.run import train
 from loopway.training.run_config import RunConfig
+from tests.command_line import run_main
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -111,10 +112,8 @@ def run_command(command: str, small: dict[str, list[str]]) -> None:
     arguments = shrunk(command, small)
     if arguments is None:
         return
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
-        patch.setattr(sys, "argv", ["loopway", *arguments])
-        main()
-    assert not ended.value.code, f"{command}\nrun as: {arguments}"
+    with pytest.MonkeyPatch.context() as patch:
+        assert run_main(patch, *arguments) == 0, f"{command}\nrun as: {arguments}"
 
 
 def train_here(config: Path, folder: Path, data: Path, title: str, meeting: dict[str, str]) -> None:

@@ -2,19 +2,18 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
 
-from loopway.cli import main
 from loopway.publishing.folder import publish_command
 from loopway.recurrence import registry
 from loopway.training.plugins import load_plugins
 from loopway.training.run import train
 from loopway.training.run_config import RunConfig
+from tests.command_line import run_main
 from tests.modeling.tiny_models import tiny_model
 from tests.retrofit.pretrained import TEXTS, save_pretrained
 
@@ -114,13 +113,6 @@ def test_a_retrofitted_model_says_where_it_comes_from_and_takes_its_record_along
     Path("mesh/retrofit.json").write_text(json.dumps(record))
     card = publish(Path("mesh"), Path("from-the-hub"))
     assert ModelCard(card).data.to_dict()["base_model"] == "some/llama"
-
-
-def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["loopway", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    return int(ended.value.code or 0)
 
 
 def test_what_can_t_be_published_is_one_line_and_leaves_nothing_behind(

@@ -3,7 +3,6 @@
 import json
 import resource
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import torch
 from pretrained import FAMILIES, TEXTS, logits_of, save_pretrained
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig
 
-from loopway.cli import main
+from tests.command_line import run_main
 from tests.modeling.tiny_models import random_ids
 
 
@@ -23,13 +22,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     save_pretrained(tmp_path / "llama")
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["loopway", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    return int(ended.value.code or 0)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
