@@ -1,8 +1,8 @@
 """Is a training step as fast and as lean as Hugging Face's and litgpt's, and how near is it to the machine's limit?
 
-    python benchmarks/train_step.py [--tokens 4096] [--sequence-length 1024] [--rounds 7]
+    python benchmarks/train_step.py [--tokens 4096] [--sequence-length 1024] [--rounds 7] [--device cuda] [--bf16]
 
-The models are of Pythia-160M's size, in float32, on random tokens. Without litgpt its figures are null. The last line is
+The models are of Pythia-160M's size, in float32 (products in bfloat16 with `--bf16`), on random tokens. Without litgpt its figures are null. The last line is
 JSON.
 """
 
@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM
 import loopway
 from loopway.modeling.stack import find_stack
 from loopway.training.allocator import LARGE_BLOCK, return_large_blocks
-from loopway.training.measurements import peak_memory_bytes, reset_peak_memory
+from loopway.training.measurements import device_name, peak_memory_bytes, reset_peak_memory
 
 VARIANTS = ("vanilla", "vanilla_lean", "mesh", "mesh_lean", "hugging_face", "litgpt")
 QUICK_SIZE = {"hidden_size": 48, "num_attention_heads": 3, "vocab_size": 512}
@@ -41,6 +41,11 @@ class Work:
     sequence_length: int
     size: dict[str, Any]
     device: torch.device
+    bf16: bool
+
+    @property
+    def precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
     def batch(self) -> Tensor:
         """Ids ``[batch, sequence_length + 1]``."""
@@ -122,7 +127,7 @@ def loss_of(variant: str, model: nn.Module, ids: Tensor) -> Tensor:
     return model(inputs, labels=inputs, use_cache=False).loss  # no cache, as under transformers' Trainer
 
 
-def training_step(variant: str, model: nn.Module) -> Callable[[Tensor], None]:
+def training_step(variant: str, model: nn.Module, work: Work) -> Callable[[Tensor], None]:
     model.train()
     if variant.startswith(("vanilla", "mesh")):
         loopway.set_recompute(model, "selective" if variant.endswith("_lean") else "none")
@@ -133,7 +138,9 @@ def training_step(variant: str, model: nn.Module) -> Callable[[Tensor], None]:
     def step(ids: Tensor) -> None:
         # As a run of ours does, and would leave it; for the others the highest that glibc's own moving limit reaches.
         return_large_blocks(blocks_from)
-        loss_of(variant, model, ids).backward()
+        with work.precision:
+            loss = loss_of(variant, model, ids)
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         synchronize(ids.device)
@@ -154,7 +161,7 @@ def time_of_steps(work: Work, rounds: int) -> dict[str, Any]:
     for variant, model in models.items():
         if variant.startswith("vanilla") or variant == "litgpt":
             copy_weights(models["hugging_face"], model)
-    steps = {variant: training_step(variant, model) for variant, model in models.items()}
+    steps = {variant: training_step(variant, model, work) for variant, model in models.items()}
     for step in steps.values():
         step(ids[:1, :64])  # makes the optimizer's state
 
@@ -176,6 +183,8 @@ def time_of_steps(work: Work, rounds: int) -> dict[str, Any]:
     tokens = ids[:, 1:].numel()
     flops = {variant: tokens * flops_a_token(variant, work) for variant in VARIANTS}
     return {
+        "device": device_name(work.device),
+        "bf16": work.bf16,
         "tokens": tokens,
         "sequence_length": work.sequence_length,
         "seconds": {
@@ -208,8 +217,9 @@ def product_rate(work: Work) -> float:
     hidden = loopway_config("vanilla", work.size).hidden_size
     rates = []
     for columns, rows in ((hidden, 4 * hidden), (4 * hidden, hidden), (hidden, 3 * hidden)):
-        states = torch.randn(work.tokens, columns, device=work.device)
-        weight = torch.randn(rows, columns, device=work.device)
+        precision = torch.bfloat16 if work.bf16 else torch.float32
+        states = torch.randn(work.tokens, columns, device=work.device, dtype=precision)
+        weight = torch.randn(rows, columns, device=work.device, dtype=precision)
         for _ in range(_PRODUCTS):
             started = time.perf_counter()
             F.linear(states, weight)
@@ -238,7 +248,7 @@ def peak_mb(variant: str, work: Work) -> int | None:
     model = build(variant, work.size)
     if model is None:
         return None
-    step, ids = training_step(variant, model.to(work.device)), work.batch()
+    step, ids = training_step(variant, model.to(work.device), work), work.batch()
     step(ids)
     reset_peak_memory(work.device)
     step(ids)
@@ -270,10 +280,12 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=4096, help="of a step")
     parser.add_argument("--sequence-length", type=int, default=1024)
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--bf16", action="store_true", help="autocast, as training.bf16 does")
     options = parser.parse_args()
-    work, rounds = Work(options.tokens, options.sequence_length, {}, options.device), options.rounds
+    where, rounds = (options.device, options.bf16), options.rounds
+    work = Work(options.tokens, options.sequence_length, {}, *where)
     if options.quick:
-        work, rounds = Work(128, 64, QUICK_SIZE, options.device), 1
+        work, rounds = Work(128, 64, QUICK_SIZE, *where), 1
     common.report(
         {
             "step": lambda: time_of_steps(work, rounds),

@@ -1,7 +1,8 @@
 """Memory for time: what of a stage is kept for the backward pass, and what is computed once more.
 
-Gradient checkpointing that knows stages. Gradients are the same at every level, bit for bit on a CPU. Knows nothing
-of recurrences: what they keep, one state a boundary, is kept at every level.
+Gradient checkpointing that knows stages. Gradients are the same at every level, bit for bit on a CPU; under autocast
+``selective`` adds up those of shared weights in the weights' own precision, the others in autocast's. Knows nothing of
+recurrences: what they keep, one state a boundary, is kept at every level.
 """
 
 from collections.abc import Callable, Sequence
@@ -48,8 +49,12 @@ def run_layers(
     if level == "stage":
         return _checkpointed(partial(_one_after_the_other, calls), hidden_states)
     if level != "none":
-        selected = {"context_fn": _selective} if level == "selective" else {}
-        calls = [partial(_checkpointed, call, **selected) for call in calls]
+        if level == "selective":
+            calls = [
+                partial(_checkpointed, partial(_casting_anew, call), context_fn=_selective) for call in calls
+            ]
+        else:
+            calls = [partial(_checkpointed, call) for call in calls]
     return _one_after_the_other(calls, hidden_states)
 
 
@@ -61,6 +66,13 @@ def _one_after_the_other(calls: Sequence[Callable[[Tensor], Tensor]], hidden_sta
 
 def _checkpointed(call: Callable[[Tensor], Tensor], hidden_states: Tensor, **options: Any) -> Tensor:
     return checkpoint(call, hidden_states, use_reentrant=False, **options)  # type: ignore[return-value]
+
+
+def _casting_anew(call: Callable[[Tensor], Tensor], hidden_states: Tensor) -> Tensor:
+    """Under autocast, which casts a weight once for all loops: then the backward pass would meet casts that were not there."""
+    device = hidden_states.device.type
+    with torch.autocast(device, enabled=torch.is_autocast_enabled(device), cache_enabled=False):
+        return call(hidden_states)
 
 
 def _selective() -> Any:
