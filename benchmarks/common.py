@@ -7,6 +7,7 @@ import argparse
 import datetime
 import importlib.resources
 import json
+import multiprocessing
 import platform
 import random
 import re
@@ -15,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ import psutil
 
 MB, GB = 10**6, 10**9
 _DOCUMENT = 6_000  # characters, about the mean of the Pile
+_MODELS = ("transformers.models.gpt_neox.modeling_gpt_neox", "loopway.modeling.causal_lm")
 _DISTURBED = 0.07  # share of the machine that others use
 
 
@@ -102,6 +105,13 @@ def _seconds_of_others() -> float:
     used = machine.user + machine.system + getattr(machine, "nice", 0.0)
     own = [process.cpu_times() for process in (this, *this.children(recursive=True))]
     return used - sum(sum(times[:4]) for times in own)  # those of children that have ended among them
+
+
+def ready_processes(*modules: str) -> BaseContext:
+    """For processes that are copies of one that has imported models and these modules, and done nothing."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*_MODELS, *modules])  # what isn't installed is passed over
+    return context
 
 
 def middle(values: Iterable[float]) -> float:

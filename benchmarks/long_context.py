@@ -7,7 +7,6 @@ float32. A step is a forward and a backward pass, without an optimizer. The last
 """
 
 import gc
-import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -75,7 +74,7 @@ def rounds_at(length: int, shortest: int, rounds: int) -> int:
 def memory_of_steps(lengths: Sequence[int], size: dict[str, Any]) -> dict[str, Any]:
     """Each level at each length, in a process of its own."""
     peaks: dict[str, list[int]] = {level: [] for level in RECOMPUTE_LEVELS}
-    context = multiprocessing.get_context("spawn")
+    context = common.ready_processes()
     for length in lengths:
         for level in RECOMPUTE_LEVELS:
             with ProcessPoolExecutor(1, context) as fresh:

@@ -109,7 +109,7 @@ def whole(model: PreTrainedModel, samples: int, length: int) -> dict[str, Any]:
     }
 
 
-def training(steps: int, every: int) -> dict[str, Any]:
+def training(steps: int, every: int, megabytes: float) -> dict[str, Any]:
     """A run that is probed every so many steps."""
     probing, probe = [0.0], ProbeLog.on_step_end
 
@@ -119,7 +119,7 @@ def training(steps: int, every: int) -> dict[str, Any]:
         probing[0] += time.perf_counter() - started
 
     with tempfile.TemporaryDirectory() as folder:
-        text = common.write_text(Path(folder) / "text.jsonl", 4 * common.MB)
+        text = common.write_text(Path(folder) / "text.jsonl", megabytes * common.MB)
         config = RunConfig.from_dict(
             {
                 "model": {"preset": "pythia-14m", "layout": "1+2R2+1", "recurrence": "mesh"},
@@ -151,10 +151,12 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=500)
     parser.add_argument("--sequence-length", type=int, default=512)
     options = parser.parse_args()
-    samples, length, rounds, steps = options.samples, options.sequence_length, options.rounds, 200
+    samples, length, rounds = options.samples, options.sequence_length, options.rounds
+    steps, megabytes = 200, 4.0
     size: dict[str, Any] = {}
     if options.quick:
-        samples, length, rounds, steps = 17, 64, 1, 20
+        samples, length, rounds = 17, 64, 1
+        steps, megabytes = 20, 0.2
         size = {"hidden_size": 48, "intermediate_size": 96, "vocab_size": 512}
     if options.model:
         model = AutoModelForCausalLM.from_pretrained(options.model)
@@ -167,7 +169,7 @@ def main() -> None:
         {
             "cost": lambda: cost(model, length, rounds),
             "whole": lambda: whole(model, samples, length),
-            "training": lambda: training(steps, every=10),
+            "training": lambda: training(steps, every=10, megabytes=megabytes),
         }
     )
 

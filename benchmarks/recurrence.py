@@ -6,7 +6,6 @@ A step is forward, backward and fused AdamW in float32 on 512 random tokens, wit
 JSON.
 """
 
-import multiprocessing
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -90,7 +89,7 @@ def of_width(
     width: int, cases: list[tuple[int, int]], cases_a_process: int | None, *sizes: int
 ) -> dict[str, Any]:
     # A process for each, or small blocks of the models before would keep memory of the large ones' size.
-    context = multiprocessing.get_context("spawn")
+    context = common.ready_processes()
     with context.Pool(1, maxtasksperchild=cases_a_process) as process:
         return by_figure(
             {

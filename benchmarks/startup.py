@@ -7,7 +7,6 @@ same calls; their files are in memory. The last line is JSON.
 """
 
 import gc
-import multiprocessing
 import re
 import subprocess
 import sys
@@ -106,7 +105,7 @@ def load(layout: str, recurrence: str, rounds: int, **size: Any) -> dict[str, An
         common.measure(variants, 1)
         seconds = common.measure(variants, LOADS * rounds)
         for name, folder in folders.items():
-            context = multiprocessing.get_context("spawn")
+            context = common.ready_processes()
             with ProcessPoolExecutor(1, context) as fresh:
                 memory[name] = fresh.submit(memory_of_loading, folder, smalls[name]).result()
     return {

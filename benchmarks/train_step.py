@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from typing import Any
 
 import common
@@ -22,7 +21,6 @@ from torch.optim import AdamW
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedConfig
 
 import loopway
-from loopway.modeling.stack import find_stack
 from loopway.training.allocator import LARGE_BLOCK, return_large_blocks
 from loopway.training.measurements import device_name, peak_memory_bytes, reset_peak_memory
 
@@ -258,9 +256,7 @@ def peak_mb(variant: str, work: Work) -> int | None:
 
 def memory_of_steps(work: Work) -> dict[str, Any]:
     """Each variant in a fresh process, copied from one that has imported everything and done nothing."""
-    context = get_context("forkserver")
-    modules = [GPTNeoXForCausalLM.__module__, find_stack.__module__, "litgpt"]
-    context.set_forkserver_preload(modules)  # what isn't installed is passed over
+    context = common.ready_processes("litgpt")
     with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool:
         peaks = dict(zip(VARIANTS, pool.map(peak_mb, VARIANTS, [work] * len(VARIANTS)), strict=True))
     baseline = peaks["hugging_face"]

@@ -1,10 +1,13 @@
-"""The command line in this process, whose imports are done. Knows nothing of any verb."""
+"""The command line, and the runs of a comparison, in this process, whose imports are done."""
 
 import sys
+from pathlib import Path
 
 import pytest
 
 from loopway.cli import main
+from loopway.training.run import train
+from loopway.training.run_config import RunConfig
 
 
 def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -14,3 +17,8 @@ def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         main()
     code = ended.value.code
     return code if isinstance(code, int) else 0
+
+
+def train_here(config: Path, folder: Path, data: Path, title: str, meeting: dict[str, str]) -> None:
+    """In place of a process of its own, which each run of a comparison has: tests/comparison/test_compare.py."""
+    train(RunConfig.load(config), folder, data_folder=data, title=title)

@@ -19,9 +19,7 @@ from markdown_it import MarkdownIt
 from typer.main import get_command
 
 from loopway.cli import app
-from loopway.training.run import train
-from loopway.training.run_config import RunConfig
-from tests.command_line import run_main
+from tests.command_line import run_main, train_here
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -55,7 +53,7 @@ SMALL: dict[str, list[str]] = {
 SMALL_ON_PRETRAINED = SMALL | {"train": SMALL_TRAINING, "compare": SMALL_TRAINING}
 SMALL_ON_TOKENS = SMALL | {"train": ["data.sequence_length=32", *SMALL_TRAINING]}
 # Text of a Python block -> what stands in its place here.
-SMALL_PYTHON: dict[str, str] = {}
+SMALL_PYTHON = {'("14m", layout="2+4R2+2"': '("14m", layout="1+1R2+1"'}
 # Beginnings of command lines that are not run.
 NOT_RUN = ("cd ", "git clone ", "pip install ")
 
@@ -116,11 +114,6 @@ def run_command(command: str, small: dict[str, list[str]]) -> None:
         assert run_main(patch, *arguments) == 0, f"{command}\nrun as: {arguments}"
 
 
-def train_here(config: Path, folder: Path, data: Path, title: str, meeting: dict[str, str]) -> None:
-    """A comparison's run in this process; that each has its own is tested with comparisons."""
-    train(RunConfig.load(config), folder, data_folder=data, title=title)
-
-
 def check_options(command: str) -> None:
     """Of a command line that needs the network: its verb and its options exist."""
     words = shlex.split(command, comments=True)
@@ -165,7 +158,7 @@ def test_everything_that_a_page_shows_runs(
     sentence = "The state of a loop is what one pass hands to the next, and a highway carries it. "
     (tmp_path / "texts").mkdir()
     for name in ("first.txt", "second.txt", "texts/first.txt", "texts/second.txt"):
-        (tmp_path / name).write_text("".join(f"{name} {number}: {sentence}\n" for number in range(200)))
+        (tmp_path / name).write_text("".join(f"{name} {number}: {sentence}\n" for number in range(60)))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("loopway.comparison.planned._run_in_process", train_here)

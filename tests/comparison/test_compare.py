@@ -1,7 +1,6 @@
 """Whole comparisons of tiny models: what is left behind, going on after an interruption, bad configs."""
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -20,6 +19,7 @@ from loopway.comparison.run import compare
 from loopway.errors import ConfigError, DataError, LayoutError, RecurrenceError
 from loopway.training.run import train
 from loopway.training.run_folder import RunFolder
+from tests.command_line import run_main, train_here
 
 VARIANTS = {
     "vanilla": {"layout": "4", "recurrence": "base"},
@@ -57,12 +57,18 @@ def written(config: dict[str, Any]) -> Path:
     return Path("compare.yaml")
 
 
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trains every run here; in the other tests each has a process of its own."""
+    monkeypatch.setattr("loopway.comparison.planned._run_in_process", train_here)
+
+
 def content(folder: Path) -> dict[str, tuple[float, bytes]]:
     return {str(p): (p.stat().st_mtime, p.read_bytes()) for p in folder.rglob("*") if p.is_file()}
 
 
 def test_it_leaves_the_table_curves_samples_and_every_model(
-    config: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    config: dict[str, Any], in_this_process: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = compare(written(config), folder="out")
     shown = capsys.readouterr().out
@@ -111,7 +117,9 @@ def test_all_variants_see_the_same_data_and_those_of_one_seed_start_from_it(conf
     assert [by_seed[5].training["seed"] for by_seed in plan.runs.values()] == [5, 5, 5]
 
 
-def test_interrupted_it_goes_on_and_gives_the_same_result(config: dict[str, Any], tmp_path: Path) -> None:
+def test_interrupted_it_goes_on_and_gives_the_same_result(
+    config: dict[str, Any], in_this_process: None
+) -> None:
     config["training"] |= {"max_steps": 30, "save_steps": 5, "eval_steps": 10, "logging_steps": 1}
     config["variants"] = {"vanilla": VARIANTS["vanilla"], "mesh": VARIANTS["mesh"]}
     path = written(config)
@@ -137,11 +145,12 @@ def test_interrupted_it_goes_on_and_gives_the_same_result(config: dict[str, Any]
     assert whole.read_bytes() == cut.read_bytes()
 
 
-def test_a_variant_is_trained_alone_and_the_comparison_takes_it_up(config: dict[str, Any]) -> None:
+def test_a_variant_is_trained_alone_and_the_comparison_takes_it_up(
+    config: dict[str, Any], in_this_process: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config |= {"variants": {"mesh": VARIANTS["mesh"]}, "seeds": [3, 4]}
     written(config)
-    command = [sys.executable, "-m", "loopway", "train", "compare.yaml", "--variant", "mesh", "--seed", "4"]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    assert run_main(monkeypatch, "train", "compare.yaml", "--variant", "mesh", "--seed", "4") == 0
     assert [path.name for path in Path("runs/compare/runs").iterdir()] == ["mesh-seed4"]
     before = content(Path("runs/compare/runs/mesh-seed4"))
     with pytest.raises(ConfigError, match="learning_rate"):
@@ -217,13 +226,14 @@ def test_a_folder_of_something_else_and_missing_text_leave_everything_as_it_was(
     assert not Path("out").exists()
 
 
-def test_a_run_that_fails_stops_the_comparison_with_one_line(config: dict[str, Any]) -> None:
+def test_a_run_that_fails_stops_the_comparison_with_one_line(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     config["training"]["learning_rate"] = 1e30
-    command = [sys.executable, "-m", "loopway", "compare", str(written(config)), "--out", "out"]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ, timeout=300)
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("loopway: vanilla-seed0: training failed")
+    assert run_main(monkeypatch, "compare", str(written(config)), "--out", "out") == 2
+    error = capfd.readouterr().err
+    assert "Traceback" not in error
+    assert error.splitlines()[-1].startswith("loopway: vanilla-seed0: training failed")
 
 
 def test_a_recurrence_from_a_user_s_file_is_compared(config: dict[str, Any]) -> None:

@@ -142,20 +142,15 @@ def test_the_paper_s_suite_gives_four_perplexities_and_both_means(
     assert "| mmlu_continuation, 5-shot | acc |" in table
 
 
-def test_a_killed_evaluation_goes_on_and_ends_the_same(mesh_model: Path, tmp_path: Path) -> None:
+def test_a_killed_evaluation_goes_on_and_ends_the_same(run: Run, tmp_path: Path) -> None:
     choices = {"doc_to_choice": "{{choices}}", "doc_to_target": "answer"}
     write_riddles(tmp_path / "tasks", "multiple_choice", 500, **choices)
 
-    def command(out: str) -> list[str]:
-        options = ["--tasks", "riddles", "--include-path", "tasks", "--batch-size", "2", "--out", out]
-        return [sys.executable, "-m", "loopway", "evaluate", str(mesh_model), *options]
+    arguments = ["mesh", "--tasks", "riddles", "--include-path", "tasks", "--batch-size", "2", "--out"]
 
-    def start(out: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(command(out), cwd=tmp_path, stdout=subprocess.DEVNULL)
-
-    with start("straight") as straight:
-        assert straight.wait(300) == 0
-    with start("out") as killed:
+    assert run(*arguments, "straight")[0] == 0
+    command = [sys.executable, "-m", "loopway", "evaluate", *arguments, "out"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as killed:
         while not (known := answers_of(tmp_path / "out")):
             assert killed.poll() is None, "it was done too soon"
             time.sleep(0.02)
@@ -164,8 +159,7 @@ def test_a_killed_evaluation_goes_on_and_ends_the_same(mesh_model: Path, tmp_pat
     whole = answers_of(tmp_path / "straight")
     assert killed.returncode == -signal.SIGKILL and 0 < len(known) < len(whole)
     assert not (tmp_path / "out" / "results.json").exists()
-    with start("out") as resumed:
-        assert resumed.wait(300) == 0
+    assert run(*arguments, "out")[0] == 0
     lines = answers_of(tmp_path / "out")
     assert lines[: len(known)] == known and len(lines) == len(whole) == len({json.loads(x)[0] for x in lines})
     results = [json.loads((tmp_path / out / "results.json").read_text()) for out in ("straight", "out")]

@@ -26,6 +26,7 @@ from loopway.training.run import train
 from loopway.training.run_config import RunConfig
 from loopway.training.run_folder import RunFolder
 from loopway.training.yaml_files import merge
+from tests.command_line import train_here
 
 
 @pytest.fixture(scope="module")
@@ -256,10 +257,7 @@ def test_variants_are_healed_side_by_side(
     }
     (tmp_path / "heal.yaml").write_text(json.dumps(content))
 
-    def here(config: Path, folder: Path, data: Path, title: str, meeting: dict[str, str]) -> None:
-        train(RunConfig.load(config), folder, data_folder=data, console=Console(quiet=True))
-
-    monkeypatch.setattr("loopway.comparison.planned._run_in_process", here)
+    monkeypatch.setattr("loopway.comparison.planned._run_in_process", train_here)
     drawn: dict[str, Any] = {}
     monkeypatch.setattr("loopway.comparison.report.plot_curves", lambda *_, **more: drawn.update(more))
     rows = compare(tmp_path / "heal.yaml", [], tmp_path / "out", console=Console(quiet=True)).rows
