@@ -7,6 +7,7 @@ same calls; their files are in memory. The last line is JSON.
 """
 
 import gc
+import multiprocessing
 import re
 import subprocess
 import sys
@@ -105,7 +106,7 @@ def load(layout: str, recurrence: str, rounds: int, **size: Any) -> dict[str, An
         common.measure(variants, 1)
         seconds = common.measure(variants, LOADS * rounds)
         for name, folder in folders.items():
-            context = common.ready_processes()
+            context = multiprocessing.get_context("spawn")
             with ProcessPoolExecutor(1, context) as fresh:
                 memory[name] = fresh.submit(memory_of_loading, folder, smalls[name]).result()
     return {

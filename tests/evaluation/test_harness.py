@@ -247,10 +247,7 @@ def test_the_harness_s_own_command_line_knows_our_models_and_gives_the_same_numb
 ) -> None:
     measures = task_measures(["arc_easy"], [5])
     ours = run(mesh_model, measures, tmp_path / "ours", local_tasks).results[measures[0]]
-    # As `python -m` runs it; of the thousands of tasks that the harness brings none is read.
-    code = "import runpy; from lm_eval.tasks import manager; manager.__file__ = 'nowhere/manager.py'; "
-    code += "runpy.run_module('loopway.evaluation.lm_eval', run_name='__main__')"
-    command = [sys.executable, "-c", code, "run", "--model", "hf"]
+    command = [sys.executable, "-m", "loopway.evaluation.lm_eval", "run", "--model", "hf"]
     command += ["--model_args", f"pretrained={mesh_model}", "--tasks", "arc_easy", "--num_fewshot", "5"]
     command += ["--include_path", str(local_tasks), "--limit", "12", "--device", "cpu"]
     command += ["--batch_size", "8", "--output_path", str(tmp_path / "theirs.json")]
