@@ -1,0 +1,169 @@
+"""The evidence page is what the result files say, and says no more than they carry."""
+
+import copy
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command_line import train_here
+from scipy import stats
+
+from loopway.comparison import planned
+from loopway.comparison.run import compare
+from loopway.training.summary import RunSummary
+from studies.nano import collect, evidence, losses
+
+RESULTS = Path(__file__).parents[2] / "studies" / "nano" / "results"
+
+
+def test_the_page_is_made_of_the_results() -> None:
+    assert (evidence.DOCS / "evidence.md").read_text() == evidence.page(losses.load(RESULTS)), (
+        "made anew by: python studies/nano/evidence.py"
+    )
+
+
+def test_a_sentence_that_the_results_do_not_carry_stops_the_page() -> None:
+    studies = losses.load(RESULTS)
+    turned = copy.deepcopy(studies["schemes"].result)
+    turned["variants"]["mesh"], turned["variants"]["base"] = (
+        turned["variants"]["base"],
+        turned["variants"]["mesh"],
+    )
+    with pytest.raises(losses.UnsupportedClaim, match="mesh isn't clearly below base"):
+        evidence.page(studies | {"schemes": losses.Study(turned)})
+
+
+def test_the_command_writes_page_and_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "images").mkdir()
+    docs, page = evidence.DOCS, (evidence.DOCS / "evidence.md").read_text()
+    monkeypatch.setattr(evidence, "DOCS", tmp_path)
+    evidence.main()
+    assert (tmp_path / "evidence.md").read_text() == page
+    for path in (tmp_path / "images").iterdir():
+        assert path.stat().st_size > 10_000
+        assert (docs / "images" / path.name).exists() and f"images/{path.name}" in page
+    assert "python studies/nano/evidence.py" in page
+
+
+def test_the_readme_says_the_same() -> None:
+    schemes = losses.load(RESULTS)["schemes"]
+    readme = (evidence.ROOT / "README.md").read_text()
+    for difference in (schemes.below("mesh", "base"), schemes.tied("mesh", "anchor")):
+        assert str(difference) in readme
+
+
+def study(losses_by_seed: dict[str, list[float]], documents: dict[str, list[float]]) -> dict[str, Any]:
+    variants = {
+        name: {
+            "seeds": {str(seed): {"loss": loss} for seed, loss in enumerate(given)},
+            "documents": documents[name],
+        }
+        for name, given in losses_by_seed.items()
+    }
+    return {"study": "by hand", "targets": [10, 20, 0, 30], "variants": variants}
+
+
+def test_intervals_cover_seeds_and_documents() -> None:
+    found = losses.Study(
+        study({"a": [1.0, 1.2], "b": [2.0, 2.4]}, {"a": [11, 22, 0, 33], "b": [22, 46, 0, 64]})
+    )
+    # Variants 1.1 and 2.2, seeds 1.5 and 1.8: residuals of 0.05 with one degree of freedom.
+    assert found.noise.degrees == 1 and found.noise.deviation == pytest.approx(math.sqrt(4 * 0.05**2))
+    rest = np.array([-11, -24, -31]) + 1.1 * np.array([10, 20, 30])
+    documents = 3 / 2 * (rest**2).sum() / 60**2
+    half = stats.t.ppf(0.975, 1) * math.sqrt(2 * 0.1**2 / 2 + documents)
+    difference = found.difference("a", "b")
+    assert (difference.value, difference.half) == (pytest.approx(-1.1), pytest.approx(half))
+    assert str(losses.Difference(-0.00001, 0.02)) == "+0.000 ± 0.020"
+    assert found.tied("a", "b").half == difference.half
+    with pytest.raises(losses.UnsupportedClaim, match="isn't clearly below"):
+        found.below("a", "b")
+
+    sure = losses.Study(found.result, losses.Noise(0.01, 100))
+    assert sure.below("a", "b").is_clear
+    with pytest.raises(losses.UnsupportedClaim, match="clearly apart"):
+        sure.tied("b", "a")
+    with pytest.raises(losses.UnsupportedClaim, match="isn't clearly below"):
+        sure.below("b", "a")
+    del found.variants["a"]["seeds"]["1"]
+    with pytest.raises(losses.UnsupportedClaim, match="different seeds"):
+        sure.difference("a", "b")
+
+
+def test_the_noise_doesn_t_depend_on_what_seeds_and_variants_share() -> None:
+    table = np.random.default_rng(0).normal(size=(4, 3))
+    shifted = table + np.arange(4)[:, None] + 5 * np.arange(3)
+
+    def noise(values: np.ndarray) -> losses.Noise:
+        names = {str(number): list(row) for number, row in enumerate(values)}
+        return losses.Study(study(names, {name: [] for name in names})).noise
+
+    assert noise(table).deviation == pytest.approx(noise(shifted).deviation)
+    assert noise(table).degrees == 6
+
+
+def test_a_trained_comparison_is_collected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    domains = {"bible": 2, "novel": 3}
+    (tmp_path / "validation").mkdir()
+    for number, (domain, count) in enumerate(domains.items()):
+        documents = [f"{domain} {number} " * 40 * (document + 1) for document in range(count)]
+        lines = "".join(json.dumps({"text": text}) + "\n" for text in documents)
+        (tmp_path / "validation" / f"{domain}.jsonl").write_text(lines)
+    Path("train.txt").write_text("once more the whale and the ship " * 200)
+    config = {
+        "model": {"preset": "pythia-14m", "hidden_size": 16, "num_attention_heads": 2, "layout": "1+1R2+1"},
+        "data": {
+            "train": ["train.txt"],
+            "validation": ["validation"],
+            "sequence_length": 16,
+            "vocab_size": 300,
+        },
+        "training": {
+            "global_batch_size": 2,
+            "per_device_train_batch_size": 2,
+            "max_steps": 4,
+            "eval_steps": 2,
+        },
+        "variants": {
+            "base": {"recurrence": "base"},
+            "mesh": {"recurrence": "mesh"},
+            "later": {"layout": "4"},
+        },
+        "seeds": [0],
+        "probe_samples": 4,
+    }
+    path = tmp_path / "tiny.yaml"
+    path.write_text(json.dumps(config))
+    trained = config | {"variants": {name: config["variants"][name] for name in ("base", "mesh")}}
+    (tmp_path / "trained.yaml").write_text(json.dumps(trained))
+    monkeypatch.setattr(planned, "_run_in_process", train_here)
+    compare("trained.yaml", ["training.logging_steps=1"], "runs/tiny")
+
+    manifest = {"domains": {name: {"validation": {"documents": count}} for name, count in domains.items()}}
+    result = json.loads(json.dumps(collect.collect(path, Path("runs/tiny"), manifest)))
+    assert result["domains"] == domains and list(result["variants"]) == ["base", "mesh"]
+    for name, variant in result["variants"].items():
+        summary = RunSummary.read(Path(f"runs/tiny/runs/{name}-seed0/summary.json"))
+        (seed,) = variant["seeds"].values()
+        loss = sum(variant["documents"]) / sum(result["targets"])
+        assert (
+            loss == pytest.approx(summary.validation_loss, abs=1e-4) == pytest.approx(seed["loss"], abs=1e-4)
+        )
+        assert [tokens for tokens, _ in seed["curve"]] == [64, 128] and seed["curve"][-1][1] == round(
+            seed["loss"], 4
+        )
+        assert seed["set"] == {"logging_steps": 1} and seed["device"] == "cpu"
+    found = losses.Study(result, losses.Noise(0.01, 5))
+    assert list(found.by_domain("mesh")) == list(domains)
+    assert found.seeds("mesh") == 1 and found.difference("mesh", "base").half > 0
+    assert [
+        len(result["probes"]["mesh"][name]) for name in ("stages", "relative_update", "similarity", "spectra")
+    ] == [4, 4, 4, 5]
+    assert evidence.routes_table(found, "mesh").count("\n") == 4
+
+    with pytest.raises(SystemExit, match="no finished runs"):
+        collect.collect(path, tmp_path / "elsewhere", manifest)
