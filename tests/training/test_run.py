@@ -192,6 +192,10 @@ def test_tensorboard_has_the_losses(finished: Path) -> None:
     events.Reload()
     assert [event.step for event in events.Scalars("train/loss")] == [2, 4, 6, 8, 10, 12]
     assert [event.step for event in events.Scalars("eval/loss")] == [5, 10, 12]
+    lines = [line for line in read_metrics(finished / "metrics.jsonl") if "tokens_per_second" in line]
+    for name in ("tokens_per_second", "mfu"):
+        told = {event.step: event.value for event in events.Scalars(f"train/{name}")}
+        assert told == {line["step"]: pytest.approx(line[name]) for line in lines} and told
 
 
 def test_started_again_it_says_so_and_changes_nothing(

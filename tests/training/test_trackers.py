@@ -1,8 +1,10 @@
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from transformers import TrainerCallback
 from transformers.integrations import integration_utils
 
 from loopway.errors import ConfigError
@@ -53,6 +55,23 @@ def test_all_means_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(integration_utils, "is_trackio_available", lambda: True)
     assert "trackio" in tracker_names("all")
     assert "tensorboard" not in tracker_names("all")
+
+
+def test_a_tracker_is_told_how_fast_a_run_is(
+    tiny_config: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[dict[str, float]] = []
+
+    class Tracker(TrainerCallback):
+        def on_log(self, *_: Any, logs: dict[str, float], **__: Any) -> None:
+            told.append(dict(logs))
+
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "trackio", Tracker)
+    monkeypatch.setattr(integration_utils, "is_trackio_available", lambda: True)
+    train(tiny_config(training={"report_to": ["trackio"], "max_steps": 4}), tmp_path / "run")
+    of_steps = [logs for logs in told if "loss" in logs]
+    assert of_steps and all(logs["tokens_per_second"] > 0 and logs["mfu"] > 0 for logs in of_steps[1:])
+    assert any("eval_loss" in logs for logs in told)
 
 
 def test_a_run_is_called_after_its_folder_unless_it_has_a_name(tiny_config: Build) -> None:

@@ -22,7 +22,7 @@ from loopway.training.metrics_log import MetricsLog
 
 
 class RunLog(TrainerCallback):
-    """Writes metrics.jsonl and times the steps; the last step is always logged.
+    """Writes metrics.jsonl and times the steps; the last step is always logged. To be the first that is told of a log.
 
     Args:
         log: where lines go.
@@ -87,8 +87,12 @@ class RunLog(TrainerCallback):
             steps_per_second = self.timer.steps_per_second(self._logged_steps)
             if steps_per_second is not None:
                 speed = steps_per_second * self.tokens_per_step
-                line["tokens_per_second"] = round(speed, 1)
-                line["mfu"] = round(speed / self.tokens_per_second_at_best, 4)
+                found = {
+                    "tokens_per_second": round(speed, 1),
+                    "mfu": round(speed / self.tokens_per_second_at_best, 4),
+                }
+                line |= found
+                logs |= found  # for TensorBoard and trackers, which are told next
             self._logged_steps = len(self.timer.seconds)
         elif "eval_loss" in logs:
             line |= {

@@ -232,6 +232,8 @@ class _Run:
             teacher=self.teacher,
         )
         trainer.remove_callback(PrinterCallback)
+        # Before the trackers of transformers, which it adds to.
+        trainer.callback_handler.callbacks.sort(key=lambda callback: not isinstance(callback, RunLog))
         return trainer
 
     def _evaluate_final(self, trainer: SampleTrainer) -> None:
