@@ -1,10 +1,12 @@
 """What the pages need of a trained comparison, as one small file: `collect.py STUDY.yaml COMPARISON --out RESULT.json`.
 
-Reads finished runs and, where they are, the probes' numbers. Knows nothing of what is said about them.
+Reads finished runs and, where they are, the probes' numbers; prints losses by domain. Knows nothing of what is said about
+them.
 """
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,11 @@ from loopway.training.metrics_log import read_metrics
 from loopway.training.run_config import RunConfig
 from loopway.training.run_folder import RunFolder
 from loopway.training.summary import RunSummary
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # as a script, too, it finds the other parts of `studies`
+
+from studies.nano import tables
+from studies.nano.losses import Study
 
 MANIFEST = Path(__file__).with_name("corpus-manifest.json")
 _LAST_TENTH = 0.1  # of a run, over which the training loss is averaged
@@ -52,6 +59,10 @@ def collect(study: Path, comparison: Path, manifest: dict[str, Any]) -> dict[str
     for name, runs in finished.items():
         sums, targets = zip(*(by_document(run, data) for run in runs.values()), strict=True)
         result["targets"] = targets[0]
+        if len(targets[0]) != (known := sum(result["domains"].values())):
+            raise SystemExit(
+                f"{comparison}: {len(targets[0])} validation documents, but the corpus has {known}: another corpus?"
+            )
         summary = RunSummary.read(next(iter(runs.values())).summary)
         result["variants"][name] = {
             "layout": summary.layout,
@@ -141,6 +152,7 @@ def main() -> None:
     result = collect(given.study, given.comparison, manifest)
     given.out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(given.out, json.dumps(result, separators=(",", ":")) + "\n")
+    print(tables.domains_table(Study(result), list(result["variants"])))
 
 
 if __name__ == "__main__":

@@ -4,8 +4,6 @@ The page's text is evidence.md.jinja. A sentence that says which of two is bette
 fails where the interval doesn't carry it. Knows nothing of how models were trained.
 """
 
-import json
-import math
 import sys
 from pathlib import Path
 
@@ -16,154 +14,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))  # as a script, too, it finds the other parts of `studies`
 
-from studies.nano.losses import Study, load, signed  # noqa: E402
+from studies.nano import tables  # noqa: E402
+from studies.nano.losses import Study, load  # noqa: E402
 
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402
 
 NANO, DOCS = ROOT / "studies" / "nano", ROOT / "docs"
-PAPER = json.loads((ROOT / "studies" / "paper" / "results.json").read_text(encoding="utf-8"))
-#: Names here and in the paper's tables.
-_SCHEMES = {
-    "base": "base",
-    "residual": "residual",
-    "anchor": "anchor",
-    "anchor-star": "anchor*",
-    "mesh": "mesh",
-}
-
-
-def table(headers: list[str], rows: list[list[str]]) -> str:
-    """In Markdown, the first column to the left."""
-    lines = [headers, [":--", *["--:"] * (len(headers) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def losses_table(study: Study, against: list[str]) -> str:
-    """Every variant's loss, its seeds' range, and its difference from the variants named."""
-    rows = []
-    for name, variant in study.variants.items():
-        losses = study.losses(name)
-        rows.append(
-            [
-                f"`{name}`",
-                f"`{variant['layout']}`",
-                f"{variant['non_embedding_parameters'] / 1e6:.2f} M",
-                str(len(losses)),
-                f"{losses.mean():.3f}",
-                f"{losses.min():.3f}–{losses.max():.3f}" if len(losses) > 1 else "–",
-                *("–" if name == other else str(study.difference(name, other)) for other in against),
-            ]
-        )
-    headers = ["variant", "layout", "non-emb.", "seeds", "loss", "range"]
-    return table([*headers, *(f"minus `{name}`" for name in against)], rows)
-
-
-def runs_table(studies: dict[str, Study]) -> str:
-    rows = []
-    for study in studies.values():
-        seeds = sorted({study.seeds(name) for name in study.variants})
-        tokens = max(variant["tokens"] for variant in study.variants.values())
-        rows.append(
-            [
-                f"[`{study.name}.yaml`](../studies/nano/{study.name}.yaml)",
-                str(len(study.variants)),
-                "–".join(str(count) for count in dict.fromkeys((seeds[0], seeds[-1]))),
-                f"{tokens / 1e6:.1f} M",
-                study.devices(),
-            ]
-        )
-    return table(["study", "variants", "seeds", "tokens a run", "trained on"], rows)
-
-
-def domains_table(study: Study, names: list[str]) -> str:
-    rows = [[f"`{name}`", *(f"{loss:.3f}" for loss in study.by_domain(name).values())] for name in names]
-    return table(["variant", *study.result["domains"]], rows)
-
-
-def curve_table(study: Study, names: list[str], tokens: list[float]) -> str:
-    rows = [[f"`{name}`", *(f"{study.at(name, at):.3f}" for at in tokens)] for name in names]
-    return table(["tokens", *(f"{at / 1e6:.1f} M" for at in tokens)], rows)
-
-
-def paper_table(studies: dict[str, Study]) -> str:
-    """Losses minus the vanilla model's: the paper's by the logarithms of its perplexities on the Pile."""
-    sizes: dict[str, dict[str, float]] = {}
-    for size, layers, variant, perplexity, *_ in PAPER["table1"]:
-        if layers != "3+6R3+3":
-            sizes.setdefault(size, {})[variant] = math.log(perplexity)
-    here = [studies["schemes"], studies["longer"]]
-    rows = [
-        [
-            f"`{ours}`",
-            *(signed(of[theirs] - of["vanilla"]) if theirs in of else "–" for of in sizes.values()),
-            *(str(study.difference(ours, "vanilla")) if ours in study.variants else "–" for study in here),
-        ]
-        for ours, theirs in _SCHEMES.items()
-    ]
-    tokens = [f"here, {study.variants['mesh']['tokens'] / 1e6:.1f} M tokens" for study in here]
-    return table(["minus vanilla", *(f"paper, {size}" for size in sizes), *tokens], rows)
-
-
-def buffer_table(study: Study) -> str:
-    theirs = {f"slots-{slots}": loss for _, slots, loss, _ in PAPER["table3_buffer_length"]["rows"]}
-    chosen = "slots-5"  # the paper's
-    rows = [
-        [
-            name.removeprefix("slots-"),
-            f"{study.loss(name):.3f}",
-            "–" if name == chosen else str(study.difference(name, chosen)),
-            f"{theirs[name]:.4f}",
-            "–" if name == chosen else signed(theirs[name] - theirs[chosen], 4),
-        ]
-        for name in study.variants
-    ]
-    return table(["slots", "loss", "minus 5 slots", "paper, 410M", "minus 5 slots"], rows)
-
-
-def passing_table(study: Study) -> str:
-    paper = PAPER["table4_state_passing"]["rows"]
-    theirs = {scheme.replace("*", "-star").replace("+", "-"): loss for scheme, loss, _ in paper}
-    rows = [
-        [
-            f"`{name}`",
-            f"{study.loss(name):.3f}",
-            "–" if name == "base" else str(study.difference(name, "base")),
-            f"{theirs[name]:.4f}",
-            "–" if name == "base" else signed(theirs[name] - theirs["base"], 4),
-        ]
-        for name in study.variants
-    ]
-    return table(["passed on", "loss", "minus base", "paper, 410M", "minus base"], rows)
-
-
-def probes_table(study: Study) -> str:
-    """Block by block; states are those between the blocks."""
-    rows = []
-    for name, probe in study.result["probes"].items():
-        update, similar, rank = probe["relative_update"], probe["similarity"], probe["effective_rank"]
-        first, second = update[1:3]
-        rows.append(
-            [
-                f"`{name}`",
-                *(f"{value:.2f}" for value in update),
-                f"{min(first, second) / max(first, second):.2f}",
-                *(f"{value:.2f}" for value in similar[1:3]),
-                *(f"{value:.0f}" for value in rank[1:4]),
-            ]
-        )
-    headers = ["variant", "update: prelude", "1st loop", "2nd loop", "coda", "lesser over larger loop"]
-    headers += ["CKA: h(0), h(1)", "h(1), h(2)", "rank: h(0)", "h(1)", "h(2)"]
-    return table(headers, rows)
-
-
-def routes_table(study: Study, name: str) -> str:
-    routes = study.result["probes"][name]["mixing"]
-    rows = [
-        [boundary, *("–" if weight is None else f"{weight:.2f}" for weight in weights)]
-        for boundary, weights in zip(routes["boundaries"], routes["weights"], strict=True)
-    ]
-    return table(["what is read", *routes["sources"]], rows)
 
 
 def draw_curves(studies: dict[str, Study], path: Path) -> None:
@@ -205,21 +62,8 @@ def page(studies: dict[str, Study]) -> str:
     environment = Environment(
         loader=loader, undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True
     )
-    helpers = {
-        function.__name__: function
-        for function in (
-            losses_table,
-            runs_table,
-            domains_table,
-            curve_table,
-            paper_table,
-            buffer_table,
-            passing_table,
-            probes_table,
-            routes_table,
-        )
-    }
-    return environment.get_template("evidence.md.jinja").render(studies=studies, **helpers, **studies)
+    text = environment.get_template("evidence.md.jinja")
+    return text.render(studies=studies, tables=tables, **studies)
 
 
 def main() -> None:

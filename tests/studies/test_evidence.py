@@ -14,7 +14,7 @@ from scipy import stats
 from loopway.comparison import planned
 from loopway.comparison.run import compare
 from loopway.training.summary import RunSummary
-from studies.nano import collect, evidence, losses
+from studies.nano import collect, evidence, losses, tables
 
 RESULTS = Path(__file__).parents[2] / "studies" / "nano" / "results"
 
@@ -163,7 +163,10 @@ def test_a_trained_comparison_is_collected(tmp_path: Path, monkeypatch: pytest.M
     assert [
         len(result["probes"]["mesh"][name]) for name in ("stages", "relative_update", "similarity", "spectra")
     ] == [4, 4, 4, 5]
-    assert evidence.routes_table(found, "mesh").count("\n") == 4
+    assert tables.routes_table(found, "mesh").count("\n") == 4
 
+    manifest["domains"]["novel"]["validation"]["documents"] += 1
+    with pytest.raises(SystemExit, match="another corpus"):
+        collect.collect(path, Path("runs/tiny"), manifest)
     with pytest.raises(SystemExit, match="no finished runs"):
         collect.collect(path, tmp_path / "elsewhere", manifest)

@@ -16,7 +16,9 @@ import loopway
 from loopway.comparison.config import CompareConfig
 from loopway.data.config import DataConfig
 from loopway.data.loading import open_data
-from studies.nano import corpus, domains
+from loopway.training.run_folder import RunFolder
+from studies.nano import collect, corpus
+from studies.nano.losses import Study
 
 ROOT = Path(__file__).parents[2]
 NANO = ROOT / "studies" / "nano"
@@ -156,8 +158,9 @@ def test_each_validation_sample_counts_for_the_domain_in_which_it_begins(
         train=[halves["train"]], validation=[halves["validation"]], sequence_length=32, vocab_size=300
     )
     data = open_data(config, tmp_path / "data")
-    found = domains.domain_of_samples(data, manifest)
-    assert list(dict.fromkeys(found)) == list(corpus.DOMAINS)
+    validation = data.validation_samples()
+    assert validation is not None
+    samples = len(validation)
 
     # Where samples begin, by hand: each domain's tokens, its documents' ends included, one after the other.
     lengths = [
@@ -167,21 +170,17 @@ def test_each_validation_sample_counts_for_the_domain_in_which_it_begins(
         )
         for domain in corpus.DOMAINS
     ]
-    starts = np.arange(len(found)) * 32
-    expected = np.searchsorted(np.cumsum(lengths), starts, side="right")
-    assert [list(corpus.DOMAINS).index(domain) for domain in found] == expected.tolist()
+    domain_of = np.searchsorted(np.cumsum(lengths), np.arange(samples) * 32, side="right")
 
-    run = tmp_path / "run"
-    run.mkdir()
-    sums = [32 * (1.0 + list(corpus.DOMAINS).index(domain)) for domain in found]
-    (run / "validation_losses.json").write_text(json.dumps({"sums": sums, "targets": [32] * len(found)}))
-    assert domains.losses_by_domain(run, found) == dict(
-        zip(corpus.DOMAINS, (1.0, 2.0, 3.0, 4.0), strict=True)
-    )
-
-    manifest["domains"]["novel"]["validation"]["documents"] += 1
-    with pytest.raises(SystemExit, match="another corpus"):
-        domains.domain_of_samples(data, manifest)
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    sums = [32 * (1.0 + float(domain)) for domain in domain_of]
+    run.validation_losses.write_text(json.dumps({"sums": sums, "targets": [32] * samples}))
+    documents, targets = collect.by_document(run, data)
+    assert sum(targets) == 32 * samples and sum(documents) == sum(sums)
+    counts = {domain: manifest["domains"][domain]["validation"]["documents"] for domain in corpus.DOMAINS}
+    study = Study({"domains": counts, "targets": targets, "variants": {"mesh": {"documents": documents}}})
+    assert study.by_domain("mesh") == dict(zip(corpus.DOMAINS, (1.0, 2.0, 3.0, 4.0), strict=True))
 
 
 @pytest.mark.parametrize("path", sorted(NANO.glob("*.yaml")), ids=lambda path: path.stem)
