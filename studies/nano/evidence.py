@@ -1,7 +1,7 @@
 """docs/evidence.md and its figures from the result files: `python studies/nano/evidence.py`.
 
 The page's text is evidence.md.jinja. A sentence that says which of two is better asks for the difference by a name that
-fails where the interval doesn't carry it. Knows nothing of how models were trained.
+fails where the interval doesn't carry it; what else the text says of the numbers is in `stated`. Knows nothing of how models were trained.
 """
 
 import sys
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))  # as a script, too, it finds the other parts of `studies`
 
 from studies.nano import tables  # noqa: E402
-from studies.nano.losses import Study, load  # noqa: E402
+from studies.nano.losses import Study, UnsupportedClaim, load  # noqa: E402
 
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402
@@ -37,7 +37,10 @@ def draw_curves(studies: dict[str, Study], path: Path) -> None:
             axis.fill_between(tokens / 1e6, apart.min(0), apart.max(0), color=colour, alpha=0.15, linewidth=0)
         axis.axhline(0, color="black", linewidth=0.8)
         axis.set_xlabel("training tokens (millions)")
-        axis.set_title(f"{study.seeds('base')} seeds, mean and range", fontsize=9)
+        whole = study.variants["base"]["tokens"] / 1e6
+        axis.set_title(
+            f"runs of {whole:.1f} million tokens, {study.seeds('base')} seeds: mean and range", fontsize=9
+        )
     axes[0].set_ylabel("validation loss minus base (nats)")
     axes[0].legend(fontsize=7)
     figure.savefig(path, dpi=120)
@@ -56,8 +59,61 @@ def draw_spectra(study: Study, path: Path) -> None:
     pyplot.close(figure)
 
 
+def stated(studies: dict[str, Study]) -> dict[str, bool]:
+    """What the page says without a ±, and whether it is so."""
+    schemes, longer, routers = studies["schemes"], studies["longer"], studies["routers"]
+    without = ("base", "residual", "anchor", "anchor-star")
+    probes = schemes.result["probes"]
+    updates = {name: probe["relative_update"][1:3] for name, probe in probes.items()}
+    similar = {name: probe["similarity"][1:3] for name, probe in probes.items()}
+    spectra = {name: np.array(probe["spectra"]) for name, probe in probes.items()}
+    shared = {name: min(loops) / max(loops) for name, loops in updates.items()}
+    trained = [longer.training_loss(name) for name in ("anchor", "vanilla", "mesh", "base")]
+    return {
+        "MeSH is below all without it up to 1.6 million tokens, with every seed": all(
+            schemes.always_below("mesh", name, tokens)
+            for name in without
+            for tokens in schemes.curve("mesh")[0]
+            if tokens < 1.7e6
+        ),
+        "MeSH ends between vanilla and base": longer.loss("vanilla")
+        < longer.loss("mesh")
+        < longer.loss("base"),
+        "MeSH ends behind anchor with every seed": longer.always_below("anchor", "mesh"),
+        "validation and training losses have the same order": trained == sorted(trained)
+        and longer.loss("anchor") < longer.loss("vanilla"),
+        "mesh-gated has the lowest mean loss": min(routers.variants, key=routers.loss) == "mesh-gated",
+        "MeSH's loops change their input more than any without": min(updates["mesh"])
+        > max(max(updates[name]) for name in without),
+        "MeSH shares the work as base does": abs(shared["mesh"] - shared["base"]) < 0.05,
+        "with residual and anchor the second loop does less than half": shared["residual"]
+        < 0.5
+        > shared["anchor"],
+        "MeSH's loop states are the least alike": all(
+            ours < min(similar[name][number] for name in without)
+            for number, ours in enumerate(similar["mesh"])
+        ),
+        "h(1) and h(2) of residual and anchor are the most alike": min(
+            similar["residual"][1], similar["anchor"][1]
+        )
+        > max(similar[name][1] for name in ("base", "anchor-star", "mesh")),
+        "spectra aren't flatter with MeSH": (spectra["mesh"][3] < spectra["base"][3]).sum() > 25
+        and bool((spectra["mesh"][2][1:] < spectra["base"][2][1:]).all()),
+        "the rank of h(2) is above base's": min(
+            probes[name]["effective_rank"][3] for name in ("residual", "anchor", "anchor-star", "mesh")
+        )
+        > probes["base"]["effective_rank"][3],
+    }
+
+
 def page(studies: dict[str, Study]) -> str:
-    """The text, with every number from the results."""
+    """The text, with every number from the results.
+
+    Raises:
+        UnsupportedClaim: the results don't bear the text out.
+    """
+    if not_so := [statement for statement, holds in stated(studies).items() if not holds]:
+        raise UnsupportedClaim(f"the page says, and the results don't: {'; '.join(not_so)}")
     loader = FileSystemLoader(NANO)
     environment = Environment(
         loader=loader, undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True

@@ -50,8 +50,8 @@ class Noise:
 class Study:
     """One result file."""
 
-    def __init__(self, result: dict[str, Any], noise: Noise | None = None) -> None:
-        self.result, self._noise = result, noise
+    def __init__(self, result: dict[str, Any], borrowed: Noise | None = None) -> None:
+        self.result, self._borrowed = result, borrowed
         self.variants: dict[str, dict[str, Any]] = result["variants"]
 
     @property
@@ -73,10 +73,18 @@ class Study:
 
     @cached_property
     def noise(self) -> Noise:
-        """Residual of the two-way table, variants by seeds; another study's where this has one seed."""
-        if self._noise is not None:
-            return self._noise
-        table = np.array([self.losses(name) for name in self.variants])
+        """Residual of the two-way table, variants by the seeds that all have; borrowed where that is one."""
+        shared = set.intersection(*(set(variant["seeds"]) for variant in self.variants.values()))
+        if len(shared) < 2:
+            if self._borrowed is None:
+                raise UnsupportedClaim(f"{self.name}: one seed tells nothing of the noise")
+            return self._borrowed
+        table = np.array(
+            [
+                [variant["seeds"][seed]["loss"] for seed in sorted(shared)]
+                for variant in self.variants.values()
+            ]
+        )
         residuals = table - table.mean(1, keepdims=True) - table.mean(0) + table.mean()
         degrees = (table.shape[0] - 1) * (table.shape[1] - 1)
         return Noise(math.sqrt((residuals**2).sum() / degrees), degrees)
@@ -107,6 +115,12 @@ class Study:
             raise UnsupportedClaim(f"{self.name}: {a} and {b} are clearly apart: {found}")
         return found
 
+    def always_below(self, a: str, b: str, tokens: float = math.inf) -> bool:
+        """Whether a's loss is the lower with every seed, at the evaluation nearest to so many tokens (the last)."""
+        seen, losses = self.curve(a)
+        number = -1 if math.isinf(tokens) else int(np.abs(seen - tokens).argmin())
+        return bool((losses[:, number] < self.curve(b)[1][:, number]).all())
+
     def by_domain(self, name: str) -> dict[str, float]:
         """Nats per token of each domain."""
         ends = np.cumsum(list(self.result["domains"].values()))[:-1]
@@ -133,8 +147,7 @@ class Study:
 
 
 def load(folder: Path) -> dict[str, Study]:
-    """All studies; those of one seed, and those that share runs with it, borrow the noise of `schemes`."""
+    """All studies, by name; those of one seed borrow the noise of `schemes`."""
     results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
     schemes = Study(next(result for result in results if result["study"] == "schemes"))
-    own = {"schemes": None, "longer": None}
-    return {result["study"]: Study(result, own.get(result["study"], schemes.noise)) for result in results}
+    return {result["study"]: Study(result, schemes.noise) for result in results}

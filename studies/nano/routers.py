@@ -82,17 +82,23 @@ class SummingReads(MeSH):
         mixed, state = super().advance(state, step, stage_input, stage_output)
         return self.num_slots * mixed, state
 
+    def routing(self, state: Highway) -> dict[str, Tensor]:
+        routing = super().routing(state)
+        return routing | {name: self.num_slots * routing[name] for name in ("read", "weights")}
+
 
 class GatedRouters(MeSH):
-    """Each slot has a gate of its own (a sigmoid) where a softmax lets them compete. Outputs start with weight 1 each."""
+    """Each slot has a gate of its own (a sigmoid) where a softmax lets them compete. Outputs start with weight 1 each, the
+    embeddings with 1/√B.
+    """
 
     def advance(
         self, state: Highway, step: int, stage_input: Tensor, stage_output: Tensor
     ) -> tuple[Tensor, Highway]:
+        seen = stage_output if step == 0 and self.transition_sees_output else stage_input
         scale = 2 / math.sqrt(self.num_slots)
         write, read = (
-            scale * routers[step](stage_input).sigmoid()
-            for routers in (self.write_routers, self.read_routers)
+            scale * routers[step](seen).sigmoid() for routers in (self.write_routers, self.read_routers)
         )
         state = state.written(stage_output, write)._replace(read=read)
         return mix_states(state.weights(read), state.states), state

@@ -8,7 +8,7 @@ from tiny_models import FAMILIES, gradients, random_ids, stack_of, tiny_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import loopway
-from loopway.modeling.recompute import RECOMPUTE_LEVELS
+from loopway.modeling.recompute import RECOMPUTE_LEVELS, run_layers
 
 
 def loss_and_gradients(model: Any, **options: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -53,6 +53,12 @@ def test_every_level_goes_with_autocast_which_casts_shared_weights_once(level: s
             assert (recomputed[name] - gradient).norm() <= 0.02 * gradient.norm() + 1e-6, name
         else:
             assert torch.equal(recomputed[name], gradient), name
+
+
+@pytest.mark.parametrize("level", RECOMPUTE_LEVELS)
+def test_every_level_goes_with_the_meta_device_which_has_no_autocast(level: str) -> None:
+    states = torch.empty(2, 4, device="meta", requires_grad=True)
+    assert run_layers([torch.nn.Linear(4, 4, device="meta")], states, {}, level).shape == (2, 4)
 
 
 class Counter(TorchDispatchMode):
