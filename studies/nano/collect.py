@@ -115,7 +115,9 @@ def of_run(run: RunFolder, planned: RunConfig) -> dict[str, Any]:
 
 
 def of_probes(probes: dict[str, Any]) -> dict[str, Any]:
-    """Means over samples, by variant: each block's relative update, similarity of consecutive states, spectra, routes."""
+    """Means over samples, by variant: each block's relative update, similarity of consecutive states, spectra, routes; and
+    what the last loop is worth.
+    """
     found = {}
     for model in probes["models"]:
         states = model["states"]
@@ -126,9 +128,19 @@ def of_probes(probes: dict[str, Any]) -> dict[str, Any]:
             **{name: [round(value, 3) for value in states[name]["mean"]] for name in _PROBES},
             "similarity": [round(row[number + 1], 3) for number, row in enumerate(similarity[:-1])],
             "spectra": [[round(value, 4) for value in spectrum] for spectrum in states["spectrum"]["mean"]],
+            "without_last_loop": without_last_loop(model),
             "mixing": routes(model),
         }
     return found
+
+
+def without_last_loop(model: dict[str, Any]) -> float | None:
+    """By how much the loss rises when the looped segment runs once less; None without a loop."""
+    for segment in model.get("loops") or []:
+        for run in segment["by_loops"]:
+            if run["loops"] == segment["trained_loops"] - 1:
+                return round(run["difference"], 3)
+    return None
 
 
 def routes(model: dict[str, Any]) -> dict[str, Any] | None:

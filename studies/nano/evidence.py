@@ -99,6 +99,8 @@ def stated(studies: dict[str, Study]) -> dict[str, bool]:
         > max(similar[name][1] for name in ("base", "anchor-star", "mesh")),
         "spectra aren't flatter with MeSH": (spectra["mesh"][3] < spectra["base"][3]).sum() > 25
         and bool((spectra["mesh"][2][1:] < spectra["base"][2][1:]).all()),
+        "MeSH loses most without the second loop": probes["mesh"]["without_last_loop"]
+        > 4 * max(probes[name]["without_last_loop"] for name in without),
         "the rank of h(2) is above base's": min(
             probes[name]["effective_rank"][3] for name in ("residual", "anchor", "anchor-star", "mesh")
         )

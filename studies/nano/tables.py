@@ -134,10 +134,12 @@ def probes_table(study: Study) -> str:
                 f"{min(first, second) / max(first, second):.2f}",
                 *(f"{value:.2f}" for value in similar[1:3]),
                 *(f"{value:.0f}" for value in rank[1:4]),
+                "–" if probe["without_last_loop"] is None else signed(probe["without_last_loop"]),
             ]
         )
     headers = ["variant", "update: prelude", "1st loop", "2nd loop", "coda", "lesser over larger loop"]
     headers += ["CKA: h(0), h(1)", "h(1), h(2)", "rank: h(0)", "h(1)", "h(2)"]
+    headers += ["loss without 2nd loop"]
     return table(headers, rows)
 
 

@@ -189,6 +189,7 @@ def test_a_trained_comparison_is_collected(tmp_path: Path, monkeypatch: pytest.M
         len(result["probes"]["mesh"][name]) for name in ("stages", "relative_update", "similarity", "spectra")
     ] == [4, 4, 4, 5]
     assert tables.routes_table(found, "mesh").count("\n") == 4
+    assert isinstance(result["probes"]["mesh"]["without_last_loop"], float)
 
     manifest["domains"]["novel"]["validation"]["documents"] += 1
     with pytest.raises(SystemExit, match="another corpus"):
