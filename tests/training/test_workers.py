@@ -25,7 +25,11 @@ TRAINING = {"max_steps": 12, "global_batch_size": 8, "per_device_train_batch_siz
 @pytest.fixture
 def config(tiny: dict[str, Any], tmp_path: Path) -> Path:
     path = tmp_path / "run.yaml"
-    path.write_text(json.dumps(merge(tiny, {"training": TRAINING | {"save_steps": 4, "eval_steps": 4}})))
+    path.write_text(
+        json.dumps(
+            merge(tiny, {"training": TRAINING | {"save_steps": 4, "save_total_limit": 3, "eval_steps": 4}})
+        )
+    )
     return path
 
 
