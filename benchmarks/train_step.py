@@ -2,8 +2,8 @@
 
     python benchmarks/train_step.py [--tokens 4096] [--sequence-length 1024] [--rounds 7] [--device cuda] [--bf16]
 
-The models are of Pythia-160M's size, in float32 (products in bfloat16 with `--bf16`), on random tokens. Without litgpt its figures are null. The last line is
-JSON.
+The models are of Pythia-160M's size, in float32 (products in bfloat16 with `--bf16`), on random tokens. Without litgpt
+its figures are null. The last line is JSON.
 """
 
 import sys

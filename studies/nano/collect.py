@@ -1,4 +1,4 @@
-"""What the pages need of a trained comparison, as one small file: `collect.py STUDY.yaml COMPARISON --out RESULT.json`.
+"""What the pages need of a trained comparison, as one small file: `collect STUDY.yaml COMPARISON --out RESULT.json`.
 
 Reads finished runs and, where they are, the probes' numbers; prints losses by domain. Knows nothing of what is said about
 them.
@@ -6,7 +6,6 @@ them.
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,6 @@ from loopway.training.metrics_log import read_metrics
 from loopway.training.run_config import RunConfig
 from loopway.training.run_folder import RunFolder
 from loopway.training.summary import RunSummary
-
-sys.path.insert(0, str(Path(__file__).parents[2]))  # as a script, too, it finds the other parts of `studies`
-
 from studies.nano import tables
 from studies.nano.losses import Study
 

@@ -1,31 +1,27 @@
-"""docs/evidence.md and its figures from the result files: `python studies/nano/evidence.py`.
+"""docs/evidence.md and its figures from the result files: `python -m studies.nano.evidence`.
 
 The page's text is evidence.md.jinja. A sentence that says which of two is better asks for the difference by a name that
-fails where the interval doesn't carry it; what else the text says of the numbers is in `stated`. Knows nothing of how models were trained.
+fails where the interval doesn't carry it; what else the text says of the numbers is in `stated`. Knows nothing of how
+models were trained.
 """
 
-import sys
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.figure import Figure
+
+from studies.nano import tables
+from studies.nano.losses import Study, UnsupportedClaim, load
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))  # as a script, too, it finds the other parts of `studies`
-
-from studies.nano import tables  # noqa: E402
-from studies.nano.losses import Study, UnsupportedClaim, load  # noqa: E402
-
-matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402
-
 NANO, DOCS = ROOT / "studies" / "nano", ROOT / "docs"
 
 
 def draw_curves(studies: dict[str, Study], path: Path) -> None:
     """Loss minus the base model's at the same tokens and seed: mean and range over seeds."""
-    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    axes = figure.subplots(1, 2)
     for axis, study in zip(axes, (studies["schemes"], studies["longer"]), strict=True):
         _, base = study.curve("base")
         for number, name in enumerate(studies["schemes"].variants):
@@ -44,19 +40,18 @@ def draw_curves(studies: dict[str, Study], path: Path) -> None:
     axes[0].set_ylabel("validation loss minus base (nats)")
     axes[0].legend(fontsize=7)
     figure.savefig(path, dpi=120)
-    pyplot.close(figure)
 
 
 def draw_spectra(study: Study, path: Path) -> None:
     """Singular values of h(2), the state that the coda is given, over the largest."""
-    figure, axis = pyplot.subplots(figsize=(5, 3.4), layout="constrained")
+    figure = Figure(figsize=(5, 3.4), layout="constrained")
+    axis = figure.subplots()
     for number, (name, probe) in enumerate(study.result["probes"].items()):
         axis.semilogy(np.arange(1, 51), probe["spectra"][3], color=f"C{number}", label=name)
     axis.set_xlabel("singular value")
     axis.set_ylabel("over the largest")
     axis.legend(fontsize=7)
     figure.savefig(path, dpi=120)
-    pyplot.close(figure)
 
 
 def stated(studies: dict[str, Study]) -> dict[str, bool]:

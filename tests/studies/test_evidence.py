@@ -21,7 +21,7 @@ RESULTS = Path(__file__).parents[2] / "studies" / "nano" / "results"
 
 def test_the_page_is_made_of_the_results() -> None:
     assert (evidence.DOCS / "evidence.md").read_text() == evidence.page(losses.load(RESULTS)), (
-        "made anew by: python studies/nano/evidence.py"
+        "made anew by: python -m studies.nano.evidence"
     )
 
 
@@ -61,7 +61,7 @@ def test_the_command_writes_page_and_figures(tmp_path: Path, monkeypatch: pytest
     for path in (tmp_path / "images").iterdir():
         assert path.stat().st_size > 10_000
         assert (docs / "images" / path.name).exists() and f"images/{path.name}" in page
-    assert "python studies/nano/evidence.py" in page
+    assert "python -m studies.nano.evidence" in page
 
 
 def test_the_readme_says_the_same() -> None:
