@@ -13,6 +13,7 @@ import numpy as np
 
 from loopway.comparison.config import CompareConfig, run_name
 from loopway.data.loading import RunData, open_data
+from loopway.errors import exit_on_error
 from loopway.files import write_atomically
 from loopway.training.metrics_log import read_metrics
 from loopway.training.run_config import RunConfig
@@ -156,8 +157,9 @@ def main() -> None:
     parser.add_argument("--manifest", type=Path, default=MANIFEST, help="of the corpus")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
-    manifest = json.loads(given.manifest.read_text(encoding="utf-8"))
-    result = collect(given.study, given.comparison, manifest)
+    with exit_on_error():
+        manifest = json.loads(given.manifest.read_text(encoding="utf-8"))
+        result = collect(given.study, given.comparison, manifest)
     given.out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(given.out, json.dumps(result, separators=(",", ":")) + "\n")
     print(tables.domains_table(Study(result), list(result["variants"])))

@@ -70,6 +70,18 @@ def curve_table(study: Study, names: list[str], tokens: list[float]) -> str:
     return table(["tokens", *(f"{at / 1e6:.1f} M" for at in tokens)], rows)
 
 
+def paper_lead(size: str, over: str) -> str:
+    """By how many nats per token on the Pile MeSH is below another scheme in the paper's Table 1."""
+    perplexities = {row[2]: row[3] for row in _PAPER["table1"] if row[0] == size and row[1] != "3+6R3+3"}
+    return f"{math.log(perplexities[over] / perplexities['mesh']):.3f}"
+
+
+def paper_lead_over_sums() -> str:
+    """By how many nats MeSH is below the best sum of states in the paper's Table 4."""
+    losses = {scheme: loss for scheme, loss, _ in _PAPER["table4_state_passing"]["rows"]}
+    return f"{min(loss for scheme, loss in losses.items() if '+' in scheme) - losses['mesh']:.4f}"
+
+
 def paper_table(studies: dict[str, Study]) -> str:
     """Losses minus the vanilla model's: the paper's by the logarithms of its perplexities on the Pile."""
     sizes: dict[str, dict[str, float]] = {}

@@ -130,7 +130,9 @@ def test_the_noise_doesn_t_depend_on_what_seeds_and_variants_share() -> None:
     assert losses.Study(another_order).noise == noise(table)
 
 
-def test_a_trained_comparison_is_collected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trained_comparison_is_collected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     domains = {"bible": 2, "novel": 3}
     (tmp_path / "validation").mkdir()
@@ -194,5 +196,9 @@ def test_a_trained_comparison_is_collected(tmp_path: Path, monkeypatch: pytest.M
     manifest["domains"]["novel"]["validation"]["documents"] += 1
     with pytest.raises(SystemExit, match="another corpus"):
         collect.collect(path, Path("runs/tiny"), manifest)
+    monkeypatch.setattr("sys.argv", ["collect", "tinny.yaml", "runs/tiny", "--out", "result.json"])
+    with pytest.raises(SystemExit, match="2"):
+        collect.main()
+    assert "tinny.yaml" in capsys.readouterr().err and not Path("result.json").exists()
     with pytest.raises(SystemExit, match="no finished runs"):
         collect.collect(path, tmp_path / "elsewhere", manifest)
