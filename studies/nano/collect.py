@@ -27,50 +27,69 @@ _LAST_TENTH = 0.1  # of a run, over which the training loss is averaged
 _PROBES = ("relative_update", "effective_rank")
 
 
-def collect(study: Path, comparison: Path, manifest: dict[str, Any]) -> dict[str, Any]:
-    """Losses by seed, tokens and document, of the runs that are finished.
+def collect(
+    study: Path, comparison: Path, manifest: dict[str, Any], known: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Losses by seed, tokens and document, of the runs that are finished, and of those that were collected before.
 
     Args:
         study: the comparison's YAML file.
         comparison: the folder that it was trained in.
         manifest: of the corpus.
+        known: the study's result so far, whose runs may be gone; a run that is in both is told anew.
     """
     plan = CompareConfig.load(study)
     finished = {
-        name: {seed: run for seed in by_seed if (run := folder_of(comparison, name, seed)).is_finished}
+        (name, seed): run
         for name, by_seed in plan.runs.items()
+        for seed in by_seed
+        if (run := folder_of(comparison, name, seed)).is_finished
     }
-    finished = {name: runs for name, runs in finished.items() if runs}
     if not finished:
         raise SystemExit(f"{comparison}: no finished runs of {study} in its runs/")
     data = open_data(plan.data, comparison / "data")
+    targets = by_document(next(iter(finished.values())), data)[1]
+    domains = {
+        domain: manifest["domains"][domain]["validation"]["documents"]
+        for domain in sorted(manifest["domains"])
+    }
+    if len(targets) != sum(domains.values()):
+        raise SystemExit(
+            f"{comparison}: {len(targets)} validation documents, but the corpus has {sum(domains.values())}: "
+            "another corpus?"
+        )
+    if known is not None and (known["study"], known["targets"]) != (study.stem, targets):
+        raise SystemExit(
+            f"{comparison}: the result so far is another study's or another corpus's; give another --out"
+        )
+    variants = known["variants"] if known is not None else {}
+    for (name, seed), run in finished.items():
+        summary = RunSummary.read(run.summary)
+        variant = variants.setdefault(
+            name,
+            {
+                "layout": summary.layout,
+                "recurrence": summary.recurrence,
+                "non_embedding_parameters": summary.non_embedding_parameters,
+                "tokens": summary.tokens,
+                "seeds": {},
+            },
+        )
+        variant["seeds"][str(seed)] = of_run(run, plan.runs[name][seed]) | {
+            "documents": [round(loss, 2) for loss in by_document(run, data)[0]]
+        }
+    for variant in variants.values():
+        variant["seeds"] = dict(sorted(variant["seeds"].items()))
     result: dict[str, Any] = {
         "study": study.stem,
-        "domains": {
-            domain: manifest["domains"][domain]["validation"]["documents"]
-            for domain in sorted(manifest["domains"])
-        },
-        "targets": [],
-        "variants": {},
+        "domains": domains,
+        "targets": targets,
+        "variants": {name: variants[name] for name in plan.runs if name in variants},
     }
-    for name, runs in finished.items():
-        sums, targets = zip(*(by_document(run, data) for run in runs.values()), strict=True)
-        result["targets"] = targets[0]
-        if len(targets[0]) != (known := sum(result["domains"].values())):
-            raise SystemExit(
-                f"{comparison}: {len(targets[0])} validation documents, but the corpus has {known}: another corpus?"
-            )
-        summary = RunSummary.read(next(iter(runs.values())).summary)
-        result["variants"][name] = {
-            "layout": summary.layout,
-            "recurrence": summary.recurrence,
-            "non_embedding_parameters": summary.non_embedding_parameters,
-            "tokens": summary.tokens,
-            "seeds": {seed: of_run(run, plan.runs[name][seed]) for seed, run in runs.items()},
-            "documents": np.mean(sums, axis=0).round(2).tolist(),
-        }
     if (probes := comparison / "probes" / "probes.json").exists():
         result["probes"] = of_probes(json.loads(probes.read_text(encoding="utf-8")))
+    elif known is not None and "probes" in known:
+        result["probes"] = known["probes"]
     return result
 
 
@@ -155,11 +174,12 @@ def main() -> None:
     parser.add_argument("study", type=Path, help="the comparison's YAML file")
     parser.add_argument("comparison", type=Path, help="the folder of loopway compare")
     parser.add_argument("--manifest", type=Path, default=MANIFEST, help="of the corpus")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="the result; one that is there grows")
     given = parser.parse_args()
     with exit_on_error():
         manifest = json.loads(given.manifest.read_text(encoding="utf-8"))
-        result = collect(given.study, given.comparison, manifest)
+        known = json.loads(given.out.read_text(encoding="utf-8")) if given.out.exists() else None
+        result = collect(given.study, given.comparison, manifest, known)
     given.out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(given.out, json.dumps(result, separators=(",", ":")) + "\n")
     print(tables.domains_table(Study(result), list(result["variants"])))

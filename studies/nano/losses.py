@@ -5,6 +5,7 @@ Knows nothing of pages and figures.
 
 import json
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -62,6 +63,11 @@ class Study:
         """By seed."""
         return np.array([seed["loss"] for seed in self.variants[name]["seeds"].values()])
 
+    def documents(self, name: str, seeds: Collection[str] | None = None) -> np.ndarray:
+        """Summed loss of each held-out document in nats, mean over those seeds (all)."""
+        runs = self.variants[name]["seeds"]
+        return np.mean([runs[seed]["documents"] for seed in seeds or runs], axis=0)
+
     def loss(self, name: str) -> float:
         return float(self.losses(name).mean())
 
@@ -90,16 +96,18 @@ class Study:
         return Noise(math.sqrt((residuals**2).sum() / degrees), degrees)
 
     def difference(self, a: str, b: str) -> Difference:
-        """Paired by seed and by document; the interval covers the draw of seeds and of held-out documents."""
-        if set(self.variants[a]["seeds"]) != set(self.variants[b]["seeds"]):
-            raise UnsupportedClaim(f"{self.name}: {a} and {b} have different seeds, so they aren't paired")
+        """Paired by the seeds that both have and by document; the interval covers the draw of both."""
+        of_a, of_b = (self.variants[name]["seeds"] for name in (a, b))
+        if not (shared := sorted(set(of_a) & set(of_b))):
+            raise UnsupportedClaim(f"{self.name}: {a} and {b} have no seed in common, so they aren't paired")
         targets = np.array(self.result["targets"])
-        apart = np.array(self.variants[a]["documents"]) - np.array(self.variants[b]["documents"])
+        apart = self.documents(a, shared) - self.documents(b, shared)
         rest = (apart - apart.sum() / targets.sum() * targets)[targets > 0]
         documents = len(rest) / (len(rest) - 1) * float((rest**2).sum()) / float(targets.sum()) ** 2
-        error = math.sqrt(2 * self.noise.deviation**2 / self.seeds(a) + documents)
+        error = math.sqrt(2 * self.noise.deviation**2 / len(shared) + documents)
         half = float(stats.t.ppf((1 + _CONFIDENCE) / 2, self.noise.degrees)) * error
-        return Difference(self.loss(a) - self.loss(b), half)
+        value = float(np.mean([of_a[seed]["loss"] - of_b[seed]["loss"] for seed in shared]))
+        return Difference(value, half)
 
     def below(self, a: str, b: str) -> Difference:
         """The difference, where a is clearly better."""
@@ -124,7 +132,7 @@ class Study:
     def by_domain(self, name: str) -> dict[str, float]:
         """Nats per token of each domain."""
         ends = np.cumsum(list(self.result["domains"].values()))[:-1]
-        sums = np.split(np.array(self.variants[name]["documents"]), ends)
+        sums = np.split(self.documents(name), ends)
         targets = np.split(np.array(self.result["targets"]), ends)
         return {
             domain: float(part.sum() / count.sum())

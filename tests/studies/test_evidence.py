@@ -74,8 +74,9 @@ def test_the_readme_says_the_same() -> None:
 def by_hand(losses_by_seed: dict[str, list[float]], documents: dict[str, list[float]]) -> dict[str, Any]:
     variants = {
         name: {
-            "seeds": {str(seed): {"loss": loss} for seed, loss in enumerate(given)},
-            "documents": documents[name],
+            "seeds": {
+                str(seed): {"loss": loss, "documents": documents[name]} for seed, loss in enumerate(given)
+            }
         }
         for name, given in losses_by_seed.items()
     }
@@ -105,10 +106,16 @@ def test_intervals_cover_seeds_and_documents() -> None:
         sure.tied("b", "a")
     with pytest.raises(losses.UnsupportedClaim, match="isn't clearly below"):
         sure.below("b", "a")
-    del found.variants["a"]["seeds"]["1"]
-    with pytest.raises(losses.UnsupportedClaim, match="different seeds"):
-        sure.difference("a", "b")
-    assert losses.Study(found.result, losses.Noise(0.02, 7)).noise.degrees == 7  # one seed that both have
+    found.variants["b"]["seeds"]["1"]["documents"] = [0, 0, 0, 0]
+    del found.variants["a"]["seeds"]["1"]  # one seed that both have, the first
+    fewer = losses.Study(found.result, losses.Noise(0.1, 1))
+    half = stats.t.ppf(0.975, 1) * math.sqrt(2 * 0.1**2 + documents)
+    assert fewer.noise.degrees == 1
+    assert fewer.difference("a", "b").value == pytest.approx(-1.0)
+    assert fewer.difference("a", "b").half == pytest.approx(half)
+    found.variants["a"]["seeds"] = {"2": found.variants["a"]["seeds"]["0"]}
+    with pytest.raises(losses.UnsupportedClaim, match="no seed in common"):
+        fewer.difference("a", "b")
     with pytest.raises(losses.UnsupportedClaim, match="one seed"):
         losses.Study(found.result).noise  # noqa: B018
 
@@ -176,7 +183,7 @@ def test_a_trained_comparison_is_collected(
     for name, variant in result["variants"].items():
         summary = RunSummary.read(Path(f"runs/tiny/runs/{name}-seed0/summary.json"))
         (seed,) = variant["seeds"].values()
-        loss = sum(variant["documents"]) / sum(result["targets"])
+        loss = sum(seed["documents"]) / sum(result["targets"])
         assert (
             loss == pytest.approx(summary.validation_loss, abs=1e-4) == pytest.approx(seed["loss"], abs=1e-4)
         )
@@ -192,6 +199,21 @@ def test_a_trained_comparison_is_collected(
     ] == [4, 4, 4, 5]
     assert tables.routes_table(found, "mesh").count("\n") == 4
     assert isinstance(result["probes"]["mesh"]["without_last_loop"], float)
+
+    # Another seed's run, elsewhere, after the first ones are gone: the result grows.
+    second = ["training.logging_steps=1", "seeds=[1]"]
+    compare("trained.yaml", second, "runs/later")
+    plan = json.loads(path.read_text()) | {"seeds": [0, 1]}
+    path.write_text(json.dumps(plan))
+    grown = collect.collect(path, Path("runs/later"), manifest, copy.deepcopy(result))
+    assert list(grown["variants"]["mesh"]["seeds"]) == ["0", "1"]
+    assert grown["variants"]["mesh"]["seeds"]["0"] == result["variants"]["mesh"]["seeds"]["0"]
+    assert grown["variants"]["mesh"]["seeds"]["1"] != result["variants"]["mesh"]["seeds"]["0"]
+    assert collect.collect(path, Path("runs/tiny"), manifest, copy.deepcopy(grown)) == grown | {
+        "probes": result["probes"]
+    }
+    with pytest.raises(SystemExit, match="another study's"):
+        collect.collect(path, Path("runs/later"), manifest, result | {"study": "schemes"})
 
     manifest["domains"]["novel"]["validation"]["documents"] += 1
     with pytest.raises(SystemExit, match="another corpus"):

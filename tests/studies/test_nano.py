@@ -179,7 +179,13 @@ def test_each_validation_sample_counts_for_the_domain_in_which_it_begins(
     documents, targets = collect.by_document(run, data)
     assert sum(targets) == 32 * samples and sum(documents) == sum(sums)
     counts = {domain: manifest["domains"][domain]["validation"]["documents"] for domain in corpus.DOMAINS}
-    study = Study({"domains": counts, "targets": targets, "variants": {"mesh": {"documents": documents}}})
+    study = Study(
+        {
+            "domains": counts,
+            "targets": targets,
+            "variants": {"mesh": {"seeds": {"0": {"documents": documents}}}},
+        }
+    )
     assert study.by_domain("mesh") == dict(zip(corpus.DOMAINS, (1.0, 2.0, 3.0, 4.0), strict=True))
 
 
