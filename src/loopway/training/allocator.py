@@ -1,24 +1,48 @@
-"""Memory of a process that trains on a CPU: large blocks go back to the system as soon as they are free.
+"""What a process that trains on a CPU does with memory that it has freed: keep it, or give it back to the system.
 
-glibc keeps freed blocks of up to 32 MB for later, and activations of that size leave holes that nothing fits into: a
-step of a 160M-parameter model then holds a gigabyte more than it uses. Knows nothing of models.
+Memory that was given back is cleared, page by page, when it is needed again, which a small model's steps notice. A large
+model's activations leave holes that nothing fits into if they are kept: a step of a 160M-parameter model then holds a
+gigabyte more than it uses. Knows glibc, and of models only the size.
 """
 
 import ctypes
 import os
 import sys
 
-_MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h
 LARGE_BLOCK = 10 * 2**20
-"""Bytes from which on a block is the system's own mapping. Mapping costs time, as every page is cleared: with 4 MB the
-steps of a model of hidden size 256 took a tenth longer, and such models need no memory saved."""
+"""Bytes from which on a large model's block is the system's own mapping."""
+SMALL_MODEL = 32_000_000
+"""Parameters up to which freed memory is kept."""
+# Options of malloc.h: the bytes that may lie free at the heap's end, from where on a block is mapped, and how many are.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
+_TRIM_DEFAULT, _MMAP_MAX_DEFAULT = 128 * 2**10, 65536
+_EVERYTHING = 2**31 - 1  # the largest that mallopt takes
+_BY_USER = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_")
+
+
+def set_up_allocator(parameters: int) -> bool:
+    """Keep what a small model frees, return what a large one does; False where neither can be done."""
+    return keep_freed_blocks() if parameters <= SMALL_MODEL else return_large_blocks()
+
+
+def keep_freed_blocks() -> bool:
+    """Freed memory stays this process's; False as of :func:`return_large_blocks`."""
+    return _set(((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _EVERYTHING)))
 
 
 def return_large_blocks(from_bytes: int = LARGE_BLOCK) -> bool:
-    """Map blocks of this size one by one; False where the C library can't (anything but glibc) or the user's own
-    ``MALLOC_MMAP_THRESHOLD_`` decides.
+    """Map blocks of this size one by one, so that they go back as soon as they are free.
+
+    Returns:
+        False where the C library can't (anything but glibc) or the user's own environment variables for this decide.
     """
-    if sys.platform != "linux" or "MALLOC_MMAP_THRESHOLD_" in os.environ:
+    return _set(
+        ((_MMAP_MAX, _MMAP_MAX_DEFAULT), (_MMAP_THRESHOLD, from_bytes), (_TRIM_THRESHOLD, _TRIM_DEFAULT))
+    )
+
+
+def _set(options: tuple[tuple[int, int], ...]) -> bool:
+    if sys.platform != "linux" or any(name in os.environ for name in _BY_USER):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and mallopt(_MMAP_THRESHOLD, from_bytes) == 1
+    return mallopt is not None and all(mallopt(option, value) == 1 for option, value in options)

@@ -24,7 +24,7 @@ from loopway.files import write_atomically
 from loopway.modeling.accounting import parameter_report
 from loopway.modeling.stack import find_stack, set_recompute
 from loopway.probing.callback import ProbeLog
-from loopway.training.allocator import return_large_blocks
+from loopway.training.allocator import set_up_allocator
 from loopway.training.arguments import core_steps, training_arguments
 from loopway.training.callbacks import Interruption, ProgressBar, RunLog, perplexity, say
 from loopway.training.failures import failures_told
@@ -188,7 +188,7 @@ class _Run:
             tokens_per_second_at_best=self._tokens_per_second_at_best(),
         )
         if self.arguments.device.type == "cpu":
-            return_large_blocks()
+            set_up_allocator(self.model.num_parameters())
         reset_peak_memory(self.arguments.device)
         with Interruption() as interruption, self._bar(log) as bar:
             trainer = self._trainer([run_log, bar, interruption, *self._probes(run_log, step)])
