@@ -154,6 +154,14 @@ class Study:
         return ", ".join(sorted("CPU" if device == "cpu" else device for device in found))
 
 
+def beside(study: Study, other: Study, suffix: str) -> Study:
+    """A study with another's variants of the same names in it as `name-suffix`."""
+    if study.result["targets"] != other.result["targets"]:
+        raise UnsupportedClaim(f"{study.name} and {other.name} were evaluated on different text")
+    added = {f"{name}-{suffix}": run for name, run in other.variants.items() if name in study.variants}
+    return Study(study.result | {"variants": study.variants | added}, study.noise)
+
+
 def load(folder: Path) -> dict[str, Study]:
     """All studies, by name; those of one seed borrow the noise of `schemes`."""
     results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]

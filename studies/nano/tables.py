@@ -32,7 +32,7 @@ def losses_table(study: Study, against: list[str]) -> str:
             [
                 f"`{name}`",
                 f"`{variant['layout']}`",
-                f"{variant['non_embedding_parameters'] / 1e6:.2f} M",
+                _millions(study, name),
                 str(len(losses)),
                 f"{losses.mean():.3f}",
                 f"{losses.min():.3f}–{losses.max():.3f}" if len(losses) > 1 else "–",
@@ -41,6 +41,10 @@ def losses_table(study: Study, against: list[str]) -> str:
         )
     headers = ["variant", "layout", "non-emb.", "seeds", "loss", "range"]
     return table([*headers, *(f"minus `{name}`" for name in against)], rows)
+
+
+def _millions(study: Study, name: str) -> str:
+    return f"{study.variants[name]['non_embedding_parameters'] / 1e6:.2f} M"
 
 
 def runs_table(studies: dict[str, Study]) -> str:
@@ -131,6 +135,29 @@ def passing_table(study: Study) -> str:
         for name in study.variants
     ]
     return table(["passed on", "loss", "minus base", "paper, 410M", "minus base"], rows)
+
+
+def loops_table(study: Study) -> str:
+    """By number of loops; once is no loop, so there is no base."""
+    rows = []
+    for name in study.variants:
+        scheme, _, loops = name.partition("-")
+        if scheme != "mesh":
+            continue
+        base, has_base = f"base-{loops}", f"base-{loops}" in study.variants
+        rows.append(
+            [
+                loops,
+                f"`{study.variants[name]['layout']}`",
+                _millions(study, name),
+                f"{study.loss(base):.3f}" if has_base else "–",
+                f"{study.loss(name):.3f}",
+                str(study.difference(name, base)) if has_base else "–",
+                str(study.difference(name, "vanilla")),
+            ]
+        )
+    headers = ["loops", "layout", "non-emb.", "base", "MeSH", "MeSH minus base", "MeSH minus vanilla"]
+    return table(headers, rows)
 
 
 def probes_table(study: Study) -> str:
