@@ -5,6 +5,7 @@ them.
 """
 
 import argparse
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -28,73 +29,70 @@ _PROBES = ("relative_update", "effective_rank")
 
 
 def collect(
-    study: Path, comparison: Path, manifest: dict[str, Any], known: dict[str, Any] | None = None
+    plan: CompareConfig,
+    name: str,
+    comparison: Path,
+    manifest: dict[str, Any],
+    known: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Losses by seed, tokens and document, of the runs that are finished, and of those that were collected before.
+    """Losses by seed, tokens and document, of the runs that are finished, beside those that are known already.
 
     Args:
-        study: the comparison's YAML file.
+        plan: what was compared.
+        name: of the study.
         comparison: the folder that it was trained in.
         manifest: of the corpus.
-        known: the study's result so far, whose runs may be gone; a run that is in both is told anew.
+        known: the study's result so far, which stays; its runs may be gone.
+
+    Raises:
+        SystemExit: no run is finished; another corpus; what is known is of another study, or of other models.
     """
-    plan = CompareConfig.load(study)
-    finished = {
-        (name, seed): run
-        for name, by_seed in plan.runs.items()
-        for seed in by_seed
-        if (run := folder_of(comparison, name, seed)).is_finished
-    }
-    if not finished:
-        raise SystemExit(f"{comparison}: no finished runs of {study} in its runs/")
-    data = open_data(plan.data, comparison / "data")
-    targets = by_document(next(iter(finished.values())), data)[1]
     domains = {
         domain: manifest["domains"][domain]["validation"]["documents"]
         for domain in sorted(manifest["domains"])
     }
-    if len(targets) != sum(domains.values()):
+    result = {"study": name, "domains": domains} | copy.deepcopy(known or {})
+    variants, probes = result.pop("variants", {}), result.pop("probes", {})
+    gone = sorted(set(variants) - set(plan.runs))
+    if result["study"] != name or result["domains"] != domains or gone:
         raise SystemExit(
-            f"{comparison}: {len(targets)} validation documents, but the corpus has {sum(domains.values())}: "
-            "another corpus?"
+            f"the result so far is of another study, or of another corpus, than {name} {gone}; give another --out"
         )
-    if known is not None and (known["study"], known["targets"]) != (study.stem, targets):
-        raise SystemExit(
-            f"{comparison}: the result so far is another study's or another corpus's; give another --out"
-        )
-    variants = known["variants"] if known is not None else {}
-    for (name, seed), run in finished.items():
-        summary = RunSummary.read(run.summary)
-        variant = variants.setdefault(
-            name,
-            {
-                "layout": summary.layout,
-                "recurrence": summary.recurrence,
-                "non_embedding_parameters": summary.non_embedding_parameters,
-                "tokens": summary.tokens,
-                "seeds": {},
-            },
-        )
-        variant["seeds"][str(seed)] = of_run(run, plan.runs[name][seed]) | {
-            "documents": [round(loss, 2) for loss in by_document(run, data)[0]]
-        }
-    for variant in variants.values():
-        variant["seeds"] = dict(sorted(variant["seeds"].items()))
-    result: dict[str, Any] = {
-        "study": study.stem,
-        "domains": domains,
-        "targets": targets,
-        "variants": {name: variants[name] for name in plan.runs if name in variants},
+    finished = {
+        (variant, seed): run
+        for variant, by_seed in plan.runs.items()
+        for seed in by_seed
+        if (run := folder_of(comparison, variant, seed)).is_finished
     }
-    if (probes := comparison / "probes" / "probes.json").exists():
-        result["probes"] = of_probes(json.loads(probes.read_text(encoding="utf-8")))
-    elif known is not None and "probes" in known:
-        result["probes"] = known["probes"]
-    return result
+    if not finished:
+        raise SystemExit(f"{comparison}: no finished runs of {name} in its runs/")
+    data = open_data(plan.data, comparison / "data")
+    for (variant, seed), run in finished.items():
+        sums, targets = by_document(run, data)
+        if len(targets) != sum(domains.values()) or targets != result.setdefault("targets", targets):
+            raise SystemExit(f"{run.path}: its validation documents aren't the corpus's: another corpus?")
+        model = of_model(run)
+        of_variant = variants.setdefault(variant, model | {"seeds": {}})
+        if of_variant | model != of_variant:
+            raise SystemExit(f"{run.path}: another model or length than what is known of {variant}: {model}")
+        if str(seed) not in of_variant["seeds"]:
+            documents = {"documents": [round(loss, 2) for loss in sums]}
+            of_variant["seeds"][str(seed)] = of_run(run, plan.runs[variant][seed]) | documents
+    result["variants"] = {variant: variants[variant] for variant in plan.runs if variant in variants}
+    if (path := comparison / "probes" / "probes.json").exists():
+        probes = of_probes(json.loads(path.read_text(encoding="utf-8"))) | probes
+    return result | ({"probes": probes} if probes else {})
 
 
 def folder_of(comparison: Path, name: str, seed: int) -> RunFolder:
     return RunFolder(comparison / "runs" / run_name(name, seed))
+
+
+def of_model(run: RunFolder) -> dict[str, Any]:
+    """What is the same with every seed."""
+    summary = RunSummary.read(run.summary)
+    names = ("layout", "recurrence", "non_embedding_parameters", "tokens")
+    return {name: getattr(summary, name) for name in names}
 
 
 def by_document(run: RunFolder, data: RunData) -> tuple[list[float], list[int]]:
@@ -173,13 +171,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What the pages need of a comparison, as one small file.")
     parser.add_argument("study", type=Path, help="the comparison's YAML file")
     parser.add_argument("comparison", type=Path, help="the folder of loopway compare")
+    parser.add_argument("--seeds", type=int, nargs="+", help="of the runs, where not the study's own")
     parser.add_argument("--manifest", type=Path, default=MANIFEST, help="of the corpus")
-    parser.add_argument("--out", type=Path, required=True, help="the result; one that is there grows")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="the result; one that is there stays, and grows"
+    )
     given = parser.parse_args()
     with exit_on_error():
         manifest = json.loads(given.manifest.read_text(encoding="utf-8"))
         known = json.loads(given.out.read_text(encoding="utf-8")) if given.out.exists() else None
-        result = collect(given.study, given.comparison, manifest, known)
+        plan = CompareConfig.load(given.study, [f"seeds={given.seeds}"] if given.seeds else ())
+        result = collect(plan, given.study.stem, given.comparison, manifest, known)
     given.out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(given.out, json.dumps(result, separators=(",", ":")) + "\n")
     print(tables.domains_table(Study(result), list(result["variants"])))

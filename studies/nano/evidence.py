@@ -23,12 +23,11 @@ def draw_curves(studies: dict[str, Study], path: Path) -> None:
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     axes = figure.subplots(1, 2)
     for axis, study in zip(axes, (studies["schemes"], studies["longer"]), strict=True):
-        _, base = study.curve("base")
         for number, name in enumerate(studies["schemes"].variants):
             if name not in study.variants or name == "base":
                 continue
-            tokens, losses = study.curve(name)
-            apart, colour = losses - base, f"C{number}"
+            tokens, apart = study.curve_apart(name, "base")
+            colour = f"C{number}"
             axis.plot(tokens / 1e6, apart.mean(0), color=colour, label=name)
             axis.fill_between(tokens / 1e6, apart.min(0), apart.max(0), color=colour, alpha=0.15, linewidth=0)
         axis.axhline(0, color="black", linewidth=0.8)

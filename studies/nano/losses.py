@@ -15,6 +15,7 @@ import numpy as np
 from scipy import stats
 
 _CONFIDENCE = 0.95
+_ENOUGH_DEGREES = 3  # of freedom, for a study's own noise
 
 
 def signed(value: float, digits: int = 3) -> str:
@@ -51,8 +52,9 @@ class Noise:
 class Study:
     """One result file."""
 
-    def __init__(self, result: dict[str, Any], borrowed: Noise | None = None) -> None:
-        self.result, self._borrowed = result, borrowed
+    def __init__(self, result: dict[str, Any], noise: Noise | None = None) -> None:
+        """With the noise given, or else its own."""
+        self.result, self._given = result, noise
         self.variants: dict[str, dict[str, Any]] = result["variants"]
 
     @property
@@ -66,7 +68,7 @@ class Study:
     def documents(self, name: str, seeds: Collection[str] | None = None) -> np.ndarray:
         """Summed loss of each held-out document in nats, mean over those seeds (all)."""
         runs = self.variants[name]["seeds"]
-        return np.mean([runs[seed]["documents"] for seed in seeds or runs], axis=0)
+        return np.mean([runs[seed]["documents"] for seed in (runs if seeds is None else seeds)], axis=0)
 
     def loss(self, name: str) -> float:
         return float(self.losses(name).mean())
@@ -77,37 +79,48 @@ class Study:
     def seeds(self, name: str) -> int:
         return len(self.variants[name]["seeds"])
 
-    @cached_property
+    @property
     def noise(self) -> Noise:
-        """Residual of the two-way table, variants by the seeds that all have; borrowed where that is one."""
-        shared = set.intersection(*(set(variant["seeds"]) for variant in self.variants.values()))
-        if len(shared) < 2:
-            if self._borrowed is None:
-                raise UnsupportedClaim(f"{self.name}: one seed tells nothing of the noise")
-            return self._borrowed
-        table = np.array(
-            [
-                [variant["seeds"][seed]["loss"] for seed in sorted(shared)]
-                for variant in self.variants.values()
-            ]
-        )
-        residuals = table - table.mean(1, keepdims=True) - table.mean(0) + table.mean()
-        degrees = (table.shape[0] - 1) * (table.shape[1] - 1)
-        return Noise(math.sqrt((residuals**2).sum() / degrees), degrees)
+        """What intervals are made of: given, or this study's own."""
+        if (noise := self._given or self.own_noise) is None:
+            raise UnsupportedClaim(f"{self.name}: without a second seed nothing is known of the noise")
+        return noise
+
+    @cached_property
+    def own_noise(self) -> Noise | None:
+        """What is left of the losses when each variant and each seed has its own level; None where that is nothing."""
+        seeds = sorted({seed for variant in self.variants.values() for seed in variant["seeds"]})
+        cells = [
+            (number, seeds.index(seed), run["loss"])
+            for number, variant in enumerate(self.variants.values())
+            for seed, run in variant["seeds"].items()
+        ]
+        levels = np.zeros((len(cells), len(self.variants) + len(seeds)))
+        for cell, (variant, seed, _) in enumerate(cells):
+            levels[cell, [variant, len(self.variants) + seed]] = 1
+        losses = np.array([loss for *_, loss in cells])
+        fitted, _, rank, _ = np.linalg.lstsq(levels, losses)
+        if (degrees := len(cells) - int(rank)) == 0:
+            return None
+        return Noise(math.sqrt(float(((losses - levels @ fitted) ** 2).sum()) / degrees), degrees)
+
+    def paired(self, a: str, b: str) -> list[str]:
+        """The seeds that both have."""
+        if not (shared := sorted(set(self.variants[a]["seeds"]) & set(self.variants[b]["seeds"]), key=int)):
+            raise UnsupportedClaim(f"{self.name}: {a} and {b} have no seed in common, so they aren't paired")
+        return shared
 
     def difference(self, a: str, b: str) -> Difference:
         """Paired by the seeds that both have and by document; the interval covers the draw of both."""
-        of_a, of_b = (self.variants[name]["seeds"] for name in (a, b))
-        if not (shared := sorted(set(of_a) & set(of_b))):
-            raise UnsupportedClaim(f"{self.name}: {a} and {b} have no seed in common, so they aren't paired")
+        shared = self.paired(a, b)
         targets = np.array(self.result["targets"])
         apart = self.documents(a, shared) - self.documents(b, shared)
         rest = (apart - apart.sum() / targets.sum() * targets)[targets > 0]
         documents = len(rest) / (len(rest) - 1) * float((rest**2).sum()) / float(targets.sum()) ** 2
         error = math.sqrt(2 * self.noise.deviation**2 / len(shared) + documents)
         half = float(stats.t.ppf((1 + _CONFIDENCE) / 2, self.noise.degrees)) * error
-        value = float(np.mean([of_a[seed]["loss"] - of_b[seed]["loss"] for seed in shared]))
-        return Difference(value, half)
+        of_a, of_b = (self.variants[name]["seeds"] for name in (a, b))
+        return Difference(float(np.mean([of_a[seed]["loss"] - of_b[seed]["loss"] for seed in shared])), half)
 
     def below(self, a: str, b: str) -> Difference:
         """The difference, where a is clearly better."""
@@ -124,10 +137,12 @@ class Study:
         return found
 
     def always_below(self, a: str, b: str, tokens: float = math.inf) -> bool:
-        """Whether a's loss is the lower with every seed, at the evaluation nearest to so many tokens (the last)."""
-        seen, losses = self.curve(a)
+        """Whether a's loss is the lower with every seed that both have, at the evaluation nearest to so many tokens
+        (the last).
+        """
+        seen, apart = self.curve_apart(a, b)
         number = -1 if math.isinf(tokens) else int(np.abs(seen - tokens).argmin())
-        return bool((losses[:, number] < self.curve(b)[1][:, number]).all())
+        return bool((apart[:, number] < 0).all())
 
     def by_domain(self, name: str) -> dict[str, float]:
         """Nats per token of each domain."""
@@ -139,10 +154,20 @@ class Study:
             for domain, part, count in zip(self.result["domains"], sums, targets, strict=True)
         }
 
-    def curve(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Training tokens, and validation loss by seed, ``[seeds, evaluations]``."""
-        curves = [np.array(seed["curve"]) for seed in self.variants[name]["seeds"].values()]
+    def curve(self, name: str, seeds: Collection[str] | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Training tokens, and validation loss by seed (those, or all), ``[seeds, evaluations]``."""
+        runs = self.variants[name]["seeds"]
+        curves = [np.array(runs[seed]["curve"]) for seed in (runs if seeds is None else seeds)]
+        if any(not np.array_equal(curve[:, 0], curves[0][:, 0]) for curve in curves):
+            raise UnsupportedClaim(f"{self.name}: seeds of {name} weren't evaluated at the same tokens")
         return curves[0][:, 0], np.stack([curve[:, 1] for curve in curves])
+
+    def curve_apart(self, a: str, b: str) -> tuple[np.ndarray, np.ndarray]:
+        """Training tokens, and a's validation loss minus b's by the seeds that both have, ``[seeds, evaluations]``."""
+        (tokens, of_a), (others, of_b) = (self.curve(name, self.paired(a, b)) for name in (a, b))
+        if not np.array_equal(tokens, others):
+            raise UnsupportedClaim(f"{self.name}: {a} and {b} weren't evaluated at the same tokens")
+        return tokens, of_a - of_b
 
     def at(self, name: str, tokens: float) -> float:
         """Validation loss at the evaluation nearest to so many tokens."""
@@ -150,20 +175,32 @@ class Study:
         return float(losses[:, np.abs(seen - tokens).argmin()].mean())
 
     def devices(self) -> str:
-        found = {seed["device"] for variant in self.variants.values() for seed in variant["seeds"].values()}
-        return ", ".join(sorted("CPU" if device == "cpu" else device for device in found))
+        """Where it was trained, and with what products if not in float32."""
+        found = set()
+        for seed in (seed for variant in self.variants.values() for seed in variant["seeds"].values()):
+            device = "CPU" if seed["device"] == "cpu" else seed["device"]
+            products = [name for name in ("bf16", "tf32") if seed["set"].get(name)]
+            found.add(" ".join([device, *products]))
+        return ", ".join(sorted(found))
 
 
 def beside(study: Study, other: Study, suffix: str) -> Study:
-    """A study with another's variants of the same names in it as `name-suffix`."""
+    """A study with another's variants of the same names in it as `name-suffix`, and its noise."""
     if study.result["targets"] != other.result["targets"]:
         raise UnsupportedClaim(f"{study.name} and {other.name} were evaluated on different text")
-    added = {f"{name}-{suffix}": run for name, run in other.variants.items() if name in study.variants}
+    added = {
+        f"{name}-{suffix}": variant for name, variant in other.variants.items() if name in study.variants
+    }
     return Study(study.result | {"variants": study.variants | added}, study.noise)
 
 
 def load(folder: Path) -> dict[str, Study]:
-    """All studies, by name; those of one seed borrow the noise of `schemes`."""
-    results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
-    schemes = Study(next(result for result in results if result["study"] == "schemes"))
-    return {result["study"]: Study(result, schemes.noise) for result in results}
+    """All studies, by name; those that tell little of their noise are given that of `schemes`."""
+    studies = [Study(json.loads(path.read_text(encoding="utf-8"))) for path in sorted(folder.glob("*.json"))]
+    schemes = next(study for study in studies if study.name == "schemes")
+    return {
+        study.name: study
+        if study.own_noise is not None and study.own_noise.degrees >= _ENOUGH_DEGREES
+        else Study(study.result, schemes.noise)
+        for study in studies
+    }

@@ -12,6 +12,7 @@ from command_line import train_here
 from scipy import stats
 
 from loopway.comparison import planned
+from loopway.comparison.config import CompareConfig
 from loopway.comparison.run import compare
 from loopway.training.summary import RunSummary
 from studies.nano import collect, evidence, losses, tables
@@ -99,8 +100,7 @@ def test_intervals_cover_seeds_and_documents() -> None:
     with pytest.raises(losses.UnsupportedClaim, match="isn't clearly below"):
         found.below("a", "b")
 
-    sure = losses.Study(found.result)
-    sure.noise = losses.Noise(0.01, 100)
+    sure = losses.Study(found.result, losses.Noise(0.01, 100))
     assert sure.below("a", "b").is_clear
     with pytest.raises(losses.UnsupportedClaim, match="clearly apart"):
         sure.tied("b", "a")
@@ -108,16 +108,26 @@ def test_intervals_cover_seeds_and_documents() -> None:
         sure.below("b", "a")
     found.variants["b"]["seeds"]["1"]["documents"] = [0, 0, 0, 0]
     del found.variants["a"]["seeds"]["1"]  # one seed that both have, the first
-    fewer = losses.Study(found.result, losses.Noise(0.1, 1))
-    half = stats.t.ppf(0.975, 1) * math.sqrt(2 * 0.1**2 + documents)
-    assert fewer.noise.degrees == 1
+    fewer = losses.Study(found.result, losses.Noise(0.02, 7))
+    half = stats.t.ppf(0.975, 7) * math.sqrt(2 * 0.02**2 + documents)
     assert fewer.difference("a", "b").value == pytest.approx(-1.0)
     assert fewer.difference("a", "b").half == pytest.approx(half)
     found.variants["a"]["seeds"] = {"2": found.variants["a"]["seeds"]["0"]}
     with pytest.raises(losses.UnsupportedClaim, match="no seed in common"):
         fewer.difference("a", "b")
-    with pytest.raises(losses.UnsupportedClaim, match="one seed"):
+    with pytest.raises(losses.UnsupportedClaim, match="without a second seed"):
         losses.Study(found.result).noise  # noqa: B018
+
+
+def test_another_studys_variants_stand_beside_those_of_the_same_name() -> None:
+    one = losses.Study(by_hand({"a": [1.0, 1.2], "b": [2.0, 2.4]}, {"a": [1, 2, 0, 3], "b": [2, 4, 0, 6]}))
+    other = losses.Study(by_hand({"a": [1.1, 1.5], "c": [5.0, 5.0]}, {"a": [1, 2, 0, 4], "c": [1, 1, 0, 1]}))
+    both = losses.beside(one, other, "bf16")
+    assert list(both.variants) == ["a", "b", "a-bf16"] and list(one.variants) == ["a", "b"]
+    assert both.noise == one.noise and both.difference("a-bf16", "a").value == pytest.approx(0.2)
+    other.result["targets"] = [10, 20, 0, 31]
+    with pytest.raises(losses.UnsupportedClaim, match="different text"):
+        losses.beside(one, other, "bf16")
 
 
 def test_the_noise_doesn_t_depend_on_what_seeds_and_variants_share() -> None:
@@ -130,11 +140,51 @@ def test_the_noise_doesn_t_depend_on_what_seeds_and_variants_share() -> None:
 
     assert noise(table).deviation == pytest.approx(noise(shifted).deviation)
     assert noise(table).degrees == 6
+    # A variant of one seed says nothing of the noise, and one that lacks a seed says less.
+    given = {str(number): list(row) for number, row in enumerate(table)}
+    alone = losses.Study(by_hand(given | {"alone": [9.0]}, {name: [] for name in (*given, "alone")}))
+    assert alone.noise.deviation == pytest.approx(noise(table).deviation) and alone.noise.degrees == 6
+    given["3"].pop()
+    assert losses.Study(by_hand(given, {name: [] for name in given})).noise.degrees == 5
     another_order = by_hand(
         {str(number): list(row) for number, row in enumerate(table)}, {str(n): [] for n in range(4)}
     )
     another_order["variants"]["2"]["seeds"] = dict(reversed(another_order["variants"]["2"]["seeds"].items()))
-    assert losses.Study(another_order).noise == noise(table)
+    assert losses.Study(another_order).noise.deviation == pytest.approx(noise(table).deviation)
+
+
+def test_curves_are_compared_seed_by_seed_at_the_same_tokens() -> None:
+    result = by_hand({"a": [1.0, 3.0], "b": [2.0, 2.0, 0.5]}, {"a": [], "b": []})
+    for variant in result["variants"].values():
+        for seed in variant["seeds"].values():
+            seed["curve"] = [[10, 5.0], [20, seed["loss"]]]
+    study = losses.Study(result)
+    tokens, apart = study.curve_apart("a", "b")
+    assert tokens.tolist() == [10, 20] and apart.tolist() == [[0, -1], [0, 1]]
+    assert not study.always_below("a", "b") and not study.always_below("a", "b", tokens=12)
+    del result["variants"]["a"]["seeds"]["1"]
+    assert study.always_below("a", "b")
+    result["variants"]["b"]["seeds"]["1"]["curve"] = [[20, 2.0]]
+    assert study.always_below("a", "b")  # a seed that a hasn't
+    with pytest.raises(losses.UnsupportedClaim, match="same tokens"):
+        study.at("b", 20)
+    result["variants"]["b"]["seeds"]["0"]["curve"] = [[20, 2.0]]
+    with pytest.raises(losses.UnsupportedClaim, match="same tokens"):
+        study.curve_apart("a", "b")
+
+
+def test_results_of_few_seeds_are_given_the_noise_of_schemes(tmp_path: Path) -> None:
+    given = {"a": [1.0, 1.2, 1.1], "b": [2.0, 2.4, 2.1], "c": [3.0, 3.3, 3.1]}
+    for name, seeds in {"schemes": 3, "other": 3, "few": 2, "one": 1}.items():
+        study = by_hand(
+            {variant: values[:seeds] for variant, values in given.items()}, {key: [] for key in given}
+        )
+        if name == "other":
+            study["variants"]["a"]["seeds"]["0"]["loss"] += 0.5
+        (tmp_path / f"{name}.json").write_text(json.dumps(study | {"study": name}))
+    found = {name: study.noise for name, study in losses.load(tmp_path).items()}
+    assert found["schemes"] == found["few"] == found["one"] and found["schemes"].degrees == 4
+    assert found["other"].degrees == 4 and found["other"].deviation > 2 * found["schemes"].deviation
 
 
 def test_a_trained_comparison_is_collected(
@@ -178,7 +228,12 @@ def test_a_trained_comparison_is_collected(
     compare("trained.yaml", ["training.logging_steps=1"], "runs/tiny")
 
     manifest = {"domains": {name: {"validation": {"documents": count}} for name, count in domains.items()}}
-    result = json.loads(json.dumps(collect.collect(path, Path("runs/tiny"), manifest)))
+
+    def collected(folder: str, known: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+        plan = CompareConfig.from_dict(config | changes)
+        return json.loads(json.dumps(collect.collect(plan, "tiny", Path(folder), manifest, known)))
+
+    result = collected("runs/tiny")
     assert result["domains"] == domains and list(result["variants"]) == ["base", "mesh"]
     for name, variant in result["variants"].items():
         summary = RunSummary.read(Path(f"runs/tiny/runs/{name}-seed0/summary.json"))
@@ -200,27 +255,37 @@ def test_a_trained_comparison_is_collected(
     assert tables.routes_table(found, "mesh").count("\n") == 4
     assert isinstance(result["probes"]["mesh"]["without_last_loop"], float)
 
-    # Another seed's run, elsewhere, after the first ones are gone: the result grows.
-    second = ["training.logging_steps=1", "seeds=[1]"]
-    compare("trained.yaml", second, "runs/later")
-    plan = json.loads(path.read_text()) | {"seeds": [0, 1]}
-    path.write_text(json.dumps(plan))
-    grown = collect.collect(path, Path("runs/later"), manifest, copy.deepcopy(result))
-    assert list(grown["variants"]["mesh"]["seeds"]) == ["0", "1"]
-    assert grown["variants"]["mesh"]["seeds"]["0"] == result["variants"]["mesh"]["seeds"]["0"]
-    assert grown["variants"]["mesh"]["seeds"]["1"] != result["variants"]["mesh"]["seeds"]["0"]
-    assert collect.collect(path, Path("runs/tiny"), manifest, copy.deepcopy(grown)) == grown | {
-        "probes": result["probes"]
-    }
-    with pytest.raises(SystemExit, match="another study's"):
-        collect.collect(path, Path("runs/later"), manifest, result | {"study": "schemes"})
+    # Another seed's runs, elsewhere, after the first ones are gone: the result grows, and what is known stays.
+    compare("trained.yaml", ["training.logging_steps=1", "seeds=[1]"], "runs/later")
+    known = copy.deepcopy(result)
+    grown = collected("runs/later", known, seeds=[1])
+    assert known == result
+    for name, variant in grown["variants"].items():
+        seeds = variant["seeds"]
+        assert (
+            list(seeds) == ["0", "1"] and seeds["0"] == result["variants"][name]["seeds"]["0"] != seeds["1"]
+        )
+    assert grown["probes"] == result["probes"] != collected("runs/later", seeds=[1])["probes"]
+    assert collected("runs/tiny", grown) == grown
+    for change in (
+        {"study": "schemes"},
+        {"variants": result["variants"] | {"gone": {}}},
+        {"domains": {"novel": 5}},
+    ):
+        with pytest.raises(SystemExit, match="give another --out"):
+            collected("runs/later", result | change)
+    with pytest.raises(SystemExit, match="another corpus"):
+        collected("runs/later", result | {"targets": [1] * len(result["targets"])}, seeds=[1])
+    result["variants"]["base"]["tokens"] += 1
+    with pytest.raises(SystemExit, match="another model or length"):
+        collected("runs/later", result, seeds=[1])
+    with pytest.raises(SystemExit, match="no finished runs"):
+        collected("runs/later", seeds=[2])
 
     manifest["domains"]["novel"]["validation"]["documents"] += 1
     with pytest.raises(SystemExit, match="another corpus"):
-        collect.collect(path, Path("runs/tiny"), manifest)
+        collected("runs/tiny")
     monkeypatch.setattr("sys.argv", ["collect", "tinny.yaml", "runs/tiny", "--out", "result.json"])
     with pytest.raises(SystemExit, match="2"):
         collect.main()
     assert "tinny.yaml" in capsys.readouterr().err and not Path("result.json").exists()
-    with pytest.raises(SystemExit, match="no finished runs"):
-        collect.collect(path, tmp_path / "elsewhere", manifest)
