@@ -5,16 +5,21 @@ fails where the interval doesn't carry it; what else the text says of the number
 models were trained.
 """
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
+from loopway import parameter_report
+from loopway.comparison.config import CompareConfig
 from studies.nano import tables
 from studies.nano.losses import Study, UnsupportedClaim, load
+from studies.paper import needs
 
 ROOT = Path(__file__).parents[2]
+VOCABULARY = 4096
 NANO, DOCS = ROOT / "studies" / "nano", ROOT / "docs"
 
 
@@ -53,6 +58,20 @@ def draw_spectra(study: Study, path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
+def clear_pairs(study: Study) -> list[tuple[str, str]]:
+    """Variants whose difference isn't within its interval."""
+    pairs = itertools.combinations(study.variants, 2)
+    return [pair for pair in pairs if study.difference(*pair).is_clear]
+
+
+def share_of_compute(study: str) -> float:
+    """A run's FLOPs over those of a run of the paper's smallest models, both MeSH's."""
+    run = CompareConfig.load(NANO / f"{study}.yaml").runs["mesh"][0]
+    here = parameter_report(run.model.build(vocab_size=VOCABULARY), context_length=run.data.sequence_length)
+    paper = needs.need(needs.runs("table1-160m")["mesh"], needs.reports("table1-160m")["mesh"])
+    return needs.need(run, here).flops / paper.flops
+
+
 def stated(studies: dict[str, Study]) -> dict[str, bool]:
     """What the page says without a ±, and whether it is so."""
     schemes, longer, routers = studies["schemes"], studies["longer"], studies["routers"]
@@ -62,6 +81,10 @@ def stated(studies: dict[str, Study]) -> dict[str, bool]:
     similar = {name: probe["similarity"][1:3] for name, probe in probes.items()}
     spectra = {name: np.array(probe["spectra"]) for name, probe in probes.items()}
     shared = {name: min(loops) / max(loops) for name, loops in updates.items()}
+    leads = tables.paper_leads("anchor")
+    ends = [study.difference("mesh", "anchor") for study in (schemes, longer)]
+    highest = [end.value - end.half for end in ends]  # leads, negative, that the intervals hold
+    unscaled = studies["readings"].difference("base-unscaled", "base").value
     trained = [longer.training_loss(name) for name in ("anchor", "vanilla", "mesh", "base")]
     return {
         "MeSH is below all without it up to 1.6 million tokens, with every seed": all(
@@ -76,6 +99,27 @@ def stated(studies: dict[str, Study]) -> dict[str, bool]:
         "MeSH ends behind anchor with every seed": longer.always_below("anchor", "mesh"),
         "validation and training losses have the same order": trained == sorted(trained)
         and longer.loss("anchor") < longer.loss("vanilla"),
+        "no difference at four times the tokens is clear": not clear_pairs(longer),
+        "nothing is clear of the buffer's length": not clear_pairs(studies["buffer"]),
+        "the paper's leads over anchor at 160M and 1B are outside both intervals, that at 410M inside, 1.4B's in one": (
+            all(-leads[size] < min(highest) for size in ("160M", "1B"))
+            and -leads["410M"] > max(highest)
+            and highest[0] < -leads["1.4B"] < highest[1]
+        ),
+        "nothing is clearly below MeSH, with its layout": not any(
+            study.difference(name, "mesh").is_clear and study.difference(name, "mesh").value < 0
+            for study in studies.values()
+            if "mesh" in study.variants
+            for name in study.variants
+            if name != "mesh"
+        ),
+        "the embeddings' scale does the most": unscaled
+        > 2
+        * max(
+            abs(study.difference(*pair).value)
+            for study in (schemes, routers, studies["buffer"], studies["passing"])
+            for pair in itertools.combinations(study.variants, 2)
+        ),
         "mesh-gated has the lowest mean loss": min(routers.variants, key=routers.loss) == "mesh-gated",
         "MeSH's loops change their input more than any without": min(updates["mesh"])
         > max(max(updates[name]) for name in without),
@@ -114,8 +158,9 @@ def page(studies: dict[str, Study]) -> str:
     environment = Environment(
         loader=loader, undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True
     )
+    environment.filters["words"] = ("no", "one", "two", "three", "four", "five").__getitem__
     text = environment.get_template("evidence.md.jinja")
-    return text.render(studies=studies, tables=tables, **studies)
+    return text.render(studies=studies, tables=tables, share_of_compute=share_of_compute, **studies)
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from studies.nano.losses import Study, signed
 
 _PAPER = json.loads((Path(__file__).parents[1] / "paper" / "results.json").read_text(encoding="utf-8"))
+_ELSEWHERE = "3+6R3+3"  # a second layout at one size
 #: Names here and in the paper's tables.
 _SCHEMES = {
     "base": "base",
@@ -74,10 +75,13 @@ def curve_table(study: Study, names: list[str], tokens: list[float]) -> str:
     return table(["tokens", *(f"{at / 1e6:.1f} M" for at in tokens)], rows)
 
 
-def paper_lead(size: str, over: str) -> str:
-    """By how many nats per token on the Pile MeSH is below another scheme in the paper's Table 1."""
-    perplexities = {row[2]: row[3] for row in _PAPER["table1"] if row[0] == size and row[1] != "3+6R3+3"}
-    return f"{math.log(perplexities[over] / perplexities['mesh']):.3f}"
+def paper_leads(over: str) -> dict[str, float]:
+    """By how many nats per token on the Pile MeSH is below another scheme in the paper's Table 1, by size."""
+    perplexities: dict[str, dict[str, float]] = {}
+    for size, layers, variant, perplexity, *_ in _PAPER["table1"]:
+        if layers != _ELSEWHERE:
+            perplexities.setdefault(size, {})[variant] = perplexity
+    return {size: math.log(of[over] / of["mesh"]) for size, of in perplexities.items()}
 
 
 def paper_lead_over_sums() -> str:
@@ -90,7 +94,7 @@ def paper_table(studies: dict[str, Study]) -> str:
     """Losses minus the vanilla model's: the paper's by the logarithms of its perplexities on the Pile."""
     sizes: dict[str, dict[str, float]] = {}
     for size, layers, variant, perplexity, *_ in _PAPER["table1"]:
-        if layers != "3+6R3+3":
+        if layers != _ELSEWHERE:
             sizes.setdefault(size, {})[variant] = math.log(perplexity)
     here = [studies["schemes"], studies["longer"]]
     rows = [
