@@ -21,7 +21,7 @@ from loopway.training.run_config import RunConfig
 from loopway.training.run_folder import RunFolder
 from loopway.training.summary import RunSummary
 from studies.nano import tables
-from studies.nano.losses import Study
+from studies.nano.losses import PRODUCTS, Study
 
 MANIFEST = Path(__file__).with_name("corpus-manifest.json")
 _LAST_TENTH = 0.1  # of a run, over which the training loss is averaged
@@ -109,7 +109,9 @@ def by_document(run: RunFolder, data: RunData) -> tuple[list[float], list[int]]:
 
 
 def of_run(run: RunFolder, planned: RunConfig) -> dict[str, Any]:
-    """One seed's losses in nats per token, by training tokens; where it ran, and what else was set there."""
+    """One seed's losses in nats per token, by training tokens; where it ran, and what else was set there, or with what
+    products.
+    """
     lines, summary = read_metrics(run.metrics), RunSummary.read(run.summary)
     logged = [
         line["loss"] for line in lines if "loss" in line and line["step"] > summary.steps * (1 - _LAST_TENTH)
@@ -124,7 +126,11 @@ def of_run(run: RunFolder, planned: RunConfig) -> dict[str, Any]:
         ],
         "device": summary.device,
         "torch": summary.versions["torch"],
-        "set": {key: value for key, value in there.items() if value != planned.training.get(key)},
+        "set": {
+            key: value
+            for key, value in there.items()
+            if value != planned.training.get(key) or (value and key in PRODUCTS)
+        },
     }
 
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from loopway import parameter_report
 from loopway.comparison.config import CompareConfig
 from studies.nano import tables
-from studies.nano.losses import Study, UnsupportedClaim, load
+from studies.nano.losses import Study, UnsupportedClaim, beside, load
 from studies.paper import needs
 
 ROOT = Path(__file__).parents[2]
@@ -74,7 +74,7 @@ def share_of_compute(study: str) -> float:
 
 def stated(studies: dict[str, Study]) -> dict[str, bool]:
     """What the page says without a ±, and whether it is so."""
-    schemes, longer, routers = studies["schemes"], studies["longer"], studies["routers"]
+    schemes, longer, routers, loops = (studies[name] for name in ("schemes", "longer", "routers", "loops"))
     without = ("base", "residual", "anchor", "anchor-star")
     probes = schemes.result["probes"]
     updates = {name: probe["relative_update"][1:3] for name, probe in probes.items()}
@@ -120,6 +120,26 @@ def stated(studies: dict[str, Study]) -> dict[str, bool]:
             for study in (schemes, routers, studies["buffer"], studies["passing"])
             for pair in itertools.combinations(study.variants, 2)
         ),
+        "MeSH is below base with every number of loops, and below vanilla": all(
+            (difference := loops.difference(name, other)).is_clear and difference.value < 0
+            for name in loops.variants
+            if name.startswith("mesh")
+            for other in (name.replace("mesh", "base"), "vanilla")
+            if other in loops.variants
+        ),
+        "MeSH with loops isn't clearly apart from without": not any(
+            loops.difference(name, "mesh-1").is_clear for name in loops.variants if name.startswith("mesh-")
+        ),
+        "no other base is clearly apart from vanilla": [
+            (study.name, name)
+            for study in studies.values()
+            if "vanilla" in study.variants
+            for name in study.variants
+            if name.partition("-")[0] == "base" and study.difference(name, "vanilla").is_clear
+        ]
+        == [("loops", "base-6")],
+        "with fast routers most of MeSH's lead is gone": routers.difference("mesh-fast", "mesh").value
+        > -schemes.difference("mesh", "base").value / 2,
         "mesh-gated has the lowest mean loss": min(routers.variants, key=routers.loss) == "mesh-gated",
         "MeSH's loops change their input more than any without": min(updates["mesh"])
         > max(max(updates[name]) for name in without),
@@ -160,7 +180,10 @@ def page(studies: dict[str, Study]) -> str:
     )
     environment.filters["words"] = ("no", "one", "two", "three", "four", "five").__getitem__
     text = environment.get_template("evidence.md.jinja")
-    return text.render(studies=studies, tables=tables, share_of_compute=share_of_compute, **studies)
+    with_bf16 = beside(studies["schemes"], studies["precision"], "bf16")
+    return text.render(
+        studies=studies, tables=tables, share_of_compute=share_of_compute, with_bf16=with_bf16, **studies
+    )
 
 
 def main() -> None:

@@ -15,6 +15,8 @@ import numpy as np
 from scipy import stats
 
 _CONFIDENCE = 0.95
+PRODUCTS = ("bf16", "tf32")
+"""Settings of a run that say what its products are in, if not in float32."""
 _ENOUGH_DEGREES = 3  # of freedom, for a study's own noise
 
 
@@ -129,6 +131,11 @@ class Study:
             raise UnsupportedClaim(f"{self.name}: {a} isn't clearly below {b}: {found}")
         return found
 
+    def above(self, a: str, b: str) -> Difference:
+        """The difference, where a is clearly worse."""
+        self.below(b, a)
+        return self.difference(a, b)
+
     def tied(self, a: str, b: str) -> Difference:
         """The difference, where it could be noise."""
         found = self.difference(a, b)
@@ -179,7 +186,7 @@ class Study:
         found = set()
         for seed in (seed for variant in self.variants.values() for seed in variant["seeds"].values()):
             device = "CPU" if seed["device"] == "cpu" else seed["device"]
-            products = [name for name in ("bf16", "tf32") if seed["set"].get(name)]
+            products = [name for name in PRODUCTS if seed["set"].get(name)]
             found.add(" ".join([device, *products]))
         return ", ".join(sorted(found))
 

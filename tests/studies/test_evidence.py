@@ -37,14 +37,17 @@ def exchanged(study: losses.Study, part: str, one: str, other: str) -> losses.St
     "study, part, one, other, words",
     [
         ("schemes", "variants", "mesh", "base", "below all without it"),
-        ("schemes", "variants", "residual", "vanilla", "residual isn't clearly below base"),
+        ("schemes", "variants", "residual", "vanilla", "no other base"),
         ("schemes", "probes", "mesh", "base", "change their input more.*least alike"),
         ("longer", "variants", "mesh", "vanilla", "between vanilla and base"),
         ("routers", "variants", "mesh-gated", "mesh-slow", "lowest mean"),
         ("schemes", "variants", "mesh", "vanilla", "nothing is clearly below MeSH"),
         ("longer", "variants", "anchor", "base", "paper's leads over anchor"),
+        ("loops", "variants", "base-6", "mesh-6", "below base with every number"),
+        ("loops", "variants", "base-6", "mesh-1", "isn't clearly apart from without"),
+        ("readings", "variants", "mesh-wide", "mesh-zero", "mesh isn't clearly below mesh-wide"),
         ("readings", "variants", "base-unscaled", "mesh-prelude", "embeddings' scale does the most"),
-        ("routers", "variants", "mesh-fast", "mesh-slow", "mesh-slow and mesh are clearly apart"),
+        ("routers", "variants", "mesh-fast", "mesh-slow", "most of MeSH's lead is gone"),
     ],
 )
 def test_a_sentence_that_the_results_do_not_carry_stops_the_page(
