@@ -59,6 +59,13 @@ def test_a_sentence_that_the_results_do_not_carry_stops_the_page(
         evidence.page(studies | {study: turned})
 
 
+def test_a_tie_that_is_none_stops_the_page() -> None:
+    studies = losses.load(RESULTS)
+    studies["precision"].variants["mesh"]["seeds"]["0"]["loss"] += 0.05
+    with pytest.raises(losses.UnsupportedClaim, match="mesh-bf16 and mesh are clearly apart"):
+        evidence.page(studies)
+
+
 def test_the_command_writes_page_and_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "images").mkdir()
     docs, page = evidence.DOCS, (evidence.DOCS / "evidence.md").read_text()
