@@ -83,7 +83,7 @@ def stated(studies: dict[str, Study]) -> dict[str, bool]:
     shared = {name: min(loops) / max(loops) for name, loops in updates.items()}
     leads = tables.paper_leads("anchor")
     ends = [study.difference("mesh", "anchor") for study in (schemes, longer)]
-    highest = [end.value - end.half for end in ends]  # leads, negative, that the intervals hold
+    lowest = [end.value - end.half for end in ends]
     unscaled = studies["readings"].difference("base-unscaled", "base").value
     trained = [longer.training_loss(name) for name in ("anchor", "vanilla", "mesh", "base")]
     return {
@@ -102,9 +102,9 @@ def stated(studies: dict[str, Study]) -> dict[str, bool]:
         "no difference at four times the tokens is clear": not clear_pairs(longer),
         "nothing is clear of the buffer's length": not clear_pairs(studies["buffer"]),
         "the paper's leads over anchor at 160M and 1B are outside both intervals, that at 410M inside, 1.4B's in one": (
-            all(-leads[size] < min(highest) for size in ("160M", "1B"))
-            and -leads["410M"] > max(highest)
-            and highest[0] < -leads["1.4B"] < highest[1]
+            all(-leads[size] < min(lowest) for size in ("160M", "1B"))
+            and -leads["410M"] > max(lowest)
+            and lowest[0] < -leads["1.4B"] < lowest[1]
         ),
         "nothing is clearly below MeSH, with its layout": not any(
             study.difference(name, "mesh").is_clear and study.difference(name, "mesh").value < 0

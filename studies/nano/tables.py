@@ -75,13 +75,18 @@ def curve_table(study: Study, names: list[str], tokens: list[float]) -> str:
     return table(["tokens", *(f"{at / 1e6:.1f} M" for at in tokens)], rows)
 
 
-def paper_leads(over: str) -> dict[str, float]:
-    """By how many nats per token on the Pile MeSH is below another scheme in the paper's Table 1, by size."""
-    perplexities: dict[str, dict[str, float]] = {}
-    for size, layers, variant, perplexity, *_ in _PAPER["table1"]:
+def _paper_losses() -> dict[str, dict[str, float]]:
+    """Nats per token on the Pile in the paper's Table 1, by size and scheme: the logarithms of its perplexities."""
+    losses: dict[str, dict[str, float]] = {}
+    for size, layers, scheme, perplexity, *_ in _PAPER["table1"]:
         if layers != _ELSEWHERE:
-            perplexities.setdefault(size, {})[variant] = perplexity
-    return {size: math.log(of[over] / of["mesh"]) for size, of in perplexities.items()}
+            losses.setdefault(size, {})[scheme] = math.log(perplexity)
+    return losses
+
+
+def paper_leads(over: str) -> dict[str, float]:
+    """By how many nats MeSH is below another scheme in the paper's Table 1, by size."""
+    return {size: of[over] - of["mesh"] for size, of in _paper_losses().items()}
 
 
 def paper_lead_over_sums() -> str:
@@ -91,11 +96,8 @@ def paper_lead_over_sums() -> str:
 
 
 def paper_table(studies: dict[str, Study]) -> str:
-    """Losses minus the vanilla model's: the paper's by the logarithms of its perplexities on the Pile."""
-    sizes: dict[str, dict[str, float]] = {}
-    for size, layers, variant, perplexity, *_ in _PAPER["table1"]:
-        if layers != _ELSEWHERE:
-            sizes.setdefault(size, {})[variant] = math.log(perplexity)
+    """Losses minus the vanilla model's."""
+    sizes = _paper_losses()
     here = [studies["schemes"], studies["longer"]]
     rows = [
         [
