@@ -14,7 +14,7 @@ import numpy as np
 
 from loopway.comparison.config import CompareConfig, run_name
 from loopway.data.loading import RunData, open_data
-from loopway.errors import exit_on_error
+from loopway.errors import ConfigError, exit_on_error
 from loopway.files import write_atomically
 from loopway.training.metrics_log import read_metrics
 from loopway.training.run_config import RunConfig
@@ -173,6 +173,17 @@ def routes(model: dict[str, Any]) -> dict[str, Any] | None:
     return {"boundaries": routers["boundaries"], "sources": routers["sources"], "weights": rows}
 
 
+def read_result(path: Path) -> dict[str, Any]:
+    """Raises ConfigError where the file isn't a result."""
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path}: not JSON ({error}); give another --out, or take it away") from None
+    if not isinstance(result, dict) or not {"study", "domains", "targets", "variants"} <= result.keys():
+        raise ConfigError(f"{path}: not a study's result; give another --out, or take it away")
+    return result
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="What the pages need of a comparison, as one small file.")
     parser.add_argument("study", type=Path, help="the comparison's YAML file")
@@ -185,11 +196,11 @@ def main() -> None:
     given = parser.parse_args()
     with exit_on_error():
         manifest = json.loads(given.manifest.read_text(encoding="utf-8"))
-        known = json.loads(given.out.read_text(encoding="utf-8")) if given.out.exists() else None
+        known = read_result(given.out) if given.out.exists() else None
         plan = CompareConfig.load(given.study, [f"seeds={given.seeds}"] if given.seeds else ())
         result = collect(plan, given.study.stem, given.comparison, manifest, known)
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(given.out, json.dumps(result, separators=(",", ":")) + "\n")
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(given.out, json.dumps(result, separators=(",", ":")) + "\n")
     print(tables.domains_table(Study(result), list(result["variants"])))
 
 

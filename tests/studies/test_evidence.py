@@ -302,3 +302,8 @@ def test_a_trained_comparison_is_collected(
     with pytest.raises(SystemExit, match="2"):
         collect.main()
     assert "tinny.yaml" in capsys.readouterr().err and not Path("result.json").exists()
+    for content, words in (("", "not JSON"), ("[1]", "not a study's result")):
+        Path("result.json").write_text(content)
+        with pytest.raises(SystemExit, match="2"):
+            collect.main()
+        assert words in capsys.readouterr().err and Path("result.json").read_text() == content
