@@ -14,7 +14,7 @@ import numpy as np
 
 from loopway.comparison.config import CompareConfig, run_name
 from loopway.data.loading import RunData, open_data
-from loopway.errors import ConfigError, exit_on_error
+from loopway.errors import ConfigError, DataError, exit_on_error
 from loopway.files import write_atomically
 from loopway.training.metrics_log import read_metrics
 from loopway.training.run_config import RunConfig
@@ -45,7 +45,8 @@ def collect(
         known: the study's result so far, which stays; its runs may be gone.
 
     Raises:
-        SystemExit: no run is finished; another corpus; what is known is of another study, or of other models.
+        ConfigError: what is known is of another study, or of other models.
+        DataError: no run is finished; another corpus.
     """
     domains = {
         domain: manifest["domains"][domain]["validation"]["documents"]
@@ -55,7 +56,7 @@ def collect(
     variants, probes = result.pop("variants", {}), result.pop("probes", {})
     gone = sorted(set(variants) - set(plan.runs))
     if result["study"] != name or result["domains"] != domains or gone:
-        raise SystemExit(
+        raise ConfigError(
             f"the result so far is of another study, or of another corpus, than {name} {gone}; give another --out"
         )
     finished = {
@@ -65,16 +66,16 @@ def collect(
         if (run := folder_of(comparison, variant, seed)).is_finished
     }
     if not finished:
-        raise SystemExit(f"{comparison}: no finished runs of {name} in its runs/")
+        raise DataError(f"{comparison}: no finished runs of {name} in its runs/")
     data = open_data(plan.data, comparison / "data")
     for (variant, seed), run in finished.items():
         sums, targets = by_document(run, data)
         if len(targets) != sum(domains.values()) or targets != result.setdefault("targets", targets):
-            raise SystemExit(f"{run.path}: its validation documents aren't the corpus's: another corpus?")
+            raise DataError(f"{run.path}: its validation documents aren't the corpus's: another corpus?")
         model = of_model(run)
         of_variant = variants.setdefault(variant, model | {"seeds": {}})
         if of_variant | model != of_variant:
-            raise SystemExit(f"{run.path}: another model or length than what is known of {variant}: {model}")
+            raise ConfigError(f"{run.path}: another model or length than what is known of {variant}: {model}")
         if str(seed) not in of_variant["seeds"]:
             documents = {"documents": [round(loss, 2) for loss in sums]}
             of_variant["seeds"][str(seed)] = of_run(run, plan.runs[variant][seed]) | documents

@@ -14,6 +14,7 @@ from scipy import stats
 from loopway.comparison import planned
 from loopway.comparison.config import CompareConfig
 from loopway.comparison.run import compare
+from loopway.errors import ConfigError, DataError
 from loopway.training.summary import RunSummary
 from studies.nano import collect, evidence, losses, tables
 
@@ -285,18 +286,18 @@ def test_a_trained_comparison_is_collected(
         {"variants": result["variants"] | {"gone": {}}},
         {"domains": {"novel": 5}},
     ):
-        with pytest.raises(SystemExit, match="give another --out"):
+        with pytest.raises(ConfigError, match="give another --out"):
             collected("runs/later", result | change)
-    with pytest.raises(SystemExit, match="another corpus"):
+    with pytest.raises(DataError, match="another corpus"):
         collected("runs/later", result | {"targets": [1] * len(result["targets"])}, seeds=[1])
     result["variants"]["base"]["tokens"] += 1
-    with pytest.raises(SystemExit, match="another model or length"):
+    with pytest.raises(ConfigError, match="another model or length"):
         collected("runs/later", result, seeds=[1])
-    with pytest.raises(SystemExit, match="no finished runs"):
+    with pytest.raises(DataError, match="no finished runs"):
         collected("runs/later", seeds=[2])
 
     manifest["domains"]["novel"]["validation"]["documents"] += 1
-    with pytest.raises(SystemExit, match="another corpus"):
+    with pytest.raises(DataError, match="another corpus"):
         collected("runs/tiny")
     monkeypatch.setattr("sys.argv", ["collect", "tinny.yaml", "runs/tiny", "--out", "result.json"])
     with pytest.raises(SystemExit, match="2"):
