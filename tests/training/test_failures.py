@@ -150,7 +150,7 @@ def test_memory_that_is_not_there_ends_every_worker(
     workers = start(2, sections=sections)
     workers.wait_for_checkpoint()
     resource.prlimit(workers.processes[1].pid, resource.RLIMIT_AS, (2**20, 2**20))
-    words = workers.last_words(1, within=60)
+    words = workers.last_words(1, within=120)
     assert "there wasn't enough memory" in words and "per_device_train_batch_size than 2" in words
     assert "worker 0 of 2 lost another one" in workers.last_words(0, within=10)
     goes_on(workers.run, lambda count: start(count, sections=sections), 1)
