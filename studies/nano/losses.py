@@ -112,6 +112,11 @@ class Study:
             raise UnsupportedClaim(f"{self.name}: {a} and {b} have no seed in common, so they aren't paired")
         return shared
 
+    def by_seed(self, a: str, b: str) -> np.ndarray:
+        """a's loss minus b's with each seed that both have."""
+        of_a, of_b = (self.variants[name]["seeds"] for name in (a, b))
+        return np.array([of_a[seed]["loss"] - of_b[seed]["loss"] for seed in self.paired(a, b)])
+
     def difference(self, a: str, b: str) -> Difference:
         """Paired by the seeds that both have and by document; the interval covers the draw of both."""
         shared = self.paired(a, b)
@@ -121,8 +126,7 @@ class Study:
         documents = len(rest) / (len(rest) - 1) * float((rest**2).sum()) / float(targets.sum()) ** 2
         error = math.sqrt(2 * self.noise.deviation**2 / len(shared) + documents)
         half = float(stats.t.ppf((1 + _CONFIDENCE) / 2, self.noise.degrees)) * error
-        of_a, of_b = (self.variants[name]["seeds"] for name in (a, b))
-        return Difference(float(np.mean([of_a[seed]["loss"] - of_b[seed]["loss"] for seed in shared])), half)
+        return Difference(float(self.by_seed(a, b).mean()), half)
 
     def below(self, a: str, b: str) -> Difference:
         """The difference, where a is clearly better."""
@@ -201,13 +205,16 @@ def beside(study: Study, other: Study, suffix: str) -> Study:
     return Study(study.result | {"variants": study.variants | added}, study.noise)
 
 
+def pooled(noises: Collection[Noise]) -> Noise:
+    """One for all."""
+    degrees = sum(noise.degrees for noise in noises)
+    squares = sum(noise.degrees * noise.deviation**2 for noise in noises)
+    return Noise(math.sqrt(squares / degrees), degrees)
+
+
 def load(folder: Path) -> dict[str, Study]:
-    """All studies, by name; those that tell little of their noise are given that of `schemes`."""
+    """All studies, by name; those that tell little of their noise are given what the others have together."""
     studies = [Study(json.loads(path.read_text(encoding="utf-8"))) for path in sorted(folder.glob("*.json"))]
-    schemes = next(study for study in studies if study.name == "schemes")
-    return {
-        study.name: study
-        if study.own_noise is not None and study.own_noise.degrees >= _ENOUGH_DEGREES
-        else Study(study.result, schemes.noise)
-        for study in studies
-    }
+    telling = [study for study in studies if study.own_noise and study.own_noise.degrees >= _ENOUGH_DEGREES]
+    common = pooled([study.noise for study in telling])
+    return {study.name: study if study in telling else Study(study.result, common) for study in studies}

@@ -65,6 +65,24 @@ def runs_table(studies: dict[str, Study]) -> str:
     return table(["study", "variants", "seeds", "tokens a run", "trained on"], rows)
 
 
+def noise_table(studies: dict[str, Study]) -> str:
+    """Of the studies that have a noise of their own, and of the others."""
+    found: dict[tuple[float, int], list[str]] = {}
+    for study in studies.values():
+        noise = study.noise
+        found.setdefault((noise.deviation, noise.degrees), []).append(f"`{study.name}.yaml`")
+    rows = [
+        [", ".join(names), f"{deviation:.3f}", str(degrees)] for (deviation, degrees), names in found.items()
+    ]
+    return table(["study", "nats", "degrees of freedom"], sorted(rows, key=lambda row: float(row[1])))
+
+
+def by_seed(study: Study, a: str, b: str) -> str:
+    """a's loss minus b's with each seed, in words."""
+    *first, last = (signed(value) for value in study.by_seed(a, b))
+    return f"{', '.join(first)} and {last}"
+
+
 def domains_table(study: Study, names: list[str]) -> str:
     rows = [[f"`{name}`", *(f"{loss:.3f}" for loss in study.by_domain(name).values())] for name in names]
     return table(["variant", *study.result["domains"]], rows)
@@ -111,8 +129,18 @@ def paper_table(studies: dict[str, Study]) -> str:
     return table(["minus vanilla", *(f"paper, {size}" for size in sizes), *tokens], rows)
 
 
+def _paper_buffers() -> dict[str, float]:
+    """Loss by number of slots in the paper's Table 3."""
+    return {f"slots-{slots}": loss for _, slots, loss, _ in _PAPER["table3_buffer_length"]["rows"]}
+
+
+def paper_buffer_range() -> float:
+    """By how many nats the losses in the paper's Table 3 are apart at most."""
+    return max(_paper_buffers().values()) - min(_paper_buffers().values())
+
+
 def buffer_table(study: Study) -> str:
-    theirs = {f"slots-{slots}": loss for _, slots, loss, _ in _PAPER["table3_buffer_length"]["rows"]}
+    theirs = _paper_buffers()
     chosen = "slots-5"  # the paper's
     rows = [
         [
