@@ -150,6 +150,10 @@ def stated(studies: dict[str, Study]) -> dict[str, bool]:
             for name in study.variants
             if name.partition("-")[0] == "base"
         ),
+        "base of six loops is nearly behind vanilla, with every seed": bool(
+            (loops.by_seed("base-6", "vanilla") > 0).all()
+        )
+        and loops.difference("base-6", "vanilla").value > 0.8 * loops.difference("base-6", "vanilla").half,
         "of the wide routers' seeds one loses all of MeSH's lead, the others nothing": [
             bool(apart > -schemes.difference("mesh", "base").value * 0.9) for apart in wide
         ]

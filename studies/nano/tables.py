@@ -80,7 +80,7 @@ def noise_table(studies: dict[str, Study]) -> str:
 def by_seed(study: Study, a: str, b: str) -> str:
     """a's loss minus b's with each seed, in words."""
     *first, last = (signed(value) for value in study.by_seed(a, b))
-    return f"{', '.join(first)} and {last}"
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def domains_table(study: Study, names: list[str]) -> str:
