@@ -159,6 +159,9 @@ def stated(studies: dict[str, Study]) -> dict[str, bool]:
         ]
         == [bool(apart > 0.015) for apart in wide]
         == [True, False, False],
+        "fast routers' seeds are as far apart as wide ones'": 0.7
+        < np.ptp(routers.losses("mesh-fast")) / np.ptp(studies["readings"].losses("mesh-wide"))
+        < 1.4,
         "the seeds of readings vary three times as much": 2.5
         < studies["readings"].noise.deviation / schemes.noise.deviation
         < 3.5,
