@@ -17,7 +17,8 @@ from scipy import stats
 _CONFIDENCE = 0.95
 PRODUCTS = ("bf16", "tf32")
 """Settings of a run that say what its products are in, if not in float32."""
-_ENOUGH_DEGREES = 3  # of freedom, for a study's own noise
+ERRATIC = ("mesh-wide", "mesh-fast")
+"""Variants whose seeds lie far further apart than the others': only they tell how far, and nothing of the others."""
 
 
 def signed(value: float, digits: int = 3) -> str:
@@ -82,6 +83,11 @@ class Study:
         return len(self.variants[name]["seeds"])
 
     @property
+    def tokens(self) -> int:
+        """Of a run."""
+        return max(variant["tokens"] for variant in self.variants.values())
+
+    @property
     def noise(self) -> Noise:
         """What intervals are made of: given, or this study's own."""
         if (noise := self._given or self.own_noise) is None:
@@ -94,7 +100,8 @@ class Study:
         seeds = sorted({seed for variant in self.variants.values() for seed in variant["seeds"]})
         cells = [
             (number, seeds.index(seed), run["loss"])
-            for number, variant in enumerate(self.variants.values())
+            for number, (name, variant) in enumerate(self.variants.items())
+            if name not in ERRATIC
             for seed, run in variant["seeds"].items()
         ]
         levels = np.zeros((len(cells), len(self.variants) + len(seeds)))
@@ -121,12 +128,21 @@ class Study:
         """Paired by the seeds that both have and by document; the interval covers the draw of both."""
         shared = self.paired(a, b)
         targets = np.array(self.result["targets"])
-        apart = self.documents(a, shared) - self.documents(b, shared)
-        rest = (apart - apart.sum() / targets.sum() * targets)[targets > 0]
+        sums = self.documents(a, shared) - self.documents(b, shared)
+        rest = (sums - sums.sum() / targets.sum() * targets)[targets > 0]
         documents = len(rest) / (len(rest) - 1) * float((rest**2).sum()) / float(targets.sum()) ** 2
-        error = math.sqrt(2 * self.noise.deviation**2 / len(shared) + documents)
-        half = float(stats.t.ppf((1 + _CONFIDENCE) / 2, self.noise.degrees)) * error
-        return Difference(float(self.by_seed(a, b).mean()), half)
+        apart = self.by_seed(a, b)
+        if a in ERRATIC or b in ERRATIC:
+            if len(apart) == 1:
+                raise UnsupportedClaim(
+                    f"{self.name}: {a} and {b} need a second seed, as one of them is erratic"
+                )
+            variance, degrees = float(apart.var(ddof=1)), len(apart) - 1
+        else:
+            variance, degrees = 2 * self.noise.deviation**2, self.noise.degrees
+        error = math.sqrt(variance / len(apart) + documents)
+        half = float(stats.t.ppf((1 + _CONFIDENCE) / 2, degrees)) * error
+        return Difference(float(apart.mean()), half)
 
     def below(self, a: str, b: str) -> Difference:
         """The difference, where a is clearly better."""
@@ -205,16 +221,21 @@ def beside(study: Study, other: Study, suffix: str) -> Study:
     return Study(study.result | {"variants": study.variants | added}, study.noise)
 
 
-def pooled(noises: Collection[Noise]) -> Noise:
-    """One for all."""
-    degrees = sum(noise.degrees for noise in noises)
-    squares = sum(noise.degrees * noise.deviation**2 for noise in noises)
-    return Noise(math.sqrt(squares / degrees), degrees)
+def together(studies: Collection[Study]) -> Study:
+    """All variants of studies of equal length, those that several share once."""
+    variants: dict[str, dict[str, Any]] = {}
+    for study in studies:
+        for name, variant in study.variants.items():
+            if name not in ERRATIC and variant not in variants.values():
+                variants[f"{study.name} {name}"] = variant
+    return Study({"study": "all", "variants": variants})
 
 
 def load(folder: Path) -> dict[str, Study]:
-    """All studies, by name; those that tell little of their noise are given what the others have together."""
+    """All studies, by name; those of runs of equal length have one noise, of all their runs."""
     studies = [Study(json.loads(path.read_text(encoding="utf-8"))) for path in sorted(folder.glob("*.json"))]
-    telling = [study for study in studies if study.own_noise and study.own_noise.degrees >= _ENOUGH_DEGREES]
-    common = pooled([study.noise for study in telling])
-    return {study.name: study if study in telling else Study(study.result, common) for study in studies}
+    noises = {
+        tokens: together([study for study in studies if study.tokens == tokens]).own_noise
+        for tokens in {study.tokens for study in studies}
+    }
+    return {study.name: Study(study.result, noises[study.tokens]) for study in studies}

@@ -52,29 +52,16 @@ def runs_table(studies: dict[str, Study]) -> str:
     rows = []
     for study in studies.values():
         seeds = sorted({study.seeds(name) for name in study.variants})
-        tokens = max(variant["tokens"] for variant in study.variants.values())
         rows.append(
             [
                 f"[`{study.name}.yaml`](../studies/nano/{study.name}.yaml)",
                 str(len(study.variants)),
                 "–".join(str(count) for count in dict.fromkeys((seeds[0], seeds[-1]))),
-                f"{tokens / 1e6:.1f} M",
+                f"{study.tokens / 1e6:.1f} M",
                 study.devices(),
             ]
         )
     return table(["study", "variants", "seeds", "tokens a run", "trained on"], rows)
-
-
-def noise_table(studies: dict[str, Study]) -> str:
-    """Of the studies that have a noise of their own, and of the others."""
-    found: dict[tuple[float, int], list[str]] = {}
-    for study in studies.values():
-        noise = study.noise
-        found.setdefault((noise.deviation, noise.degrees), []).append(f"`{study.name}.yaml`")
-    rows = [
-        [", ".join(names), f"{deviation:.3f}", str(degrees)] for (deviation, degrees), names in found.items()
-    ]
-    return table(["study", "nats", "degrees of freedom"], sorted(rows, key=lambda row: float(row[1])))
 
 
 def by_seed(study: Study, a: str, b: str) -> str:
