@@ -100,8 +100,7 @@ class Study:
         seeds = sorted({seed for variant in self.variants.values() for seed in variant["seeds"]})
         cells = [
             (number, seeds.index(seed), run["loss"])
-            for number, (name, variant) in enumerate(self.variants.items())
-            if name not in ERRATIC
+            for number, variant in enumerate(self.variants.values())
             for seed, run in variant["seeds"].items()
         ]
         levels = np.zeros((len(cells), len(self.variants) + len(seeds)))
