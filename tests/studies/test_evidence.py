@@ -47,9 +47,9 @@ def exchanged(study: losses.Study, part: str, one: str, other: str) -> losses.St
         ("loops", "variants", "base-6", "mesh-6", "below base with every number"),
         ("loops", "variants", "base-6", "base-5", "no other base"),
         ("loops", "variants", "base-6", "mesh-1", "isn't clearly apart from without"),
-        ("readings", "variants", "mesh-wide", "mesh-unscaled", "wide routers' seeds"),
+        ("readings", "variants", "mesh-wide", "mesh-unscaled", "seed of wide routers"),
         ("readings", "variants", "base-unscaled", "mesh-prelude", "embeddings' scale does the most"),
-        ("routers", "variants", "mesh-fast", "mesh-slow", "fast routers' seeds.*three times as far apart"),
+        ("routers", "variants", "mesh-fast", "mesh-slow", "seed of fast routers.*three times as far apart"),
     ],
 )
 def test_a_sentence_that_the_results_do_not_carry_stops_the_page(
