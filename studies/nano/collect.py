@@ -174,15 +174,15 @@ def routes(model: dict[str, Any]) -> dict[str, Any] | None:
     return {"boundaries": routers["boundaries"], "sources": routers["sources"], "weights": rows}
 
 
-def read_result(path: Path) -> dict[str, Any]:
-    """Raises ConfigError where the file isn't a result."""
+def read(path: Path, keys: set[str]) -> dict[str, Any]:
+    """Raises ConfigError where the file isn't JSON with those keys."""
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ConfigError(f"{path}: not JSON ({error}); give another --out, or take it away") from None
-    if not isinstance(result, dict) or not {"study", "domains", "targets", "variants"} <= result.keys():
-        raise ConfigError(f"{path}: not a study's result; give another --out, or take it away")
-    return result
+        raise ConfigError(f"{path}: not JSON ({error}); give another, or take it away") from None
+    if not isinstance(content, dict) or not keys <= content.keys():
+        raise ConfigError(f"{path}: needs {', '.join(sorted(keys))}; give another, or take it away")
+    return content
 
 
 def main() -> None:
@@ -196,8 +196,8 @@ def main() -> None:
     )
     given = parser.parse_args()
     with exit_on_error():
-        manifest = json.loads(given.manifest.read_text(encoding="utf-8"))
-        known = read_result(given.out) if given.out.exists() else None
+        manifest = read(given.manifest, {"domains"})
+        known = read(given.out, {"study", "domains", "targets", "variants"}) if given.out.exists() else None
         plan = CompareConfig.load(given.study, [f"seeds={given.seeds}"] if given.seeds else ())
         result = collect(plan, given.study.stem, given.comparison, manifest, known)
         given.out.parent.mkdir(parents=True, exist_ok=True)

@@ -328,8 +328,14 @@ def test_a_trained_comparison_is_collected(
     with pytest.raises(SystemExit, match="2"):
         collect.main()
     assert "tinny.yaml" in capsys.readouterr().err and not Path("result.json").exists()
-    for content, words in (("", "not JSON"), ("[1]", "not a study's result")):
+    for content, words in (("", "not JSON"), ("[1]", "needs domains, study, targets, variants")):
         Path("result.json").write_text(content)
         with pytest.raises(SystemExit, match="2"):
             collect.main()
         assert words in capsys.readouterr().err and Path("result.json").read_text() == content
+    Path("manifest.json").touch()
+    arguments = ["collect", "tiny.yaml", "runs/tiny", "--out", "other.json", "--manifest", "manifest.json"]
+    monkeypatch.setattr("sys.argv", arguments)
+    with pytest.raises(SystemExit, match="2"):
+        collect.main()
+    assert "manifest.json: not JSON" in capsys.readouterr().err and not Path("other.json").exists()
