@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from transformers import AutoModelForCausalLM
 
@@ -65,6 +66,21 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def content(folder: Path) -> dict[str, tuple[float, bytes]]:
     return {str(p): (p.stat().st_mtime, p.read_bytes()) for p in folder.rglob("*") if p.is_file()}
+
+
+def test_variants_of_one_layout_start_with_equal_layers(
+    config: dict[str, Any], in_this_process: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    schemes = ("base", "anchor", "static", "dynamic", "mesh")
+    config["variants"] = {name: {"layout": "1+1R2+1", "recurrence": name} for name in schemes}
+    config["training"] |= {"max_steps": 1, "warmup_steps": 1}  # whose one step has a rate of 0
+    compare(written(config), folder="out")
+    base, *others = (
+        AutoModelForCausalLM.from_pretrained(f"out/runs/{name}-seed0/model").state_dict() for name in schemes
+    )
+    for other in others:
+        assert base.keys() <= other.keys()
+        assert all(torch.equal(other[name], weight) for name, weight in base.items())
 
 
 def test_it_leaves_the_table_curves_samples_and_every_model(

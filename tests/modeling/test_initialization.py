@@ -1,5 +1,6 @@
 """Initial values: depth-scaled output projections, routers of their own; and what is loaded stays."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -126,3 +127,128 @@ def test_a_checkpoint_without_any_router_is_initialised_as_a_fresh_model_is(tmp_
             assert (weight == 0).all()
         else:
             assert 0.01 < weight.std() < 0.03, name
+
+
+SLOTTED = [("mesh", slots) for slots in (None, 1, 3, 7)]
+RECURRENCES = [
+    *((name, None) for name in ("residual", "anchor", "anchor*", "residual+anchor", "static", "dynamic")),
+    *SLOTTED,
+]
+
+
+def fresh(recurrence: str, slots: int | None, family: str = "gpt_neox", layout: str = "1+2R3+1") -> Any:
+    torch.manual_seed(11)
+    return AutoModelForCausalLM.from_config(tiny_config(layout, recurrence, family, num_slots=slots))
+
+
+def shared_equally(one: dict[str, Any], other: dict[str, Any]) -> int:
+    """The number of tensors that two models share, all of which are equal."""
+    shared = [name for name in one if name in other and one[name].shape == other[name].shape]
+    assert all(torch.equal(one[name], other[name]) for name in shared)
+    return len(shared)
+
+
+@pytest.mark.parametrize(("recurrence", "slots"), RECURRENCES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_models_that_differ_in_their_recurrence_start_with_equal_layers(
+    family: str, recurrence: str, slots: int | None
+) -> None:
+    base = fresh("base", None, family)
+    after_base = torch.rand(3)
+    other = fresh(recurrence, slots, family)
+    assert shared_equally(other.state_dict(), base.state_dict()) == len(base.state_dict())
+    assert torch.equal(torch.rand(3), after_base), "what is drawn next is the same, too"
+
+
+@pytest.mark.parametrize("layout", ["2+2", "2R2", "1+1R2+1R3", "4"])
+def test_in_any_layout(layout: str) -> None:
+    base = fresh("base", None, layout=layout).state_dict()
+    recurrences = ["mesh", "dynamic"] if "R" in layout else ["mesh"] if "+" in layout else []
+    for recurrence in recurrences:
+        assert shared_equally(fresh(recurrence, None, layout=layout).state_dict(), base) == len(base)
+
+
+def test_layouts_that_cut_the_same_layers_start_alike() -> None:
+    vanilla, cut = (
+        fresh("base", None, layout="4").state_dict(),
+        fresh("mesh", None, layout="1+2+1").state_dict(),
+    )
+    assert shared_equally(cut, vanilla) == len(vanilla)
+
+
+@pytest.mark.parametrize("slots", [3, 7])
+def test_routers_start_alike_with_any_number_of_slots_or_boundaries_that_keeps_their_shape(
+    slots: int,
+) -> None:
+    two, three = (fresh("mesh", slots, layout=layout) for layout in ("1+2R2+1", "1+2R3+1"))
+    alike = shared_equally(stack_of(two).recurrence.state_dict(), stack_of(three).recurrence.state_dict())
+    assert alike == 3 * 2 * 2  # weight and bias of two routers at the three boundaries that both have
+    weights = [w for name, w in stack_of(three).recurrence.named_parameters() if name.endswith("weight")]
+    assert len({weight.flatten()[0].item() for weight in weights}) == len(weights), "each its own numbers"
+
+
+def test_routers_follow_the_seed() -> None:
+    first = stack_of(fresh("mesh", None)).recurrence.state_dict()
+    torch.manual_seed(12)
+    other = AutoModelForCausalLM.from_config(tiny_config("1+2R3+1", "mesh"))
+    name = "write_routers.0.weight"
+    assert not torch.equal(first[name], stack_of(other).recurrence.state_dict()[name])
+
+
+class Drawing(loopway.Recurrence):
+    """A plugin's recurrence that draws its values, and more, from torch's stream."""
+
+    def __init__(self, options: loopway.RecurrenceOptions) -> None:
+        super().__init__(options)
+        self.gate = nn.Linear(options.hidden_size, 1)
+
+    def reset_parameters(self) -> None:
+        torch.rand(3)
+        nn.init.normal_(self.gate.weight)
+
+    def start(self, embeddings: Any) -> None:
+        return None
+
+    def advance(self, state: None, step: int, stage_input: Any, stage_output: Any) -> tuple[Any, None]:
+        return stage_output * self.gate(stage_input).sigmoid(), None
+
+
+def test_layers_start_alike_beside_a_recurrence_of_ones_own() -> None:
+    loopway.register_recurrence("drawing", Drawing)
+    base = fresh("base", None).state_dict()
+    model = fresh("drawing", None)
+    assert shared_equally(model.state_dict(), base) == len(base)
+    assert torch.equal(
+        stack_of(model).recurrence.gate.weight, stack_of(fresh("drawing", None)).recurrence.gate.weight
+    )
+
+
+def test_a_recurrence_with_parameters_must_say_how_they_start() -> None:
+    class Forgetful(Drawing):
+        reset_parameters = loopway.Recurrence.reset_parameters
+
+    loopway.register_recurrence("forgetful", Forgetful)
+    with pytest.raises(NotImplementedError, match=r"Forgetful has parameters: give it reset_parameters"):
+        fresh("forgetful", None)
+
+
+INITIAL_VALUES = json.loads(Path(__file__).with_name("initial_values.json").read_text(encoding="utf-8"))
+
+
+BEGINNINGS = [
+    (key, name)
+    for key in INITIAL_VALUES
+    for name in ("base", "residual", "anchor")
+    if name == "base" or "R" in key
+]
+
+
+@pytest.mark.parametrize(("key", "recurrence"), BEGINNINGS)
+def test_layers_start_as_in_the_first_release(key: str, recurrence: str) -> None:
+    """First and last value of every random tensor at seed 0, as stored runs began with them."""
+    family, layout = key.split()
+    torch.manual_seed(0)
+    state = AutoModelForCausalLM.from_config(tiny_config(layout, recurrence, family)).state_dict()
+    for name, ends in INITIAL_VALUES[key].items():
+        values = state[name].flatten()
+        assert [values[0].item(), values[-1].item()] == pytest.approx(ends, abs=2e-6), name

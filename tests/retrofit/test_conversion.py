@@ -1,6 +1,7 @@
 """A retrofitted model computes what its layers compute, no more and no less."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -44,6 +45,23 @@ def test_trained_scalars_start_at_what_the_layers_compute(recurrence: str) -> No
     base = loopway.retrofit_model(model, layout="1+2R2+1")
     other = loopway.retrofit_model(model, layout="1+2R2+1", recurrence=recurrence)
     assert torch.equal(logits_of(other, random_ids()), logits_of(base, random_ids()))
+
+
+@pytest.mark.parametrize("recurrence", ["residual", "anchor*", "static", "dynamic", "mesh"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_layers_are_the_same_with_any_recurrence_and_so_is_what_is_drawn_next(
+    family: str, recurrence: str
+) -> None:
+    def made(recurrence: str) -> tuple[dict[str, Any], torch.Tensor]:
+        torch.manual_seed(5)
+        model = loopway.retrofit_model(
+            pretrained(family), layout="1+2R2+1", recurrence=recurrence, start_at_base=False
+        )
+        return model.state_dict(), torch.rand(3)
+
+    (base, after_base), (other, after) = made("base"), made(recurrence)
+    assert base.keys() <= other.keys() and torch.equal(after, after_base)
+    assert all(torch.equal(other[name], weight) for name, weight in base.items())
 
 
 def test_layers_that_are_not_shared_are_the_originals_own() -> None:

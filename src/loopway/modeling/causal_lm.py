@@ -31,7 +31,10 @@ class RecursiveModelMixin:
     def __init__(self, config: PreTrainedConfig) -> None:
         with config.building_unique_layers():
             super().__init__(config)  # type: ignore[call-arg]
-        self.layers = nn.ModuleList([RecursiveStack(config, self.layers)])
+        stack = RecursiveStack(config, self.layers)
+        for part in stack.recurrence.children():  # its own to initialise, with its own random numbers
+            part.apply(_mark_initialized)
+        self.layers = nn.ModuleList([stack])
         self.post_init()  # type: ignore[attr-defined]
 
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
@@ -41,6 +44,11 @@ class RecursiveModelMixin:
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)  # type: ignore[misc]
         initialize(module, self.config)  # type: ignore[attr-defined]
+
+
+def _mark_initialized(module: nn.Module) -> None:
+    """Keep the family from initialising a module (transformers' own mark)."""
+    module._is_hf_initialized = True  # type: ignore[assignment]
 
 
 class RecursiveCausalLMMixin:

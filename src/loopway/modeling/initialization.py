@@ -11,6 +11,7 @@ from transformers import initialization as init
 
 from loopway.modeling.stack import RecursiveStack
 from loopway.recurrence import Recurrence
+from loopway.recurrence.randomness import own_stream
 
 
 def initialize(module: nn.Module, config: PreTrainedConfig) -> None:
@@ -22,11 +23,13 @@ def initialize(module: nn.Module, config: PreTrainedConfig) -> None:
             for path in config.family.residual_outputs:
                 init.normal_(layer.get_parameter(f"{path}.weight"), std=std)
     elif isinstance(module, Recurrence):
+        # Its own stream: with any recurrence, layers that are initialised later start with the same values.
         parameters = dict(module.named_parameters())
         loaded = [name for name, value in parameters.items() if getattr(value, "_is_hf_initialized", False)]
         has_buffers = any(True for _ in module.buffers())  # which a rule may fill in the same place
         if len(loaded) < len(parameters) or has_buffers:
             values = {name: parameters[name].detach().clone() for name in loaded}
-            module.reset_parameters()
+            with own_stream():
+                module.reset_parameters()
             for name, value in values.items():
                 module.get_parameter(name).data.copy_(value)

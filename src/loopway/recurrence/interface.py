@@ -72,7 +72,14 @@ class Recurrence(nn.Module):
         raise NotImplementedError
 
     def reset_parameters(self) -> None:
-        """Give every parameter its initial value. Values loaded from a checkpoint are kept all the same."""
+        """Give every parameter its initial value. Values loaded from a checkpoint are kept all the same.
+
+        Random numbers drawn here come from a stream of the recurrence's own, so layers start alike with any recurrence.
+        """
+        if any(True for _ in self.parameters()):
+            raise NotImplementedError(
+                f"{type(self).__name__} has parameters: give it reset_parameters, which sets their initial values"
+            )
 
     def routing(self, state: Any) -> Mapping[str, Tensor]:
         """Routing tensors of the latest boundary, for traces: ``write``, ``read``, ``weights``; empty without routers."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from loopway.errors import RecurrenceError
 from loopway.recurrence.interface import Recurrence, RecurrenceOptions
 from loopway.recurrence.mixing import mix_states
+from loopway.recurrence.randomness import generator_for
 
 
 class Highway(NamedTuple):
@@ -79,9 +80,12 @@ class MeSH(Recurrence):
             )
 
     def reset_parameters(self) -> None:
-        for router in (*self.write_routers, *self.read_routers):
-            nn.init.normal_(router.get_parameter("weight"), std=self.initializer_range)
-            nn.init.zeros_(router.get_parameter("bias"))
+        for name, parameter in self.named_parameters():
+            if name.endswith("weight"):
+                generator = generator_for(name, parameter.device)
+                nn.init.normal_(parameter, std=self.initializer_range, generator=generator)
+            else:
+                nn.init.zeros_(parameter)
 
     def start(self, embeddings: Tensor) -> Highway:
         return Highway(states=(embeddings,), writes=(), read=None)

@@ -10,6 +10,7 @@ from loopway.errors import LayoutError, RecurrenceError
 from loopway.recurrence.fixed import Base, Dynamic, Static, SupplementSum
 from loopway.recurrence.interface import Recurrence, RecurrenceOptions
 from loopway.recurrence.mesh import MeSH
+from loopway.recurrence.randomness import own_stream
 
 _RECURRENCES: dict[str, type[Recurrence]] = {"base": Base, "static": Static, "dynamic": Dynamic, "mesh": MeSH}
 _BUILT_IN = (*_RECURRENCES, *SupplementSum.SUPPLEMENTS)
@@ -66,11 +67,16 @@ def check_recurrence(name: str, options: RecurrenceOptions) -> None:
 
 
 def build_recurrence(name: str, options: RecurrenceOptions) -> Recurrence:
-    """The recurrence module, its parameters initialised unless on the meta device. Raises as :func:`check_recurrence` does."""
+    """Return the recurrence module, its parameters initialised unless on the meta device.
+
+    Torch's own random stream is left where it was. Raises as :func:`check_recurrence` does.
+    """
     check_recurrence(name, options)
-    recurrence = _resolve(name)[1](options)
+    with own_stream():
+        recurrence = _resolve(name)[1](options)
     if not any(parameter.is_meta for parameter in recurrence.parameters()):
-        recurrence.reset_parameters()
+        with own_stream():
+            recurrence.reset_parameters()
     return recurrence
 
 
