@@ -1,5 +1,7 @@
 """The loss: exact, shifted as in every Hugging Face model, and without all logits where that pays."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -154,3 +156,49 @@ def test_a_long_batch_in_half_precision_keeps_a_float32_loss_and_no_more_logits_
     for ours, true in zip((hidden, weight), exact, strict=True):
         assert ours.grad is not None and true.grad is not None
         assert (ours.grad.double() - true.grad).norm() < 0.02 * true.grad.norm()
+
+
+@pytest.mark.parametrize("tokens", [4096, 32768])
+def test_the_heads_gradient_in_half_precision_is_as_exact_as_without_chunks_at_any_length(
+    tokens: int,
+) -> None:
+    vocabulary, hidden_size = 4200, 32
+    assert vocabulary * tokens > 2**24
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(1, tokens, hidden_size, generator=generator)
+    weight = 0.2 * torch.randn(vocabulary, hidden_size, generator=generator)
+    targets = torch.randint(vocabulary, (1, tokens), generator=generator)
+
+    def gradients_of(loss: Any, dtype: torch.dtype) -> list[torch.Tensor]:
+        leaves = [tensor.to(dtype).requires_grad_() for tensor in (hidden, weight)]
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.float32):
+            value = loss(*leaves)
+        return [gradient.double() for gradient in torch.autograd.grad(value, leaves)]
+
+    def whole(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return loss_module.loss_from_logits(F.linear(hidden, weight), targets)
+
+    true = gradients_of(whole, torch.float64)
+    ours = gradients_of(lambda h, w: loss_module.loss_from_hidden(h, w, targets), torch.float32)
+    plain = gradients_of(whole, torch.float32)
+    for chunked, unchunked, exact in zip(ours, plain, true, strict=True):
+        assert (chunked - exact).norm() <= 1.2 * (unchunked - exact).norm()
+
+
+def test_a_frozen_head_gets_no_gradient_and_the_states_get_theirs() -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(1, 1500, 8, generator=generator, requires_grad=True)
+    weight = torch.randn(12_000, 8, generator=generator)
+    targets = torch.randint(12_000, (1, 1500), generator=generator)
+    chunked = torch.autograd.grad(loss_module.loss_from_hidden(hidden, weight, targets), hidden)
+    plain = torch.autograd.grad(loss_module.loss_from_logits(F.linear(hidden, weight), targets), hidden)
+    torch.testing.assert_close(chunked, plain, rtol=2e-5, atol=2e-5)
+
+
+def test_the_graph_of_a_chunked_loss_can_be_kept() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(12_000, 8, generator=generator, requires_grad=True)
+    hidden, targets = torch.randn(1, 1500, 8, generator=generator), torch.randint(12_000, (1, 1500))
+    loss = loss_module.loss_from_hidden(hidden, weight, targets)
+    first, second = (torch.autograd.grad(loss, weight, retain_graph=True)[0] for _ in range(2))
+    assert torch.equal(first, second) and not first.is_set_to(second)

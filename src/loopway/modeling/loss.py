@@ -3,9 +3,12 @@
 Knows nothing of models: hidden states, the head's weight and targets in, a scalar out.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 IGNORE_INDEX = -100
@@ -44,21 +47,73 @@ def loss_from_hidden(
     """As :func:`loss_from_logits`, from the last hidden state ``[batch, seq, hidden]``; long inputs go in chunks."""
     if targets.numel() * head_weight.shape[0] <= _LOGITS_HELD:
         return loss_from_logits(F.linear(hidden, head_weight), targets, num_items)
-    hidden, targets = hidden.flatten(0, -2), targets.flatten().to(hidden.device)
-    in_half_precision = torch.is_autocast_enabled(hidden.device.type) or hidden.dtype.itemsize < 4
-    if in_half_precision:
-        return _loss_in_float32_chunks(hidden, head_weight, targets, num_items)
-    loss = F.linear_cross_entropy(
-        hidden,
-        head_weight,
-        targets,
-        ignore_index=IGNORE_INDEX,
-        reduction=_reduction(num_items),
-        options=torch.nn.LinearCrossEntropyOptions(
-            batch_chunk_size=_CHUNK_ROWS, chunking_method=None, acc_policy="compact", allow_retain_graph=True
-        ),
-    )
-    return _divided(loss, num_items)
+    targets = targets.flatten().to(hidden.device)
+    loss = _ChunkedLoss.apply(hidden.flatten(0, -2), head_weight, targets)
+    return _divided(loss, (targets != IGNORE_INDEX).sum() if num_items is None else num_items)
+
+
+class _ChunkedLoss(torch.autograd.Function):
+    """Cross entropy of ``hidden @ weight.T``, summed over rows; a chunk's gradients are made beside its logits.
+
+    The weight's gradient adds up in float32 (float64) whatever the products are in: added up in half precision, its error
+    would grow with the number of chunks.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        exact = torch.promote_types(hidden.dtype, torch.float32)
+        narrow = _product_dtype(hidden)
+        weight_gradient = torch.zeros_like(weight, dtype=exact) if ctx.needs_input_grad[1] else None
+        hidden_gradient = torch.empty_like(hidden)
+        losses = []
+        with torch.autocast(hidden.device.type, enabled=False):
+            head = weight.to(narrow)
+            chunks = (part.split(_CHUNK_ROWS) for part in (hidden, targets, hidden_gradient))
+            for rows, wanted, gradient in zip(*chunks, strict=True):
+                rows = rows.to(narrow)
+                loss, error = _loss_and_error(F.linear(rows, head).to(exact), wanted)
+                losses.append(loss)
+                error, counted = error.to(narrow), (wanted != IGNORE_INDEX).unsqueeze(1)
+                gradient.copy_(error @ head * counted)
+                if weight_gradient is None:
+                    continue
+                if narrow == exact:
+                    weight_gradient.addmm_(error.T, rows * counted)
+                else:
+                    weight_gradient.add_(error.T @ (rows * counted))
+        ctx.save_for_backward(hidden_gradient, weight_gradient)
+        ctx.weight_dtype = weight.dtype
+        return torch.stack(losses).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:  # type: ignore[override]
+        of_hidden, of_weight = ctx.saved_tensors
+        if of_weight is not None:
+            of_weight = (of_weight * gradient).to(ctx.weight_dtype)
+        return (of_hidden * gradient).to(of_hidden.dtype), of_weight, None
+
+
+def _loss_and_error(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the summed loss and softmax minus one-hot, ``[rows, vocab]``, which is made in the logits' place.
+
+    In rows whose target is ignored the second means nothing.
+    """
+    column = targets.clamp(min=0).unsqueeze(1)
+    largest = logits.amax(dim=1, keepdim=True)
+    wanted = logits.gather(1, column) - largest
+    exponentials = logits.sub_(largest).exp_()
+    total = exponentials.sum(dim=1, keepdim=True)
+    loss = ((total.log() - wanted) * (targets != IGNORE_INDEX).unsqueeze(1)).sum()
+    return loss, exponentials.div_(total).scatter_add_(1, column, torch.full_like(total, -1.0))
+
+
+def _product_dtype(hidden: Tensor) -> torch.dtype:
+    """What a linear map of these states computes in, autocast included."""
+    device = hidden.device.type
+    if torch.is_autocast_enabled(device) and hidden.dtype != torch.float64:
+        return torch.get_autocast_dtype(device)
+    return hidden.dtype
 
 
 def losses_of_samples(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,25 +169,6 @@ def distillation_loss(
     losses = [checkpoint(chunk_loss, *chunk, use_reentrant=False) for chunk in chunks]
     total = torch.stack(losses).sum()
     return _divided(total, (targets != IGNORE_INDEX).sum() if num_items is None else num_items)
-
-
-def _loss_in_float32_chunks(
-    hidden: Tensor, head_weight: Tensor, targets: Tensor, num_items: Tensor | int | None
-) -> Tensor:
-    """Half-precision products, float32 loss; torch's own op would return the loss in half precision.
-
-    Each chunk's logits are made once more in the backward pass instead of being kept.
-    """
-
-    def chunk_loss(rows: Tensor, chunk_targets: Tensor) -> Tensor:
-        logits = F.linear(rows, head_weight).float()
-        return F.cross_entropy(logits, chunk_targets, ignore_index=IGNORE_INDEX, reduction="sum")
-
-    chunks = zip(hidden.split(_CHUNK_ROWS), targets.split(_CHUNK_ROWS), strict=True)
-    losses = [checkpoint(chunk_loss, rows, wanted, use_reentrant=False) for rows, wanted in chunks]
-    return _divided(
-        torch.stack(losses).sum(), (targets != IGNORE_INDEX).sum() if num_items is None else num_items
-    )
 
 
 def _reduction(num_items: Tensor | int | None) -> str:
