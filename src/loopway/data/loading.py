@@ -3,6 +3,7 @@
 From text, which is prepared first, or from token files. Knows nothing of models beyond the size of their vocabulary.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,11 +87,13 @@ def open_data(config: DataConfig, folder: Path | str) -> RunData:
     """Opens the data of a run; text is prepared in ``folder``, unless that is done already.
 
     Raises :class:`DataError` for what :func:`prepare` refuses, for token files that are damaged, for tokens and text
-    side by side, for files whose tokenizers differ or aren't known, and for too few tokens for a sample.
+    side by side, for files whose tokenizers differ or aren't known, for too few tokens for a sample, and for other tokens
+    than ``config.sha256`` names.
     """
     is_of_tokens = any(map(names_tokens, config.train))
     data = _open_tokens(config) if is_of_tokens else _open_text(config, folder)
     _check_long_enough(data)
+    _check_digests(data)
     return data
 
 
@@ -191,4 +194,21 @@ def _check_long_enough(data: RunData) -> None:
             raise DataError(
                 f"data.{field}: {tokens} tokens are fewer than one sample of sequence_length "
                 f"{config.sequence_length} + 1; {remedy}or shorten data.sequence_length"
+            )
+
+
+def _check_digests(data: RunData) -> None:
+    for field, found in (("train", data.train), ("validation", data.validation)):
+        expected = getattr(data.config.sha256, field, None)
+        if expected is None:
+            continue
+        digest = hashlib.sha256()
+        for file in (file for tokens in found for file in tokens.files):
+            for piece in file.pieces():
+                digest.update(piece.data)
+        if digest.hexdigest() != expected:
+            names = ", ".join(tokens.name for tokens in found) or "none"
+            raise DataError(
+                f"data.sha256.{field}: the tokens of {names} have SHA-256 {digest.hexdigest()}, and the config wants "
+                f"{expected}; prepare the same text with the same options, or set data.sha256=null to use these"
             )

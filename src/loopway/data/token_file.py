@@ -25,7 +25,7 @@ from loopway.errors import DataError
 
 _SHARD = re.compile(r"(?P<prefix>.+)-(?P<number>\d{5})-of-(?P<of>\d{5})")
 _PAGE = 4096
-_PIECE = 2**20  # bytes whose ids are checked at a time
+_PIECE = 2**20  # bytes that are looked at at a time
 _PIECES = 64  # a file of more is checked in places
 
 
@@ -111,6 +111,13 @@ class TokenFile:
                 [content, *(shard[: max(last_byte - begin, 0)] for shard, begin in rest)]
             )
         return content.view(self.dtype)
+
+    def pieces(self) -> Iterator[np.ndarray]:
+        """The bytes of the stream in order, uint8[at most a mebibyte]; together what the `.bin` files hold."""
+        for number in range(self.num_shards):
+            shard = self._shard(number)
+            for start in range(0, len(shard), _PIECE):
+                yield shard[start : start + _PIECE]
 
     def _shard(self, number: int) -> np.ndarray:
         """A shard's bytes, if its file still has them: the system kills a process that reads what was cut off."""
