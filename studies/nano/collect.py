@@ -21,7 +21,7 @@ from loopway.training.run_config import RunConfig
 from loopway.training.run_folder import RunFolder
 from loopway.training.summary import RunSummary
 from studies.nano import tables
-from studies.nano.losses import PRODUCTS, Study
+from studies.nano.losses import PRODUCTS, Study, draws
 
 MANIFEST = Path(__file__).with_name("corpus-manifest.json")
 _LAST_TENTH = 0.1  # of a run, over which the training loss is averaged
@@ -76,9 +76,10 @@ def collect(
         of_variant = variants.setdefault(variant, model | {"seeds": {}})
         if of_variant | model != of_variant:
             raise ConfigError(f"{run.path}: another model or length than what is known of {variant}: {model}")
-        if str(seed) not in of_variant["seeds"]:
+        known_seeds = of_variant.setdefault("seeds" if starts_alike(run) else "unpaired", {})
+        if str(seed) not in known_seeds:
             documents = {"documents": [round(loss, 2) for loss in sums]}
-            of_variant["seeds"][str(seed)] = of_run(run, plan.runs[variant][seed]) | documents
+            known_seeds[str(seed)] = of_run(run, plan.runs[variant][seed]) | documents
     result["variants"] = {variant: variants[variant] for variant in plan.runs if variant in variants}
     if (path := comparison / "probes" / "probes.json").exists():
         probes = of_probes(json.loads(path.read_text(encoding="utf-8"))) | probes
@@ -94,6 +95,12 @@ def of_model(run: RunFolder) -> dict[str, Any]:
     summary = RunSummary.read(run.summary)
     names = ("layout", "recurrence", "non_embedding_parameters", "tokens")
     return {name: getattr(summary, name) for name in names}
+
+
+def starts_alike(run: RunFolder) -> bool:
+    """Whether the layers began with the values of every other variant of this layout and seed."""
+    first = json.loads(run.provenance.read_text(encoding="utf-8"))["sittings"][0]["loopway"]
+    return first.get("numerics", 1) >= 2 or not draws(RunSummary.read(run.summary).recurrence)
 
 
 def by_document(run: RunFolder, data: RunData) -> tuple[list[float], list[int]]:
@@ -126,6 +133,7 @@ def of_run(run: RunFolder, planned: RunConfig) -> dict[str, Any]:
             [line["tokens"], round(line["validation_loss"], 4)] for line in lines if "validation_loss" in line
         ],
         "device": summary.device,
+        "seconds": summary.wall_seconds,
         "torch": summary.versions["torch"],
         "set": {
             key: value

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from loopway import parameter_report
 from loopway.comparison.config import CompareConfig
 from studies.nano import tables
-from studies.nano.losses import Study, UnsupportedClaim, beside, load
+from studies.nano.losses import Study, UnsupportedClaim, beside, draws, load
 from studies.paper import needs
 
 ROOT = Path(__file__).parents[2]
@@ -187,6 +187,16 @@ def stated(studies: dict[str, Study]) -> dict[str, bool]:
     }
 
 
+def renewed(studies: dict[str, Study]) -> list[str]:
+    """Name the variants that draw routers and still start with the layers of the rest of their seed."""
+    return [
+        f"`{name}` of `{study.name}.yaml`"
+        for study in studies.values()
+        for name, variant in study.variants.items()
+        if draws(variant["recurrence"]) and name not in study.unpaired
+    ]
+
+
 def page(studies: dict[str, Study]) -> str:
     """The text, with every number from the results.
 
@@ -203,7 +213,13 @@ def page(studies: dict[str, Study]) -> str:
     text = environment.get_template("evidence.md.jinja")
     with_bf16 = beside(studies["schemes"], studies["precision"], "bf16")
     return text.render(
-        studies=studies, tables=tables, share_of_compute=share_of_compute, with_bf16=with_bf16, **studies
+        studies=studies,
+        tables=tables,
+        share_of_compute=share_of_compute,
+        with_bf16=with_bf16,
+        unpaired=any(study.unpaired for study in studies.values()),
+        renewed=renewed(studies),
+        **studies,
     )
 
 

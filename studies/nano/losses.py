@@ -21,6 +21,11 @@ ERRATIC = ("mesh-wide", "mesh-fast")
 """Variants whose seeds lie far further apart than the others': only they tell how far, and nothing of the others."""
 
 
+def draws(recurrence: str) -> bool:
+    """Whether a recurrence draws random numbers when it is made. The first release drew them from the layers' stream."""
+    return recurrence.startswith("mesh") or recurrence == "dynamic"
+
+
 def signed(value: float, digits: int = 3) -> str:
     return f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", "−")  # no negative zero
 
@@ -56,9 +61,22 @@ class Study:
     """One result file."""
 
     def __init__(self, result: dict[str, Any], noise: Noise | None = None) -> None:
-        """With the noise given, or else its own."""
+        """With the noise given, or else its own.
+
+        A variant's runs that began with other layers than the rest (`unpaired`) stand for it until there are as many that
+        began with equal ones; the two never mix.
+        """
         self.result, self._given = result, noise
-        self.variants: dict[str, dict[str, Any]] = result["variants"]
+        variants = result["variants"]
+        self.unpaired = [
+            name
+            for name in variants
+            if len(variants[name].get("unpaired", {})) > len(variants[name]["seeds"])
+        ]
+        self.variants: dict[str, dict[str, Any]] = {}
+        for name, variant in variants.items():
+            kept = {key: value for key, value in variant.items() if key != "unpaired"}
+            self.variants[name] = kept | ({"seeds": variant["unpaired"]} if name in self.unpaired else {})
 
     @property
     def name(self) -> str:

@@ -132,11 +132,29 @@ def test_intervals_cover_seeds_and_documents() -> None:
     half = stats.t.ppf(0.975, 7) * math.sqrt(2 * 0.02**2 + documents)
     assert fewer.difference("a", "b").value == pytest.approx(-1.0)
     assert fewer.difference("a", "b").half == pytest.approx(half)
-    found.variants["a"]["seeds"] = {"2": found.variants["a"]["seeds"]["0"]}
+    found.result["variants"]["a"]["seeds"] = {"2": found.variants["a"]["seeds"]["0"]}
     with pytest.raises(losses.UnsupportedClaim, match="no seed in common"):
-        fewer.difference("a", "b")
+        losses.Study(found.result, losses.Noise(0.02, 7)).difference("a", "b")
     with pytest.raises(losses.UnsupportedClaim, match="without a second seed"):
         losses.Study(found.result).noise  # noqa: B018
+
+
+def test_runs_that_started_otherwise_stand_for_a_variant_until_there_are_as_many_new_ones() -> None:
+    result = by_hand({"a": [1.0, 1.2], "b": [2.0, 2.4]}, {"a": [1, 2, 0, 3], "b": [2, 4, 0, 6]})
+    new = result["variants"]["b"]["seeds"]
+    result["variants"]["b"] |= {"recurrence": "mesh", "seeds": {}, "unpaired": new}
+    result["variants"]["a"] |= {"recurrence": "base"}
+    old = losses.Study(result)
+    assert old.unpaired == ["b"] and old.losses("b") == pytest.approx([2.0, 2.4])
+    assert evidence.renewed({"s": old}) == []
+    result["variants"]["b"]["seeds"] = {"1": new["1"] | {"loss": 2.5}}
+    assert losses.Study(result).losses("b") == pytest.approx([2.0, 2.4]), (
+        "one new run isn't mixed with two old ones"
+    )
+    result["variants"]["b"]["seeds"] |= {"2": new["1"] | {"loss": 2.7}}
+    fresh = losses.Study(result)
+    assert fresh.unpaired == [] and fresh.losses("b") == pytest.approx([2.5, 2.7])
+    assert fresh.paired("a", "b") == ["1"] and evidence.renewed({"s": fresh}) == ["`b` of `by hand.yaml`"]
 
 
 def test_another_studys_variants_stand_beside_those_of_the_same_name() -> None:

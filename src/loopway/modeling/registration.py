@@ -15,7 +15,7 @@ from loopway.errors import FamilyError
 from loopway.modeling.families import FAMILIES, Family
 
 #: The releases of transformers that the tests have passed with: from the first to before the second.
-TESTED_TRANSFORMERS = ("5.20", "5.24")
+TESTED_TRANSFORMERS = ("5.17", "5.24")
 _SUFFIXES = ("Config", "Model", "ForCausalLM")
 
 

@@ -21,6 +21,9 @@ from loopway.data.loading import RunData
 from loopway.files import write_atomically
 from loopway.training.measurements import device_name
 
+NUMERICS = 2
+"""Raised when the same config and seed give other numbers. 2: recurrences draw initial values beside the layers' stream."""
+
 
 def note_sitting(
     path: Path, config: dict[str, Any], data: RunData, arguments: TrainingArguments, first_step: int
@@ -35,7 +38,7 @@ def note_sitting(
     sitting = {
         "began": datetime.now(UTC).isoformat(timespec="seconds"),
         "after_step": first_step,
-        "loopway": {"version": __version__, **_checkout()},
+        "loopway": {"version": __version__, "numerics": NUMERICS, **_checkout()},
         "workers": arguments.world_size,
         "machine": _machine(arguments.device),
         "python": platform.python_version(),
