@@ -315,14 +315,12 @@ def _run(given: argparse.Namespace) -> None:
     tokens = Path(str(todo[0].config().data.train[0]))
     if not tokens.exists():
         raise DataError(f"{tokens}: no such folder; make nano-data makes it (docs/studies.md)")
+    os.environ["OMP_NUM_THREADS"] = "1"
     if given.out is None:
-        finished: Callable[[Run, RunFolder], None] = lambda run, folder: add_result(
-            studies, run, folder, manifest
-        )
+        finished = partial(add_result, studies, manifest)
         lowest_priority()
     else:
-        os.environ["OMP_NUM_THREADS"] = "1"
-        finished = lambda run, folder: export(given.out, run, folder)
+        finished = partial(export, given.out)
     given.runs.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with locked(given.runs / ".queue.lock", f"another queue is training in {given.runs}"):
