@@ -4,6 +4,7 @@ Imports nothing heavy: the processes that encode import it along with the script
 """
 
 import argparse
+import contextlib
 import datetime
 import importlib.resources
 import json
@@ -26,6 +27,7 @@ MB, GB = 10**6, 10**9
 _DOCUMENT = 6_000  # characters, about the mean of the Pile
 _MODELS = ("transformers.models.gpt_neox.modeling_gpt_neox", "loopway.modeling.causal_lm")
 _DISTURBED = 0.07  # share of the machine that others use
+_RESAMPLES = 2000
 
 
 def arguments(description: str | None, rounds: int | None = 7) -> argparse.ArgumentParser:
@@ -103,8 +105,11 @@ def _seconds_of_others() -> float:
     """For which all cores together have worked for other processes than this one and its children."""
     machine, this = psutil.cpu_times(), psutil.Process()
     used = machine.user + machine.system + getattr(machine, "nice", 0.0)
-    own = [process.cpu_times() for process in (this, *this.children(recursive=True))]
-    return used - sum(sum(times[:4]) for times in own)  # those of children that have ended among them
+    own = 0.0  # of children that have ended, too
+    for process in (this, *this.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended since
+            own += sum(process.cpu_times()[:4])
+    return used - own
 
 
 def ready_processes(*modules: str) -> BaseContext:
@@ -115,7 +120,21 @@ def ready_processes(*modules: str) -> BaseContext:
 
 
 def middle(values: Iterable[float]) -> float:
-    return float(f"{statistics.median(values):.4g}")
+    return _rounded(statistics.median(values))
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+def median_with_interval(values: list[float]) -> dict[str, float]:
+    """The median of rounds and its 95% interval, by a bootstrap over them; of one round that round alone."""
+    draw = random.Random(0).choices
+    medians = sorted(statistics.median(draw(values, k=len(values))) for _ in range(_RESAMPLES))
+    ends = (medians[round(share * (_RESAMPLES - 1))] for share in (0.025, 0.975))
+    return dict(
+        zip(("median", "low", "high"), map(_rounded, (statistics.median(values), *ends)), strict=True)
+    )
 
 
 def times_as_fast(seconds: list[float], baseline: list[float]) -> float:

@@ -17,7 +17,7 @@ from typing import Any
 import common
 import torch
 from torch import Tensor, nn
-from train_step import QUICK_SIZE, build, copy_weights, loopway_config
+from train_step import QUICK_SIZE, Size, build, copy_weights, loopway_config
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
 
@@ -85,7 +85,7 @@ def with_litgpt_cache(model: Any, batch: int, length: int) -> None:
     model.set_kv_cache(batch)
 
 
-def build_models(size: dict[str, Any]) -> dict[str, Any]:
+def build_models(size: Size) -> dict[str, Any]:
     """By variant, without litgpt where it isn't installed."""
     own = [variant for variant in VARIANTS if not variant.endswith("_compiled")]
     built = {variant: build(variant, size) for variant in own}
@@ -111,7 +111,7 @@ def generators(models: dict[str, Any], *, compiled: bool) -> dict[str, Generate]
     return generate
 
 
-def bytes_a_step(variant: str, size: dict[str, Any], batch: int, length: float) -> float:
+def bytes_a_step(variant: str, size: Size, batch: int, length: float) -> float:
     """Weights as often as a layer runs, and keys and values of `length` tokens in each of the sequences."""
     config = loopway_config(variant, size)  # of the others: the vanilla model's
     with torch.device("meta"):
@@ -188,7 +188,7 @@ def figures(batch: int, first: dict[str, list[float]], between: dict[str, list[f
 
 def case(
     models: dict[str, Any],
-    size: dict[str, Any],
+    size: Size,
     batch: int,
     prompt: int,
     new: int,
@@ -200,7 +200,7 @@ def case(
     if "litgpt" in models:
         with_litgpt_cache(models["litgpt"], batch, prompt + new)
     # Every shape is compiled anew, so only single prompts are, and none in a quick run.
-    generate = generators(models, compiled=batch == 1 and not size)
+    generate = generators(models, compiled=batch == 1 and not size.fields)
     for variant, warm_up in generate.items():
         if variant.endswith("_compiled"):
             warm_up(prompts, new)  # for this length
@@ -236,7 +236,7 @@ def main() -> None:
     parser.add_argument("--long-rounds", type=int, default=3, help="of 16 prompts of 1,024 tokens")
     chosen = parser.parse_args()
     new, rounds, long_rounds = chosen.new_tokens, chosen.rounds, chosen.long_rounds
-    size: dict[str, Any] = {}
+    size = Size()
     megabytes = 512
     if chosen.quick:
         new, rounds, long_rounds, size, megabytes = 4, 1, 1, QUICK_SIZE, 16

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import common
@@ -18,17 +18,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import AdamW
-from transformers import AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedConfig
+from transformers import AutoModelForCausalLM, GPTNeoXConfig, PreTrainedConfig
 
 import loopway
 from loopway.training.allocator import LARGE_BLOCK, return_large_blocks
 from loopway.training.measurements import device_name, peak_memory_bytes, reset_peak_memory
 
 VARIANTS = ("vanilla", "vanilla_lean", "mesh", "mesh_lean", "hugging_face", "litgpt")
-QUICK_SIZE = {"hidden_size": 48, "num_attention_heads": 3, "vocab_size": 512}
 _LEARNING_RATE = 1e-4
 _LARGEST_KEPT_BLOCK = 32 * 2**20
 _PRODUCTS = 5  # of each shape and round; the fastest is the machine's rate
+
+
+@dataclass(frozen=True)
+class Size:
+    """One of Pythia's sizes, the recursive models' layout, other fields of the config, and the attention of transformers."""
+
+    preset: str = "160m"
+    layout: str = "2+4R2+2"
+    fields: dict[str, Any] = field(default_factory=dict)
+    attention: str = "sdpa"
+
+
+SMALL_FIELDS = {"hidden_size": 48, "num_attention_heads": 3, "vocab_size": 512}
+QUICK_SIZE = Size(fields=SMALL_FIELDS)
 
 
 @dataclass(frozen=True)
@@ -37,7 +50,7 @@ class Work:
 
     tokens: int
     sequence_length: int
-    size: dict[str, Any]
+    size: Size
     device: torch.device
     bf16: bool
 
@@ -53,24 +66,28 @@ class Work:
         return ids.to(self.device)
 
 
-def loopway_config(variant: str, size: dict[str, Any]) -> PreTrainedConfig:
-    if variant.startswith("mesh"):
-        return loopway.pythia_config("160m", layout="2+4R2+2", recurrence="mesh", **size)
-    return loopway.pythia_config("160m", layout="12", scale_embeddings=False, **size)
+def loopway_config(variant: str, size: Size) -> PreTrainedConfig:
+    """Of `base` and `mesh` the recursive model's, of all others the vanilla model's."""
+    recurrence = variant.partition("_")[0]
+    if recurrence in ("base", "mesh"):
+        return loopway.pythia_config(size.preset, layout=size.layout, recurrence=recurrence, **size.fields)
+    return loopway.pythia_config(size.preset, scale_embeddings=False, **size.fields)
 
 
-def hugging_face_config(size: dict[str, Any]) -> GPTNeoXConfig:
+def hugging_face_config(size: Size) -> GPTNeoXConfig:
     """The vanilla model as transformers' own."""
     fields = loopway_config("vanilla", size).to_dict()
     known = set(GPTNeoXConfig().to_dict()) - {"model_type", "transformers_version", "architectures"}
     return GPTNeoXConfig(**{name: value for name, value in fields.items() if name in known})
 
 
-def build(variant: str, size: dict[str, Any]) -> nn.Module | None:
+def is_ours(variant: str) -> bool:
+    return variant not in ("hugging_face", "litgpt")
+
+
+def build(variant: str, size: Size) -> nn.Module | None:
     """A model with random weights; None, and a word, where litgpt isn't installed."""
     torch.manual_seed(0)
-    if variant == "hugging_face":
-        return GPTNeoXForCausalLM(hugging_face_config(size))
     if variant == "litgpt":
         try:
             from litgpt import GPT, Config  # type: ignore[import-not-found]
@@ -79,7 +96,7 @@ def build(variant: str, size: dict[str, Any]) -> nn.Module | None:
             return None
         like = hugging_face_config(size)
         config: Any = Config.from_name(
-            "pythia-160m",
+            f"pythia-{size.preset}",
             n_embd=like.hidden_size,
             n_head=like.num_attention_heads,
             intermediate_size=like.intermediate_size,
@@ -88,14 +105,15 @@ def build(variant: str, size: dict[str, Any]) -> nn.Module | None:
         model = GPT(config)
         model.apply(model._init_weights)  # as its pretraining does
         return model
-    return AutoModelForCausalLM.from_config(loopway_config(variant, size))
+    config = loopway_config(variant, size) if is_ours(variant) else hugging_face_config(size)
+    return AutoModelForCausalLM.from_config(config, attn_implementation=size.attention)
 
 
 def copy_weights(source: nn.Module, target: nn.Module) -> None:
     """Give a model of ours or of litgpt's the weights of Hugging Face's, and see that its logits are the same."""
     weights: dict[str, Tensor] = dict(source.state_dict())
-    is_ours = hasattr(target, "gpt_neox")
-    if is_ours:
+    ours = hasattr(target, "gpt_neox")
+    if ours:
         prefix = "gpt_neox.layers."
         weights = {name.replace(prefix, f"{prefix}0.layers."): weight for name, weight in weights.items()}
     else:
@@ -111,7 +129,7 @@ def copy_weights(source: nn.Module, target: nn.Module) -> None:
     ids = torch.arange(32, device=next(source.parameters()).device)[None]
     with torch.no_grad():
         expected = source(ids).logits
-        logits = target(ids).logits if is_ours else target(ids)
+        logits = target(ids).logits if ours else target(ids)
     torch.testing.assert_close(logits, expected, atol=1e-3, rtol=1e-3)
 
 
@@ -125,15 +143,16 @@ def loss_of(variant: str, model: nn.Module, ids: Tensor) -> Tensor:
     return model(inputs, labels=inputs, use_cache=False).loss  # no cache, as under transformers' Trainer
 
 
-def training_step(variant: str, model: nn.Module, work: Work) -> Callable[[Tensor], None]:
+def training_step(variant: str, model: nn.Module, work: Work) -> Callable[[Tensor], Tensor]:
+    """What takes ids ``[batch, sequence_length + 1]`` and returns the loss before the step."""
     model.train()
-    if variant.startswith(("vanilla", "mesh")):
+    if is_ours(variant):
         loopway.set_recompute(model, "selective" if variant.endswith("_lean") else "none")
     optimizer = AdamW(model.parameters(), lr=_LEARNING_RATE, fused=True)
 
-    blocks_from = LARGE_BLOCK if variant.startswith(("vanilla", "mesh")) else _LARGEST_KEPT_BLOCK
+    blocks_from = LARGE_BLOCK if is_ours(variant) else _LARGEST_KEPT_BLOCK
 
-    def step(ids: Tensor) -> None:
+    def step(ids: Tensor) -> Tensor:
         # As a run of ours does, and would leave it; for the others the highest that glibc's own moving limit reaches.
         return_large_blocks(blocks_from)
         with work.precision:
@@ -142,6 +161,7 @@ def training_step(variant: str, model: nn.Module, work: Work) -> Callable[[Tenso
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         synchronize(ids.device)
+        return loss.detach()
 
     return step
 
@@ -279,7 +299,7 @@ def main() -> None:
     parser.add_argument("--bf16", action="store_true", help="autocast, as training.bf16 does")
     options = parser.parse_args()
     where, rounds = (options.device, options.bf16), options.rounds
-    work = Work(options.tokens, options.sequence_length, {}, *where)
+    work = Work(options.tokens, options.sequence_length, Size(), *where)
     if options.quick:
         work, rounds = Work(128, 64, QUICK_SIZE, *where), 1
     common.report(
