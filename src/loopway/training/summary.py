@@ -11,6 +11,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
+from loopway._version import __version__
 from loopway.files import write_atomically
 from loopway.training.run_folder import RunFolder
 
@@ -70,6 +71,7 @@ class RunSummary(BaseModel):
 
 
 def library_versions() -> dict[str, str]:
-    """What the numbers depend on."""
-    packages = ("loopway", "torch", "transformers", "accelerate", "tokenizers")
-    return {"python": platform.python_version()} | {package: version(package) for package in packages}
+    """What the numbers depend on. Loopway itself may run from a copy of the tree, not installed."""
+    packages = ("torch", "transformers", "accelerate", "tokenizers")
+    own = {"python": platform.python_version(), "loopway": __version__}
+    return own | {package: version(package) for package in packages}
