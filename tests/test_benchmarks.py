@@ -32,6 +32,7 @@ SCRIPTS = (
     "soak.py",
     "sharding.py",
     "retrofit.py",
+    "half_precision.py",
     pytest.param("startup.py", marks=pytest.mark.slow),
 )
 

@@ -7,6 +7,7 @@ Knows nothing of what is done in a run.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -78,6 +79,7 @@ class Queue:
         processes: how many runs at once; None: as many as it is faster with.
         until: `time.monotonic()` at which it ends; runs that would take longer aren't begun.
         overrides: laid over every run's config.
+        is_last: whether runs get only what no other process wants of the machine.
     """
 
     runs: Path
@@ -85,6 +87,7 @@ class Queue:
     processes: int | None = 1
     until: float = float("inf")
     overrides: tuple[str, ...] = ()
+    is_last: bool = False
     children: list[Child] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
@@ -129,8 +132,10 @@ class Queue:
             run.name,
         ]
         with log.open("a") as output:
-            # A process group of its own, or Ctrl-C in a terminal would reach it twice.
-            process = subprocess.Popen(command, stdout=output, stderr=output, process_group=0)
+            # A session of its own: Ctrl-C in a terminal must not reach it twice, and Linux shares out cores by session.
+            process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+        if self.is_last:
+            let_others_first(process.pid)
         self.children.append(Child(run, folder, process, time.monotonic()))
         print(f"{run.name}: begun ({run.place}); its log is {log}", flush=True)
         self._note()
@@ -272,11 +277,14 @@ def _rate(place: Place) -> float:
     return FLOPS_PER_SECOND["cpu" if place.device == "cpu" else "cuda"]
 
 
-def let_others_first() -> None:
-    """Give this process, and those that it starts, what no other process wants of the machine."""
-    os.nice(19)
-    if hasattr(os, "SCHED_IDLE"):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+def let_others_first(pid: int) -> None:
+    """Give a process that has a session of its own what no other process wants of the machine."""
+    os.setpriority(os.PRIO_PROCESS, pid, 19)
+    if sys.platform == "linux":
+        os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
+        # Both count among the processes of one session only, where the kernel groups them so.
+        with contextlib.suppress(OSError):
+            Path(f"/proc/{pid}/autogroup").write_text("19")
 
 
 def main() -> None:
@@ -339,17 +347,13 @@ def _run(given: argparse.Namespace) -> None:
     if not tokens.exists():
         raise DataError(f"{tokens}: no such folder; make nano-data makes it (docs/studies.md)")
     os.environ["OMP_NUM_THREADS"] = "1"
-    if given.out is None:
-        finished = partial(add_result, studies, manifest)
-        if given.priority == "lowest":
-            let_others_first()
-    else:
-        finished = partial(export, given.out)
+    hand_on = partial(add_result, studies, manifest) if given.out is None else partial(export, given.out)
     given.runs.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with locked(given.runs / ".queue.lock", f"another queue is training in {given.runs}"):
         processes = None if given.processes == "auto" else int(given.processes)
-        queue = Queue(given.runs, finished, processes, until, tuple(given.overrides))
+        is_last = given.out is None and given.priority == "lowest"
+        queue = Queue(given.runs, hand_on, processes, until, tuple(given.overrides), is_last)
         queue.train(todo)
     if queue.failed:
         sys.exit(f"failed: {', '.join(queue.failed)}")

@@ -16,8 +16,8 @@ SAMPLES, TARGETS, SAMPLES_PER_DOCUMENT = 200, 64, 4
 def variant(
     name: str, layout: str, recurrence: str, losses: np.ndarray | float, parameters: int = 1000
 ) -> VariantRuns:
-    """``losses`` per target: one number, or ``[seeds, samples]``."""
-    per_target = np.broadcast_to(losses, (1, SAMPLES)) if np.ndim(losses) == 0 else np.asarray(losses)
+    """``losses`` per target: one number, the same with two seeds, or ``[seeds, samples]``."""
+    per_target = np.broadcast_to(losses, (2, SAMPLES)) if np.ndim(losses) == 0 else np.asarray(losses)
     summary = RunSummary(
         folder=Path("."),
         layout=layout,
@@ -65,7 +65,7 @@ def test_the_share_of_the_gap_closed_is_what_the_paper_says_of_its_160m_models()
 
 
 def test_a_gap_within_noise_has_no_share() -> None:
-    noise = np.random.default_rng(0).normal(0, 1, (2, 1, SAMPLES))
+    noise = np.repeat(np.random.default_rng(0).normal(0, 1, (2, 1, SAMPLES)), 2, axis=1)
     rows = compare_variants(
         [
             variant("vanilla", "4", "base", 3 + noise[0]),
@@ -107,26 +107,42 @@ def test_each_layout_is_held_against_its_own_base() -> None:
 
 def test_what_both_models_find_hard_is_no_noise() -> None:
     hard = np.random.default_rng(0).normal(3, 1, (1, SAMPLES))
-    difference, error = compare_losses(
-        variant("a", "4", "base", hard + 0.01), variant("b", "4", "base", hard)
-    )
-    assert difference == pytest.approx(0.01)
-    assert error < 1e-9
+    difference = compare_losses(variant("a", "4", "base", hard + 0.01), variant("b", "4", "base", hard))
+    assert difference.value == pytest.approx(0.01)
+    assert difference.document_error is not None and difference.document_error < 1e-9
 
 
 def test_the_error_is_that_of_the_mean_of_paired_differences_over_documents() -> None:
     a, b = np.random.default_rng(0).normal(3, 1, (2, 1, SAMPLES))
-    difference, error = compare_losses(variant("a", "4", "base", a), variant("b", "4", "base", b))
+    difference = compare_losses(variant("a", "4", "base", a), variant("b", "4", "base", b))
     of_documents = (a - b).reshape(-1, SAMPLES_PER_DOCUMENT).mean(1)
-    assert difference == pytest.approx(of_documents.mean())
-    assert error == pytest.approx(of_documents.std(ddof=1) / math.sqrt(len(of_documents)))
+    assert difference.value == pytest.approx(of_documents.mean())
+    error = of_documents.std(ddof=1) / math.sqrt(len(of_documents))
+    assert difference.document_error == pytest.approx(error)
 
 
 def test_samples_of_one_document_are_no_independent_witnesses() -> None:
     of_documents = np.random.default_rng(0).normal(0, 0.1, SAMPLES // SAMPLES_PER_DOCUMENT)
     a = 3 + np.repeat(of_documents, SAMPLES_PER_DOCUMENT)[None]
-    _, error = compare_losses(variant("a", "4", "base", a), variant("b", "4", "base", 3.0))
-    assert error == pytest.approx(of_documents.std(ddof=1) / math.sqrt(len(of_documents)))
+    b = np.full((1, SAMPLES), 3.0)
+    difference = compare_losses(variant("a", "4", "base", a), variant("b", "4", "base", b))
+    error = of_documents.std(ddof=1) / math.sqrt(len(of_documents))
+    assert difference.document_error == pytest.approx(error)
+
+
+def test_one_seed_gives_no_interval_and_no_share_of_a_gap() -> None:
+    losses = {"vanilla": 3.0, "base": 3.1, "mesh": 3.05}
+    layouts = {"vanilla": "4", "base": "1+1R2+1", "mesh": "1+1R2+1"}
+    rows = compare_variants(
+        [
+            variant(name, layouts[name], "mesh" if name == "mesh" else "base", np.full((1, SAMPLES), loss))
+            for name, loss in losses.items()
+        ]
+    )
+    assert rows[2].difference == pytest.approx(0.05) and rows[2].document_error == pytest.approx(0)
+    assert [(row.difference_error, row.gap_closed) for row in rows] == [(None, None)] * 3
+    table = markdown_table(rows)
+    assert "±" not in table and "One seed" in table and "%" not in table.splitlines()[4]
 
 
 def test_from_a_single_document_no_share_of_a_gap_is_told() -> None:
@@ -138,7 +154,7 @@ def test_from_a_single_document_no_share_of_a_gap_is_told() -> None:
     for run in runs:
         run.documents[:] = 0
     rows = compare_variants(runs)
-    assert rows[1].difference_error is None and rows[2].gap_closed is None
+    assert rows[1].difference_error is rows[1].document_error is None and rows[2].gap_closed is None
 
 
 def test_each_variant_is_held_against_the_vanilla_model_of_its_compute_depth() -> None:
@@ -161,9 +177,9 @@ def test_the_spread_over_seeds_adds_to_the_error() -> None:
     offsets = np.array([[-0.3], [0.0], [0.3]])
     a = variant("a", "4", "base", 3 + offsets + np.zeros((3, SAMPLES)))
     b = variant("b", "4", "base", np.full((3, SAMPLES), 3.0))
-    difference, error = compare_losses(a, b)
-    assert difference == pytest.approx(0)
-    assert error == pytest.approx(offsets.std(ddof=1) / math.sqrt(3))
+    difference = compare_losses(a, b)
+    assert difference.value == pytest.approx(0) and difference.document_error == pytest.approx(0)
+    assert difference.error == pytest.approx(offsets.std(ddof=1) / math.sqrt(3))
 
 
 def test_without_a_vanilla_model_differences_stay_blank() -> None:

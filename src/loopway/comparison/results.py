@@ -1,11 +1,12 @@
 """What a comparison found: one row a variant, with differences and their errors.
 
-The noise of a difference is estimated from the paired losses of the validation documents, and of the seeds where there
-are several. Knows nothing of tables and figures.
+The noise of a difference is estimated from the paired losses of validation documents and seeds. One seed says nothing of
+how much a difference varies from run to run, so it gets no error. Knows nothing of tables and figures.
 """
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -51,9 +52,11 @@ class Row:
         training_flops: per token.
         seed_deviation: standard deviation of the loss over seeds.
         difference: loss minus the vanilla variant's.
-        difference_error: its standard error; None also where there is but one document to judge from.
+        difference_error: its standard error over documents and seeds; None with one seed or one document.
+        document_error: its standard error over documents alone: how far this one pair of models would differ on other
+            text of the kind. None with one document.
         gap_closed: share of the gap between base (same layout) and vanilla that the variant closes; None for these
-            two and where the gap is smaller than twice its standard error.
+            two, with one seed, and where the gap is smaller than twice its standard error.
     """
 
     variant: str
@@ -69,17 +72,32 @@ class Row:
     perplexity: float
     difference: float | None
     difference_error: float | None
+    document_error: float | None
     gap_closed: float | None
     tokens_per_second: float | None
     peak_memory_bytes: int
 
 
-def compare_losses(a: VariantRuns, b: VariantRuns) -> tuple[float, float]:
-    """a's loss minus b's, and its standard error.
+class Difference(NamedTuple):
+    """One variant's loss minus another's, with standard errors; None where they can't be known.
+
+    Attributes:
+        value: nats per token.
+        document_error: over documents alone, for these very models.
+        error: over documents and seeds.
+    """
+
+    value: float
+    document_error: float | None
+    error: float | None
+
+
+def compare_losses(a: VariantRuns, b: VariantRuns) -> Difference:
+    """Return a's loss minus b's, and its standard errors.
 
     Differences are paired (both models saw the same text), so the text's own difficulty cancels. Samples of one
-    document are alike, so documents, not samples, are what was drawn at random. With several seeds the spread of the
-    per-seed differences is added in quadrature. With a single document the error can't be known: infinity.
+    document are alike, so documents, not samples, are what was drawn at random. The spread of the per-seed differences
+    is added in quadrature.
     """
     differences = a.loss_sums - b.loss_sums
     per_sample, total = differences.mean(0), a.targets.sum()
@@ -87,11 +105,12 @@ def compare_losses(a: VariantRuns, b: VariantRuns) -> tuple[float, float]:
     residuals = np.bincount(a.documents, weights=per_sample - difference * a.targets)[np.unique(a.documents)]
     documents, seeds = len(residuals), len(differences)
     if documents < 2:
-        return difference, math.inf
+        return Difference(difference, None, None)
     variance = documents / (documents - 1) * float((residuals**2).sum()) / float(total) ** 2
-    if seeds > 1:
-        variance += float(np.var(differences.sum(1) / total, ddof=1)) / seeds
-    return difference, math.sqrt(variance)
+    if seeds < 2:
+        return Difference(difference, math.sqrt(variance), None)
+    of_seeds = float(np.var(differences.sum(1) / total, ddof=1)) / seeds
+    return Difference(difference, math.sqrt(variance), math.sqrt(variance + of_seeds))
 
 
 def compare_variants(variants: list[VariantRuns]) -> list[Row]:
@@ -108,7 +127,7 @@ def _row(variant: VariantRuns, variants: list[VariantRuns]) -> Row:
     first = variant.summaries[0]
     vanilla = vanilla_for(variant, variants)
     other = None if variant is vanilla else vanilla
-    difference, error = compare_losses(variant, other) if other else (None, None)
+    difference = compare_losses(variant, other) if other else None
     per_seed = variant.loss_sums.sum(1) / variant.targets.sum()
     speeds = [s.tokens_per_second for s in variant.summaries if s.tokens_per_second is not None]
     return Row(
@@ -127,8 +146,9 @@ def _row(variant: VariantRuns, variants: list[VariantRuns]) -> Row:
         validation_loss=variant.loss,
         seed_deviation=float(np.std(per_seed, ddof=1)) if len(per_seed) > 1 else None,
         perplexity=math.exp(variant.loss),
-        difference=difference,
-        difference_error=error if error is not None and math.isfinite(error) else None,
+        difference=difference.value if difference else None,
+        difference_error=difference.error if difference else None,
+        document_error=difference.document_error if difference else None,
         gap_closed=_gap_closed(variant, variants),
         tokens_per_second=float(np.median(speeds)) if speeds else None,
         peak_memory_bytes=max(s.peak_memory_bytes for s in variant.summaries),
@@ -141,8 +161,9 @@ def _gap_closed(variant: VariantRuns, variants: list[VariantRuns]) -> float | No
     base = next((v for v in variants if _is_base(v) and v.summaries[0].layout == layout), None)
     if vanilla is None or base is None or variant in (vanilla, base):
         return None
-    gap, error = compare_losses(base, vanilla)
-    return (base.loss - variant.loss) / gap if gap > NOISE_FACTOR * error else None
+    gap = compare_losses(base, vanilla)
+    is_clear = gap.error is not None and gap.value > NOISE_FACTOR * gap.error
+    return (base.loss - variant.loss) / gap.value if is_clear else None
 
 
 def _depth(variant: VariantRuns) -> int:

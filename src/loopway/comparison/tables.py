@@ -31,13 +31,19 @@ _LEFT_ALIGNED = 3
 
 def explain(rows: list[Row]) -> str:
     """What a reader must know to read the table."""
-    seeds = (
-        f"{rows[0].seeds} seeds; losses ± their standard deviation. " if rows[0].seeds > 1 else "One seed. "
-    )
+    if rows[0].seeds > 1:
+        noise = (
+            f"{rows[0].seeds} seeds: losses ± their standard deviation. Δ vanilla ± its standard error, from paired "
+            f"documents and seeds. Gap closed: share of the base–vanilla gap; blank where that gap is under "
+            f"{NOISE_FACTOR:g} standard errors."
+        )
+    else:
+        noise = (
+            "One seed: how much a difference varies from run to run is unknown, so none has an interval and no share "
+            "of a gap is given; seeds=[0,1,2] trains more."
+        )
     return (
-        f"{seeds}Loss in nats per token on held-out documents. Δ vanilla ± its standard error, from paired "
-        f"validation documents{' and seeds' if rows[0].seeds > 1 else ''}. % of vanilla: non-embedding parameters. "
-        f"Gap closed: share of the base–vanilla gap; blank where that gap is under {NOISE_FACTOR:g} standard errors. "
+        f"Loss in nats per token on held-out documents. {noise} % of vanilla: non-embedding parameters. "
         f"MFLOP/token: training, forward and backward."
     )
 
