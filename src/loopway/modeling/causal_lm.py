@@ -37,6 +37,17 @@ class RecursiveModelMixin:
         self.layers = nn.ModuleList([stack])
         self.post_init()  # type: ignore[attr-defined]
 
+    def init_parallel_plans(self) -> None:
+        """Collect transformers' parallelism plans; where layers are sharded, the embedding is, too.
+
+        A head that is tied to the embedding holds the same tensor, and the head's own rule shards it by vocabulary.
+        """
+        super().init_parallel_plans()  # type: ignore[misc]
+        if self._tp_plan:
+            embeddings = self.get_input_embeddings()  # type: ignore[attr-defined]
+            name = next(name for name, module in self.named_modules() if module is embeddings)  # type: ignore[attr-defined]
+            self._tp_plan = {name: "embedding_rowwise", **self._tp_plan}
+
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
         # In code outside transformers, modules without parameters of their own are passed over: the stack, the recurrence.
         super()._initialize_weights(module)  # type: ignore[misc]
@@ -55,6 +66,7 @@ class RecursiveCausalLMMixin:
     """The causal language model: base model, head, and a loss that need not hold all logits."""
 
     _no_split_modules: ClassVar[list[str]] = ["RecursiveStack"]
+    _pp_plan: ClassVar[None] = None  # stages share layers, so layers can't be dealt out to workers
     _base_model_class: ClassVar[type[PreTrainedModel]]
 
     def __init__(self, config: PreTrainedConfig) -> None:
@@ -108,8 +120,9 @@ class RecursiveCausalLMMixin:
             skip_logits = self.training and targets is not None  # type: ignore[attr-defined]
 
         loss = logits = None
-        # A wrapped head (LoRA, quantised, hooked) is more than its weight: it is called.
-        head_is_plain = type(self.lm_head) is nn.Linear and not self.lm_head._forward_hooks
+        # A wrapped head (LoRA, quantised, hooked, sharded) is more than its weight: it is called.
+        is_linear = type(self.lm_head) is nn.Linear and type(self.lm_head.weight) is nn.Parameter
+        head_is_plain = is_linear and not self.lm_head._forward_hooks
         if skip_logits and targets is not None and head_is_plain:
             loss = loss_from_hidden(hidden, self.lm_head.weight, targets, num_items_in_batch)
         elif targets is not None:

@@ -107,6 +107,7 @@ def config_class(family: Family) -> type[PreTrainedConfig]:
                 "model_type": family.recursive_model_type,
                 "family": family,
                 "base_model_tp_plan": _inside_stack(base.base_model_tp_plan),
+                "base_model_ep_plan": _inside_stack(base.base_model_ep_plan),
                 "base_model_fsdp_plan": _inside_stack(base.base_model_fsdp_plan),
                 "base_model_pp_plan": None,  # stages share layers, so layers can't be dealt out to workers
                 "__annotations__": {"family": ClassVar[Family]},
@@ -116,11 +117,14 @@ def config_class(family: Family) -> type[PreTrainedConfig]:
 
 
 def _inside_stack(plan: dict | None) -> dict | None:
-    """A parallelism plan with the layers named where they are: inside the one RecursiveStack."""
+    """Return a parallelism plan that names the layers where they are: inside the one RecursiveStack.
+
+    transformers replaces every number in a module's name by ``*`` before it looks the name up, the stack's 0 too.
+    """
 
     def moved(key: Any) -> Any:
         return (
-            key.replace("layers.*", "layers.0.layers.*") if isinstance(key, str) else tuple(map(moved, key))
+            key.replace("layers.*", "layers.*.layers.*") if isinstance(key, str) else tuple(map(moved, key))
         )
 
     return None if plan is None else {moved(key): value for key, value in plan.items()}

@@ -19,6 +19,8 @@ def _derived_seed(name: str) -> int:
 
 def generator_for(name: str, device: torch.device) -> torch.Generator:
     """Return a generator whose numbers follow from torch's current seed and a parameter's name alone."""
+    if device.type == "meta":  # weights that are kept on disk: drawing has no effect
+        device = torch.device("cpu")
     return torch.Generator(device).manual_seed(_derived_seed(name))
 
 
