@@ -41,13 +41,13 @@ def test_every_public_name_is_there_and_listed() -> None:
 
 def test_the_class_of_every_family_is_a_public_name() -> None:
     for prefix in ("GPTNeoX", "Llama", "Qwen3", "Mistral", "Olmo2"):
-        for suffix in ("Config", "Model", "ForCausalLM"):
+        for suffix in ("Config", "Model", "ForCausalLM", "ForSequenceClassification"):
             name = f"Recursive{prefix}{suffix}"
             assert getattr(loopway, name).__name__ == name
 
 
 FIRST_IMPORTS = [
-    "from transformers import AutoConfig",
+    "import transformers; from transformers import AutoConfig",
     "from transformers import LlamaConfig",
     "from transformers import LlamaForCausalLM",
     "from transformers import Trainer",
@@ -69,11 +69,16 @@ def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 OPEN = """
+import sys
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 model = AutoModelForCausalLM.from_pretrained({folder!r})
 assert type(AutoModel.from_pretrained({folder!r})).__name__ == "RecursiveLlamaModel"
 config = AutoConfig.from_pretrained({folder!r})
 assert type(config) is type(AutoConfig.for_model("recursive_llama")) is type(model.config)
+assert MODEL_FOR_CAUSAL_LM_MAPPING_NAMES["recursive_llama"] == type(model).__name__
+for module in (sys.modules["transformers"], globals().get("transformers", sys.modules["transformers"])):
+    assert module.RecursiveLlamaForCausalLM is type(model)  # transformers imports itself twice
 print(type(model).__name__, config.layout, config.recurrence)
 """
 

@@ -29,6 +29,7 @@ PERFORMANCE = ROOT / "docs" / "performance.md"
 RETROFIT = ROOT / "docs" / "retrofit.md"
 PUBLISHING = ROOT / "docs" / "publishing.md"
 STUDIES = ROOT / "docs" / "studies.md"
+LIBRARIES = ROOT / "docs" / "libraries.md"
 
 # The verb -> what is appended to every `loopway <verb> ...` so that it takes seconds.
 # The text is two files that the test writes into the folder in which everything runs, and into texts/ there.
@@ -146,6 +147,7 @@ PAGES = {
     "retrofit": (RETROFIT, SMALL_ON_PRETRAINED),
     "publishing": (PUBLISHING, SMALL),
     "studies": (STUDIES, SMALL),
+    "libraries": (LIBRARIES, SMALL),
 }
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import wrapt
 
 from loopway._version import __version__
+from loopway.modeling.name_lists import MODULES_WITH_LISTS
 
 if TYPE_CHECKING:
     from loopway.errors import LoopwayError
@@ -96,3 +97,11 @@ def __dir__() -> list[str]:
 @wrapt.when_imported("transformers.models.auto.configuration_auto")
 def _register_families(module: object) -> None:
     import_module("loopway.modeling.registration").register_configs()
+
+
+def _register_names(module: object) -> None:
+    import_module("loopway.modeling.registration").register_names()
+
+
+for _module in MODULES_WITH_LISTS:
+    wrapt.when_imported(_module)(_register_names)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -143,6 +144,19 @@ def test_without_loopway_the_base_model_opens_training_works_and_a_saved_model_o
         assert (published / "again" / file).read_bytes() == (published / FIRST / file).read_bytes()
     configs = [json.loads((published / each / "config.json").read_text()) for each in ("again", FIRST)]
     assert configs[0]["auto_map"] == configs[1]["auto_map"]
+
+
+def test_without_loopway_libraries_that_go_by_lists_of_names_treat_it_as_its_family(
+    originals: Path, elsewhere: dict[str, Any]
+) -> None:
+    ids = random_ids()
+    with torch.no_grad():
+        logits = AutoModelForCausalLM.from_pretrained(originals / FIRST)(ids).logits
+    smoothed = F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), label_smoothing=0.1)
+    torch.testing.assert_close(elsewhere["listed"]["smoothed"], smoothed)
+    assert elsewhere["listed"]["targets"] == ["query_key_value"]
+    assert torch.equal(elsewhere["listed"]["served"], logits)
+    assert elsewhere["classifier"] == {"name": "RecursiveGPTNeoXForSequenceClassification", "shape": (1, 3)}
 
 
 def test_without_loopway_the_stock_harness_scores_it(originals: Path, elsewhere: dict[str, Any]) -> None:

@@ -9,15 +9,38 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from peft import LoraConfig, get_peft_model
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    Trainer,
+    TrainingArguments,
+)
 
 
 def found_in(model: PreTrainedModel, ids: torch.Tensor) -> dict[str, torch.Tensor]:
     with torch.no_grad():
         logits = model(ids).logits
     return {"logits": logits, "generated": model.generate(ids[:1], max_new_tokens=8, do_sample=False)}  # type: ignore[operator]
+
+
+def listed(model: PreTrainedModel, ids: torch.Tensor, folder: Path) -> dict[str, Any]:
+    """What libraries do that go by lists of names."""
+    smoothing = TrainingArguments(
+        str(folder / "trainer"), label_smoothing_factor=0.1, use_cpu=True, report_to="none"
+    )
+    loss = Trainer(model, smoothing).compute_loss(model, {"input_ids": ids, "labels": ids})
+    adapted: Any = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM"))  # type: ignore[arg-type]
+    targets = adapted.peft_config["default"].target_modules
+    named = getattr(transformers, model.config.architectures[0])  # type: ignore[index]
+    served = named.from_pretrained(model.config.name_or_path)  # as `transformers serve` does
+    return {"smoothed": loss.detach(), "targets": sorted(targets), "served": served(ids).logits.detach()}  # type: ignore[arg-type]
 
 
 def main(folder: Path, tasks: Path) -> None:
@@ -37,6 +60,14 @@ def main(folder: Path, tasks: Path) -> None:
     model.train()(ids, labels=ids).loss.backward()
     found["trained"] = {"gradients": all(weight.grad is not None for weight in model.parameters())}
     model.save_pretrained(folder / "again")
+    found["listed"] = listed(model, ids, folder)
+    classifier = AutoModelForSequenceClassification.from_pretrained(
+        places[0], num_labels=3, trust_remote_code=True
+    )
+    found["classifier"] = {
+        "name": type(classifier).__name__,
+        "shape": tuple(classifier(ids[:1]).logits.shape),
+    }
     again = AutoModelForCausalLM.from_pretrained(folder / "again", trust_remote_code=True)
     found["again"] = {"name": places[0].name, **found_in(again.eval(), ids)}
     assert AutoTokenizer.from_pretrained(places[0], trust_remote_code=True).eos_token_id == 0

@@ -165,19 +165,20 @@ def _kept(tensor: Tensor, logits_to_keep: int | Tensor) -> Tensor:
 @cache
 def model_class(family: Family) -> type[PreTrainedModel]:
     """``Recursive<Prefix>Model`` of a family."""
-    return _family_class(family, "Model", RecursiveModelMixin, family.model_class, {})
+    return family_class(family, "Model", RecursiveModelMixin, family.model_class, {})
 
 
 @cache
 def causal_lm_class(family: Family) -> type[PreTrainedModel]:
     """``Recursive<Prefix>ForCausalLM`` of a family."""
     members = {"_base_model_class": model_class(family)}
-    return _family_class(family, "ForCausalLM", RecursiveCausalLMMixin, family.causal_lm_class, members)
+    return family_class(family, "ForCausalLM", RecursiveCausalLMMixin, family.causal_lm_class, members)
 
 
-def _family_class(
+def family_class(
     family: Family, suffix: str, mixin: type, base: type, members: dict[str, Any]
 ) -> type[PreTrainedModel]:
+    """A family's recursive class: the mixin before one of the family's own classes."""
     config = config_class(family)
     return type(  # type: ignore[return-value]
         f"Recursive{family.prefix}{suffix}",

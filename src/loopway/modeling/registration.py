@@ -2,7 +2,7 @@
 
 Config classes can't be made while transformers is still importing its own, so its registry of configs is given
 names only, to be looked up in ``loopway`` when first asked for; whoever asks for a family's config class has its
-model classes registered too.
+model classes registered too. Other lists of names get the families' when the modules that hold them are imported.
 """
 
 import warnings
@@ -13,6 +13,7 @@ from packaging.version import Version
 
 from loopway.errors import FamilyError
 from loopway.modeling.families import FAMILIES, Family
+from loopway.modeling.name_lists import AUTO_CLASSES, complete_lists
 
 #: The releases of transformers that the tests have passed with: from the first to before the second.
 TESTED_TRANSFORMERS = ("5.17", "5.24")
@@ -24,6 +25,12 @@ def register_configs() -> None:
     _warn_outside_tested_range()
     for family in FAMILIES.values():
         _register_config(family)
+
+
+def register_names() -> None:
+    """Add every family to the lists of names; called when a module that holds some has been imported."""
+    for family in FAMILIES.values():
+        _register_names(family)
 
 
 def register_family(family: Family) -> None:
@@ -50,12 +57,13 @@ def register_family(family: Family) -> None:
         )
     FAMILIES[family.model_type] = family
     _register_config(family)
+    _register_names(family)
 
 
 def recursive_class(name: str) -> type | None:
-    """The class called ``RecursiveLlamaConfig``, ``RecursiveLlamaModel`` or ``RecursiveLlamaForCausalLM``, or None."""
+    """The class called ``RecursiveLlamaConfig``, ``RecursiveLlamaModel``, ``RecursiveLlamaForCausalLM`` …, or None."""
     for family in FAMILIES.values():
-        if name in [f"Recursive{family.prefix}{suffix}" for suffix in _SUFFIXES]:
+        if name in [f"Recursive{family.prefix}{suffix}" for suffix in ("Config", *AUTO_CLASSES)]:
             return register_models(family)[name]
     return None
 
@@ -63,13 +71,11 @@ def recursive_class(name: str) -> type | None:
 @cache
 def register_models(family: Family) -> dict[str, type]:
     """Register a family's model classes; all of its recursive classes by name."""
-    from loopway.modeling.causal_lm import causal_lm_class, model_class
-    from loopway.modeling.configuration import config_class
+    from loopway.modeling.classes import announce, recursive_classes
 
-    config, model, causal_lm = config_class(family), model_class(family), causal_lm_class(family)
-    transformers.AutoModel.register(config, model, exist_ok=True)
-    transformers.AutoModelForCausalLM.register(config, causal_lm, exist_ok=True)
-    return {cls.__name__: cls for cls in (config, model, causal_lm)}
+    classes = recursive_classes(family)
+    announce(classes)
+    return {cls.__name__: cls for cls in classes.values()}
 
 
 def _register_config(family: Family) -> None:
@@ -81,6 +87,12 @@ def _register_config(family: Family) -> None:
     CONFIG_MAPPING._mapping[family.recursive_model_type] = f"Recursive{family.prefix}Config"
     # The registry looks names up in a module a model type; it would import transformers.models.recursive_llama.
     CONFIG_MAPPING._modules[family.recursive_model_type] = loopway
+
+
+def _register_names(family: Family) -> None:
+    import loopway
+
+    complete_lists(family.model_type, family.prefix, loopway)
 
 
 @cache
