@@ -144,18 +144,3 @@ def test_texts_and_tokens_are_classified_by_a_head_on_the_recursive_model(
 def test_another_head_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match=r"Unrecognized configuration class .*RecursiveLlamaConfig"):
         transformers.AutoModelForQuestionAnswering.from_config(tiny_config(family="llama"))
-
-
-@pytest.mark.parametrize("family", ROWS)
-def test_lora_adapts_the_layers_that_are_named_by_index(family: str) -> None:
-    target = families.FAMILIES[family].residual_outputs[0].split(".")[-1]
-    for chosen in ([0], [2], [1, 3]):
-        config = peft.LoraConfig(
-            task_type="CAUSAL_LM",
-            target_modules=[target],
-            layers_to_transform=chosen,
-            layers_pattern="layers.0.layers",
-        )
-        adapted = peft.get_peft_model(tiny_model("1+2R2+1", "mesh", family), config)  # type: ignore[arg-type]
-        names = [name for name, _ in adapted.named_parameters() if "lora_A" in name]
-        assert [int(name.split(".layers.")[-1].split(".")[0]) for name in names] == chosen

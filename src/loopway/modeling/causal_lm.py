@@ -13,6 +13,7 @@ from transformers import Cache, DynamicCache, GenerationConfig, PreTrainedConfig
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
+from loopway.modeling.adapters import AdaptedLayersMixin
 from loopway.modeling.configuration import config_class
 from loopway.modeling.families import Family
 from loopway.modeling.few_rows import fast_few_rows
@@ -182,7 +183,7 @@ def family_class(
     config = config_class(family)
     return type(  # type: ignore[return-value]
         f"Recursive{family.prefix}{suffix}",
-        (mixin, base),
+        (AdaptedLayersMixin, mixin, base),
         {
             "__module__": "loopway",
             "__doc__": f"{base.__name__} with a layout and a recurrence; see {mixin.__name__}.",
