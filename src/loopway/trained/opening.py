@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loopway.checks import not_among
@@ -62,12 +61,10 @@ def open_trained(name: str, plugins: Sequence[Path] = (), dtype: str | None = No
     path = Path(name).expanduser()
     if path.exists() or name.startswith((".", "/", "~")):
         name = os.path.normpath(name)
-        model, tokenizer = open_model(path, plugins)
+        model, tokenizer = open_model(path, plugins, dtype)
     else:
         load_plugins(plugins)
-        model, tokenizer = _open(PretrainedFolder(name))
-    if dtype is not None:
-        model = model.to(getattr(torch, dtype))
+        model, tokenizer = _open(PretrainedFolder(name), dtype)
     return TrainedModel(name, model.eval(), tokenizer, _run_of(path), plugins)
 
 
@@ -83,13 +80,14 @@ def _run_of(path: Path) -> RunFolder | None:
 
 
 def open_model(
-    path: Path | str, plugins: Sequence[Path | str] = ()
+    path: Path | str, plugins: Sequence[Path | str] = (), dtype: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model and tokenizer in a run folder, a model folder or a checkpoint, on the GPU where there is one.
 
     Args:
         plugins: Python files that register what the model is made of. No other code is run, also none that lies in
             the run folder.
+        dtype: instead of the precision in which the weights are stored.
 
     Raises:
         ConfigError: there is no model, or it can't be opened.
@@ -98,7 +96,7 @@ def open_model(
     folder = model_folder(path)
     load_plugins(plugins)
     try:
-        return _open(PretrainedFolder(folder))
+        return _open(PretrainedFolder(folder), dtype)
     except ConfigError as error:
         if plugins or not (copies := _plugins_of_run(path)):
             raise
@@ -108,8 +106,9 @@ def open_model(
         ) from error
 
 
-def _open(folder: PretrainedFolder) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    return folder.model(), folder.tokenizer()
+def _open(folder: PretrainedFolder, dtype: str | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    # Not cast once it is open: that would round what is no weight, too, such as rotary frequencies.
+    return folder.model(dtype=dtype or "auto"), folder.tokenizer()
 
 
 def _plugins_of_run(path: Path) -> list[Path]:
