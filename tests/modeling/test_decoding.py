@@ -7,10 +7,11 @@ import pytest
 import torch
 from tiny_models import FAMILIES, VOCABULARY, random_ids, tiny_model
 from torch import Tensor
-from transformers import DynamicCache, StaticCache
+from transformers import DynamicCache, GenerationConfig, StaticCache
 from transformers.cache_utils import StaticLayer
 
 import loopway
+from loopway.errors import ConfigError
 from loopway.modeling import few_rows
 
 EXACT: dict[str, Any] = {"rtol": 0.0, "atol": 1e-9}
@@ -230,3 +231,17 @@ def test_an_assistant_with_a_sliding_window_drafts_beyond_it() -> None:
     options["attention_mask"] = torch.ones_like(ids)
     drafted = model.generate(ids, assistant_model=assistant, **options)
     assert torch.equal(drafted, model.generate(ids, **options))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_drafting_with_fewer_layers_is_refused_and_leaves_the_model_as_it_was(family: str) -> None:
+    model = tiny_model("1+2R2+1", "mesh", family)
+    ids = random_ids(1)
+    greedy = model.generate(ids, max_new_tokens=4, do_sample=False)
+    config = model.config.to_dict()
+    asked = GenerationConfig.from_dict({**model.generation_config.to_dict(), "assistant_early_exit": 2})
+    for settings in ({"assistant_early_exit": 2}, {"generation_config": asked}):
+        with pytest.raises(ConfigError, match=r"assistant_early_exit=2: .*leave it out"):
+            model.generate(ids, max_new_tokens=4, **settings)
+    assert model.config.to_dict() == config
+    assert torch.equal(model.generate(ids, max_new_tokens=4, do_sample=False), greedy)

@@ -13,6 +13,7 @@ from transformers import Cache, DynamicCache, GenerationConfig, PreTrainedConfig
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
+from loopway.errors import ConfigError
 from loopway.modeling.adapters import AdaptedLayersMixin
 from loopway.modeling.configuration import config_class
 from loopway.modeling.families import Family
@@ -144,6 +145,16 @@ class RecursiveCausalLMMixin:
         """transformers' ``generate``, with a cache that is written in its place and fast products of few rows."""
         with fast_few_rows(self):  # type: ignore[arg-type]
             return super().generate(*args, **kwargs)  # type: ignore[misc]
+
+    def _prepare_generation_config(self, *args: Any, **kwargs: Any) -> tuple[GenerationConfig, dict]:
+        """Refuse to draft with the first layers: transformers counts ``num_hidden_layers``, here the compute depth."""
+        prepared, model_kwargs = super()._prepare_generation_config(*args, **kwargs)  # type: ignore[misc]
+        if prepared.assistant_early_exit is not None:
+            raise ConfigError(
+                f"assistant_early_exit={prepared.assistant_early_exit}: a recursive model can't draft with fewer layers yet; "
+                f"leave it out, or draft with a smaller model (assistant_model)"
+            )
+        return prepared, model_kwargs
 
     def _prepare_cache_for_generation(
         self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
