@@ -35,7 +35,7 @@ def computed(model: Any) -> dict[str, Any]:
 
 
 def backward(model: Any, ids: Tensor) -> Tensor:
-    loss = model.train()(ids, labels=ids, use_cache=False).loss
+    loss = model.train()(ids, labels=ids, use_cache=False, skip_logits=True).loss
     loss.backward()
     return loss.detach()
 
