@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,8 @@ import loopway
 from loopway.comparison.config import CompareConfig, load_run
 from loopway.comparison.run import compare
 from loopway.errors import ConfigError, DataError, LayoutError, RecurrenceError
+from loopway.trained.held_out import held_out_samples
+from loopway.trained.opening import open_trained
 from loopway.training.run import train
 from loopway.training.run_folder import RunFolder
 from tests.command_line import run_main, train_here
@@ -174,6 +177,34 @@ def test_a_variant_is_trained_alone_and_the_comparison_takes_it_up(
     rows = compare("compare.yaml").rows
     assert [(row.variant, row.seeds) for row in rows] == [("mesh", 2)]
     assert content(Path("runs/compare/runs/mesh-seed4")) == before
+
+
+def test_a_moved_comparison_whose_text_is_gone_goes_on_and_each_of_its_runs_finds_its_data(
+    config: dict[str, Any],
+    in_this_process: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config["variants"] = {name: VARIANTS[name] for name in ("base", "mesh")}
+    path = written(config).absolute()
+    before = compare(path, folder="out").rows
+    shutil.rmtree("texts")
+    Path("moved/away").mkdir(parents=True)
+    Path("out").rename("moved/out")
+    monkeypatch.chdir("moved/away")
+    for name in ("base", "mesh"):  # as if they had been stopped
+        run = RunFolder(Path(f"../out/runs/{name}-seed0"))
+        run.summary.unlink()
+        shutil.rmtree(run.model)
+    alone, place = load_run(path, [], "base")
+    train(alone, Path("../out") / place)  # with the comparison's data
+    rows = compare(path, folder="../out").rows
+    assert [row.validation_loss for row in rows] == [row.validation_loss for row in before]
+    assert capsys.readouterr().err.count("their text is gone: texts") == 2
+    assert not any(Path("../out/runs").glob("*/data*"))
+    for name in ("base", "mesh"):
+        samples = held_out_samples(open_trained(f"../out/runs/{name}-seed0"), [], None)
+        assert samples is not None and len(samples) > 0
 
 
 @pytest.mark.parametrize(

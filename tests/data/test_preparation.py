@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -284,6 +285,35 @@ def test_a_folder_prepared_from_other_text_is_refused_and_kept(tmp_path: Path, c
     with pytest.raises(DataError, match=r"data.train has changed since it was prepared \(.*05b?.txt\)"):
         prepare(config(corpus), tmp_path / "data")
     assert snapshot(tmp_path / "data") == before
+
+
+def test_a_prepared_folder_opens_when_its_text_is_gone_and_says_so(tmp_path: Path) -> None:
+    kept, gone = make_corpus(tmp_path / "kept", 8), make_corpus(tmp_path / "gone", 8, seed=1)
+    (tmp_path / "one.txt").write_text("a file of its own")
+    rows = make_source("dataset", tmp_path / "rows", make_texts(8, 2))
+    entries = [str(kept), str(gone), f"{gone}/*.txt", rows, str(tmp_path / "one.txt")]
+    wanted = PreparationConfig(train=entries, validation=[f"{gone}/**/0*.txt"], vocab_size=300)
+    before = contents(prepare(wanted, tmp_path / "data").folder)
+    assert prepare(wanted, tmp_path / "data").notice is None
+    shutil.rmtree(gone)
+    shutil.rmtree(rows["dataset"])
+    (tmp_path / "one.txt").unlink()
+    again = prepare(wanted, tmp_path / "data")
+    assert contents(tmp_path / "data") == before
+    names = [*entries[1:3], rows["dataset"], entries[4], f"{gone}/**/0*.txt"]
+    assert list(again.missing) == names
+    assert (
+        again.notice is not None
+        and again.notice.endswith("rows.dataset and 2 more")
+        and "\n" not in again.notice
+    )
+    (kept / "00.txt").unlink()
+    with pytest.raises(DataError, match=r"data.train has changed since it was prepared \(.*kept/00.txt\)"):
+        prepare(wanted, tmp_path / "data")
+    shutil.rmtree(kept)
+    assert list(prepare(wanted, tmp_path / "data").missing)[:2] == entries[:2]
+    with pytest.raises(DataError, match="does not exist"):
+        prepare(wanted, tmp_path / "other")
 
 
 def test_a_folder_that_loopway_did_not_prepare_is_refused_and_kept(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from loopway.cli import main
 from loopway.data import write_token_file
 from loopway.data.preparation import PreparationConfig, prepare
+from loopway.training.run import train
+from loopway.training.run_config import RunConfig
 
 Run = Callable[..., tuple[int, str, str]]
 DEFINITIONS = Path(lm_eval.__path__[0]) / "tasks"
@@ -236,6 +239,29 @@ def test_what_can_t_be_asked_is_left_out_and_said(run: Run, tmp_path: Path, loca
     )
     code, _, errors = run("mesh", "--include-path", "tasks", "--tasks", "never_shown", "--shots", "5")
     assert (code, "never_shown: is asked without examples, not with 5" in errors) == (2, True)
+
+
+def test_a_run_s_own_text_is_read_after_a_move_and_left_out_when_it_is_gone(run: Run, tmp_path: Path) -> None:
+    texts = [f"the {a} of the {b} " * 8 for a in "abcd" for b in "efgh"]
+    Path("text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    config = {
+        "model": {"preset": "pythia-14m", "hidden_size": 32, "layout": "1+1R2+1", "recurrence": "mesh"},
+        "data": {"train": "text.jsonl", "sequence_length": 16, "vocab_size": 280, "validation_fraction": 0.3},
+        "training": {"max_steps": 1, "global_batch_size": 2, "learning_rate": 0.01, "use_cpu": True},
+    }
+    summary = train(RunConfig.from_dict(config), "run")
+    Path("text.jsonl").unlink()
+    Path("run").rename(tmp_path / "moved")
+    assert run("moved", "--tasks", "held-out", "--out", "out")[0] == 0
+    result = json.loads(Path("out/results.json").read_text())["models"][0]["results"][0]
+    assert result["metrics"]["loss"] == pytest.approx(summary.validation_loss)
+    shutil.rmtree("moved/data")
+    code, _, errors = run("moved", "--tasks", "held-out", "--out", "out")
+    assert code == 2
+    assert (
+        "prepared text isn't there any more; put its data/ back, or give token files with --held-out"
+        in errors
+    )
 
 
 def test_models_named_twice_are_one_and_results_are_json(

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -138,13 +139,15 @@ def test_mistakes_are_one_line(
     assert "has no validation set of its own; give held-out token files with --data" in line(
         str(shutil_copy(runs / "mesh" / "model", tmp_path / "model"))
     )
+    emptied = shutil_copy(runs / "mesh", tmp_path / "emptied")
+    shutil.rmtree(emptied / "data")
+    told = "prepared text isn't there any more; put its data/ back, or give held-out token files with --data"
+    assert told in line(str(emptied)) and not (emptied / "data").exists()
     (tmp_path / "file").write_text("")
     assert "file" in line_of(capsys, monkeypatch, mesh, "--out", str(tmp_path / "file"))
 
 
 def shutil_copy(source: Path, target: Path) -> Path:
-    import shutil
-
     return Path(shutil.copytree(source, target))
 
 

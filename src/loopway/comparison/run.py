@@ -25,6 +25,7 @@ from loopway.data.loading import open_data
 from loopway.errors import ConfigError, LoopwayError
 from loopway.files import write_atomically
 from loopway.probing.probe import Settings, probe
+from loopway.training.callbacks import say
 
 
 @dataclass(frozen=True)
@@ -68,13 +69,16 @@ def compare(
             planned.train(folder / "data", workers)
         return Comparison(folder, [])
     is_new = _claim(folder, [planned for by_seed in runs.values() for planned in by_seed])
+    note, has_begun = folder / "tokens.json", any((folder / "runs").glob("*/metrics.jsonl"))
     try:
-        data = open_data(plan.data, folder / "data")
+        data = open_data(plan.data, folder / "data", note if has_begun else None)
     except LoopwayError:
         if is_new and not any(folder.glob("data*")):
             shutil.rmtree(folder)
         raise
-    data.keep_identity(folder / "tokens.json", has_begun=any((folder / "runs").glob("*/metrics.jsonl")))
+    if data.notice:
+        say(Console(stderr=True), data.notice)
+    data.keep_identity(note, has_begun=has_begun)
     if not data.validation:
         raise ConfigError(
             "a comparison needs validation text, and the token files bring none; give data.validation"

@@ -54,7 +54,7 @@ def check_command(sources: Sequence[str], validation: Sequence[str] | None, toke
 
 
 def _described(prepared: PreparedData, seconds: float) -> str:
-    manifest, lines = prepared.manifest, []
+    manifest, lines = prepared.manifest, [prepared.notice] if prepared.notice else []
     for half in ("train", "validation"):
         if counts := manifest[half]:
             ratio = counts["bytes"] / counts["tokens"]

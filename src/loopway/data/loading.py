@@ -3,21 +3,24 @@
 From text, which is prepared first, or from token files. Knows nothing of models beyond the size of their vocabulary.
 """
 
+import dataclasses
 import hashlib
-import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
 from loopway.data.config import DataConfig, PreparationConfig
 from loopway.data.preparation import prepare
+from loopway.data.prepared import PreparedData, is_prepared
 from loopway.data.samples import Source, TokenSamples, samples_per_epoch
 from loopway.data.token_file import TokenFile
 from loopway.data.token_sources import FoundTokens, find_tokens, names_tokens
 from loopway.data.tokenizer import fingerprint, load_tokenizer, vocabulary_size
+from loopway.data.tokens_note import NoTokensError, TokensNote, locate, locate_entries, places_of
 from loopway.errors import DataError
-from loopway.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -28,24 +31,25 @@ class RunData:
     tokenizer: PreTrainedTokenizerFast
     train: list[FoundTokens]
     validation: list[FoundTokens]
+    places: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Of token files and their tokenizer's folder: absolute, by the names that the config gives them."""
+
+    @property
+    def notice(self) -> str | None:
+        """One line, where the text is gone that the tokens were prepared from."""
+        folders = [folder for tokens in self.train for folder in tokens.folders]
+        return next((folder.notice for folder in folders if folder.notice), None)
 
     def keep_identity(self, path: Path, *, has_begun: bool) -> None:
         """Notes in a file which tokens these are; raises :class:`DataError` if a run has begun with others."""
-        now = {
-            "tokenizer": fingerprint(self.tokenizer),
-            "train": [found.identity() for found in self.train],
-            "validation": [found.identity() for found in self.validation],
-        }
-        if has_begun and path.exists():
-            before = json.loads(path.read_text(encoding="utf-8"))
-            for part, value in now.items():
-                if before[part] != value:
-                    raise DataError(
-                        f"data.{part}: not what this run began with ({path}): files were replaced, added or made anew; "
-                        "put them back, or choose another folder"
-                    )
-        else:
-            write_atomically(path, json.dumps(now, indent=2) + "\n")
+        now = TokensNote(
+            fingerprint(self.tokenizer), _identities(self.train), _identities(self.validation), self.places
+        )
+        before = TokensNote.read(path) if has_begun else None
+        if before is not None and (part := before.differs_in(now)) is not None:
+            raise _other_tokens(part, path)
+        if now != before:
+            now.write(path)
 
     def check_ids(self, vocab_size: int) -> None:
         """Raises :class:`DataError` if a token lies outside a model's vocabulary, as far as can be seen at once."""
@@ -70,12 +74,8 @@ class RunData:
         """The validation set in the order of its files; None if there is none."""
         if not self.validation:
             return None
-        return TokenSamples(
-            [Source(found.files) for found in self.validation],
-            self.config.sequence_length,
-            at_most=self.config.validation_samples,
-            mask_documents=self.config.mask_documents,
-            vocab_size=self._unknown_ids(self.validation, vocab_size),
+        return _validation_samples(
+            self.config, self.validation, self._unknown_ids(self.validation, vocab_size)
         )
 
     def _unknown_ids(self, found: list[FoundTokens], vocab_size: int | None) -> int | None:
@@ -83,18 +83,90 @@ class RunData:
         return vocab_size if any(tokens.foreign for tokens in found) else None
 
 
-def open_data(config: DataConfig, folder: Path | str) -> RunData:
+def open_data(config: DataConfig, folder: Path | str, note: Path | None = None) -> RunData:
     """Opens the data of a run; text is prepared in ``folder``, unless that is done already.
+
+    Token files of a run that has begun are looked for where its ``note``, of :meth:`RunData.keep_identity`, says; then
+    where the config says.
 
     Raises :class:`DataError` for what :func:`prepare` refuses, for token files that are damaged, for tokens and text
     side by side, for files whose tokenizers differ or aren't known, for too few tokens for a sample, and for other tokens
     than ``config.sha256`` names.
     """
-    is_of_tokens = any(map(names_tokens, config.train))
-    data = _open_tokens(config) if is_of_tokens else _open_text(config, folder)
-    _check_long_enough(data)
+    noted = TokensNote.read(note) if note is not None else None
+    located = locate(config, noted.places if noted is not None else {})
+    is_of_tokens = any(map(names_tokens, located.train))
+    data = _open_tokens(located) if is_of_tokens else _open_text(config, folder)
+    data = replace(data, config=config, places=places_of(config, located))
+    _check_long_enough(config, "train", data.train)
+    _check_long_enough(config, "validation", data.validation)
     _check_digests(data)
     return data
+
+
+def open_held_out(config: DataConfig, folders: Sequence[Path], note: Path) -> TokenSamples | None:
+    """The validation samples of a run that has begun; None if it has none. Nothing is prepared, no text is looked at.
+
+    Args:
+        config: of the run.
+        folders: where its prepared text may lie; the first one that is prepared counts.
+        note: what :meth:`RunData.keep_identity` wrote; without one, nothing outside of ``folders`` is opened.
+
+    Raises:
+        NoTokensError: the tokens are gone.
+        DataError: they are damaged, or others than the run began with; too few for a sample.
+    """
+    noted = TokensNote.read(note)
+    if noted is not None and not noted.validation:
+        return None
+    prepared = next(map(PreparedData.open, filter(is_prepared, folders)), None)
+    if prepared is not None:
+        found = (
+            [FoundTokens(str(prepared.folder), [prepared.validation], [prepared])]
+            if prepared.validation
+            else []
+        )
+    elif noted is not None:
+        found = _noted_validation(config, noted)
+    else:
+        found = []
+    if noted is not None and _identities(found) != noted.validation:
+        raise _other_tokens("validation", note)
+    _check_long_enough(config, "validation", found)
+    return _validation_samples(config, found) if found else None
+
+
+def _noted_validation(config: DataConfig, noted: TokensNote) -> list[FoundTokens]:
+    part = "train" if config.validation is None else "validation"
+    entries = locate_entries(getattr(config, part), noted.places, part)
+    if not all(map(names_tokens, entries)):
+        raise NoTokensError("the run's prepared text isn't there any more; put its data/ back")
+    if config.validation is None:
+        return _own_validation([find_tokens(entry, field="data.train") for entry in entries])
+    return [find_tokens(entry, field="data.validation") for entry in entries]
+
+
+def _validation_samples(
+    config: DataConfig, found: list[FoundTokens], vocab_size: int | None = None
+) -> TokenSamples:
+    return TokenSamples(
+        [Source(tokens.files) for tokens in found],
+        config.sequence_length,
+        at_most=config.validation_samples,
+        mask_documents=config.mask_documents,
+        vocab_size=vocab_size,
+    )
+
+
+def _identities(found: list[FoundTokens]) -> list[list[dict[str, Any]]]:
+    return [tokens.identity() for tokens in found]
+
+
+def _other_tokens(part: str, note: Path) -> DataError:
+    return DataError(
+        f"data.{part}: not what this run began with ({note}): files were replaced, added or made anew; put them back, "
+        "or choose another folder"
+    )
 
 
 def expected_vocab_size(config: DataConfig) -> int:
@@ -119,11 +191,11 @@ def _open_text(config: DataConfig, folder: Path | str) -> RunData:
         )
     fields = {name: getattr(config, name) for name in PreparationConfig.model_fields}
     prepared = prepare(PreparationConfig(**fields), folder)
-    halves = [
+    train, validation = (
         [FoundTokens(str(folder), [file], [prepared])] if file else []
         for file in (prepared.train, prepared.validation)
-    ]
-    return RunData(config, prepared.tokenizer, *halves)
+    )
+    return RunData(config, prepared.tokenizer, train, validation)
 
 
 def _open_tokens(config: DataConfig) -> RunData:
@@ -144,13 +216,7 @@ def _open_tokens(config: DataConfig) -> RunData:
     elif config.validation_fraction == 0:
         validation = []
     else:
-        own = {
-            folder.validation.prefix.resolve(): FoundTokens(found.name, [folder.validation], [folder])
-            for found in train
-            for folder in found.folders
-            if folder.validation is not None
-        }
-        validation = list(own.values())
+        validation = _own_validation(train)
     trained = {file.prefix.resolve() for found in train for file in found.files}
     for found in validation:
         if any(file.prefix.resolve() in trained for file in found.files):
@@ -158,6 +224,17 @@ def _open_tokens(config: DataConfig) -> RunData:
                 f"data.validation: {found.name} is trained on too; leave it out of one of the two"
             )
     return RunData(config, _common_tokenizer(config, [*train, *validation]), train, validation)
+
+
+def _own_validation(train: list[FoundTokens]) -> list[FoundTokens]:
+    """The validation sets of the prepared folders that are trained on, each once."""
+    own = {
+        folder.validation.prefix.resolve(): FoundTokens(found.name, [folder.validation], [folder])
+        for found in train
+        for folder in found.folders
+        if folder.validation is not None
+    }
+    return list(own.values())
 
 
 def _common_tokenizer(config: DataConfig, found: list[FoundTokens]) -> PreTrainedTokenizerFast:
@@ -180,21 +257,19 @@ def _common_tokenizer(config: DataConfig, found: list[FoundTokens]) -> PreTraine
     return tokenizer
 
 
-def _check_long_enough(data: RunData) -> None:
-    config = data.config
-    for field, found in (("train", data.train), ("validation", data.validation)):
-        sampling = config.sampling if field == "train" else "packed"
-        files: list[TokenFile] = [file for tokens in found for file in tokens.files]
-        tokens = sum(file.num_tokens for file in files)
-        rows = sum(samples_per_epoch(file.num_tokens, config.sequence_length) for file in files)
-        if files and not rows and sampling == "packed":
-            remedy = "give more text "
-            if field == "validation" and config.validation is None:
-                remedy = "raise data.validation_fraction, set it to 0, "
-            raise DataError(
-                f"data.{field}: {tokens} tokens are fewer than one sample of sequence_length "
-                f"{config.sequence_length} + 1; {remedy}or shorten data.sequence_length"
-            )
+def _check_long_enough(config: DataConfig, part: str, found: list[FoundTokens]) -> None:
+    sampling = config.sampling if part == "train" else "packed"
+    files: list[TokenFile] = [file for tokens in found for file in tokens.files]
+    tokens = sum(file.num_tokens for file in files)
+    rows = sum(samples_per_epoch(file.num_tokens, config.sequence_length) for file in files)
+    if files and not rows and sampling == "packed":
+        remedy = "give more text "
+        if part == "validation" and config.validation is None:
+            remedy = "raise data.validation_fraction, set it to 0, "
+        raise DataError(
+            f"data.{part}: {tokens} tokens are fewer than one sample of sequence_length "
+            f"{config.sequence_length} + 1; {remedy}or shorten data.sequence_length"
+        )
 
 
 def _check_digests(data: RunData) -> None:

@@ -9,18 +9,19 @@ import logging
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
 from loopway.data.assembly import Assembly
-from loopway.data.config import PreparationConfig
+from loopway.data.config import HubDataset, PreparationConfig
 from loopway.data.prepared import FORMAT, MANIFEST, PreparedData, is_prepared, read_manifest
 from loopway.data.progress import Meter
 from loopway.data.readers import PIECE_BYTES
 from loopway.data.sides import SINGLE_DOCUMENT
-from loopway.data.sources import TextSource, find_sources
+from loopway.data.sources import NoSourceError, TextSource, find_sources, is_of_entry
 from loopway.data.tokenizer import fingerprint, load_tokenizer
 from loopway.errors import DataError
 from loopway.files import locked
@@ -40,6 +41,8 @@ def prepare(
 ) -> PreparedData:
     """Prepares the text of ``config`` in ``folder``, or opens it where that is done already.
 
+    A folder that is prepared needs no text: what is there is compared, what isn't there is listed as ``missing``.
+
     Args:
         config: what text, and how it is split and tokenised.
         folder: must not exist, be empty, or be of the same config.
@@ -52,6 +55,9 @@ def prepare(
         ConfigError: another process is at work on the folder.
     """
     folder = Path(folder)
+    if is_prepared(folder):
+        missing = _check_same(folder, config)
+        return replace(PreparedData.open(folder), missing=tuple(missing))
     train = find_sources(config.train, config.text_field, field="data.train")
     validation = find_sources(config.validation or [], config.text_field, field="data.validation")
     is_single = len(train) == 1 and train[0].name.endswith(".txt")
@@ -62,9 +68,6 @@ def prepare(
         and (train[0].size or 0) > _WORTH_PROCESSES
     ):
         raise DataError(SINGLE_DOCUMENT)  # of a short text it is found out as soon
-    if is_prepared(folder):
-        _check_same(folder, config, {"train": train, "validation": validation})
-        return PreparedData.open(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder}: exists and was not prepared by loopway; choose another folder")
     place = folder.resolve()  # what a link points to
@@ -80,7 +83,7 @@ def prepare(
             shutil.rmtree(partial)
             return prepare(config, folder)
         if is_prepared(partial):  # interrupted just before it was renamed
-            _check_same(partial, config, {"train": train, "validation": validation})
+            _check_same(partial, config)
         assembly.run(given, processes)
     (partial / ".lock").unlink()
     if place.exists():
@@ -119,8 +122,11 @@ def _processes(wanted: int | None, sources: Sequence[TextSource]) -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _check_same(folder: Path, config: PreparationConfig, sources: dict[str, list[TextSource]]) -> None:
-    """Raises :class:`DataError` naming the first thing in which the folder differs from what is wanted."""
+def _check_same(folder: Path, config: PreparationConfig) -> list[str]:
+    """Return the entries of the config that name nothing any more.
+
+    Raises :class:`DataError` naming the first thing in which the folder differs from what is wanted.
+    """
     manifest, advice = read_manifest(folder), "choose another folder, or delete this one"
     for key, value in request_of(config, None)["config"].items():
         there = manifest["config"].get(key)
@@ -133,8 +139,17 @@ def _check_same(folder: Path, config: PreparationConfig, sources: dict[str, list
                 f"{folder}: was prepared with another tokenizer than {config.tokenizer}; {advice}"
             )
     written = (folder / MANIFEST).stat().st_mtime_ns
-    for half, wanted in sources.items():
-        there = manifest["sources"][half]
+    missing: list[str] = []
+    for half, entries in (("train", config.train), ("validation", config.validation or [])):
+        wanted, gone = _find_those_there(entries, config.text_field, field=f"data.{half}")
+        missing += gone
+        if not wanted:
+            continue  # of a folder that was moved between machines, even names may differ
+        there = [
+            source
+            for source in manifest["sources"][half]
+            if not any(is_of_entry(source["name"], entry) for entry in gone)
+        ]
         names = {"there": [source["name"] for source in there], "now": [source.name for source in wanted]}
         if names["there"] != names["now"]:
             differing = sorted(set(names["there"]) ^ set(names["now"])) or ["order"]
@@ -146,3 +161,18 @@ def _check_same(folder: Path, config: PreparationConfig, sources: dict[str, list
                 raise DataError(
                     f"{folder}: data.{half} has changed since it was prepared ({source.name}); {advice}"
                 )
+    return missing
+
+
+def _find_those_there(
+    entries: Sequence[str | HubDataset], text_field: str, *, field: str
+) -> tuple[list[TextSource], list[str]]:
+    """The sources that are there, and the entries that name nothing."""
+    sources: list[TextSource] = []
+    missing: list[str] = []
+    for entry in entries:
+        try:
+            sources += find_sources([entry], text_field, field=field)
+        except NoSourceError:
+            missing.append(entry.dataset if isinstance(entry, HubDataset) else entry)
+    return sources, missing

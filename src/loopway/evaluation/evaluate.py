@@ -15,6 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
+from loopway.data.tokens_note import NoTokensError
 from loopway.errors import ConfigError
 from loopway.evaluation.answers import Answers
 from loopway.evaluation.harness import HarnessModel, LeftOutError, Tasks
@@ -135,7 +136,10 @@ def _take(
 ) -> TaskResult:
     if measure.task != HELD_OUT:
         return tasks.run(measure, model, settings.limit)
-    samples = held_out_samples(evaluated, list(settings.held_out), settings.sequence_length)
+    try:
+        samples = held_out_samples(evaluated, list(settings.held_out), settings.sequence_length)
+    except NoTokensError as error:
+        raise LeftOutError(f"held-out perplexity: {error}, or give token files with --held-out") from error
     if samples is None:
         raise LeftOutError(
             "held-out perplexity: there is no validation set; give token files with --held-out"

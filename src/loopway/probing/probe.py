@@ -15,6 +15,7 @@ from rich.progress import track
 from rich.table import Table
 from transformers import AutoConfig, PreTrainedModel
 
+from loopway.data.tokens_note import NoTokensError
 from loopway.errors import ConfigError
 from loopway.files import write_atomically
 from loopway.layout import Layout
@@ -105,7 +106,10 @@ def _probe_one(
 ) -> ModelProbes:
     model = _as_recursive(opened.model)
     cut = _cut_of(opened.name, find_stack(model), layouts, settings.cut, log)
-    held_out = held_out_samples(opened, list(settings.data), settings.sequence_length)
+    try:
+        held_out = held_out_samples(opened, list(settings.data), settings.sequence_length)
+    except NoTokensError as error:
+        raise ConfigError(f"{opened.name}: {error}, or give held-out token files with --data") from error
     if held_out is None:
         raise ConfigError(
             f"{opened.name}: has no validation set of its own; give held-out token files with --data"

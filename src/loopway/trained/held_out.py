@@ -9,9 +9,9 @@ from transformers import PreTrainedModel
 
 from loopway.checks import one_line, wrong_value
 from loopway.data.config import DataConfig
-from loopway.data.loading import open_data
+from loopway.data.loading import open_held_out
 from loopway.data.samples import Source, TokenSamples
-from loopway.data.token_sources import find_tokens, names_tokens
+from loopway.data.token_sources import find_tokens
 from loopway.data.tokenizer import fingerprint
 from loopway.errors import DataError
 from loopway.modeling.loss import losses_of_samples
@@ -29,6 +29,7 @@ def held_out_samples(
         sequence_length: tokens a sample; None: what the run was trained with, else what the model can read.
 
     Raises:
+        NoTokensError: the run's own validation set is gone.
         DataError: the files are damaged, or were made with another tokenizer.
         ConfigError: samples longer than the model reads.
     """
@@ -76,13 +77,9 @@ def sample_losses(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> lis
 def _of_run(run: RunFolder | None, config: DataConfig | None, length: int | None) -> TokenSamples | None:
     if run is None or config is None:
         return None
-    # A comparison's runs share its data.
-    folder = next((place for place in (run.data, run.path.parents[1] / "data") if place.exists()), None)
-    if folder is None and not any(map(names_tokens, config.train)):
-        return None  # prepared text that is gone
     if length is not None:
         config = config.model_copy(update={"sequence_length": length})
-    return open_data(config, folder or run.data).validation_samples()
+    return open_held_out(config, run.data_places, run.tokens)
 
 
 def _data_config(run: RunFolder | None) -> DataConfig | None:

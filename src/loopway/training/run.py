@@ -18,6 +18,7 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback
 
 from loopway.data.loading import RunData, open_data
+from loopway.data.prepared import is_prepared
 from loopway.data.samples import TokenSamples
 from loopway.errors import ConfigError, LoopwayError
 from loopway.files import write_atomically
@@ -58,7 +59,8 @@ def train(
     Args:
         config: the run.
         folder: the run folder; created if it isn't there.
-        data_folder: prepared data shared between runs; None is the folder's own `data/`.
+        data_folder: prepared data shared between runs; None is the folder's own `data/`, or that of a comparison whose run
+            it is.
         title: name on the progress bar; None is the folder's.
         console: where progress goes; None is standard error.
 
@@ -85,7 +87,10 @@ def train(
         with run.locked() if arguments.should_save else contextlib.nullcontext():
             try:
                 with arguments.main_process_first(local=False, desc="data"):
-                    data = open_data(config.data, Path(data_folder) if data_folder else run.data)
+                    place = data_folder or next(filter(is_prepared, run.data_places), run.data)
+                    data = open_data(config.data, place, run.tokens if run.has_progress else None)
+                if data.notice and data_folder is None:  # a comparison says so itself
+                    say(console, data.notice)
                 model_config = config.build_model_config(data.tokenizer)
                 data.check_ids(model_config.vocab_size)
                 if arguments.should_save:

@@ -45,6 +45,12 @@ class RunFolder:
         return self.path / "data"
 
     @property
+    def data_places(self) -> list[Path]:
+        """Where its prepared text may lie: in the run, or beside the runs of the comparison that it is part of."""
+        comparison = self.path.absolute().parent.parent
+        return [self.data, *([comparison / "data"] if (comparison / "comparison.json").is_file() else [])]
+
+    @property
     def tokens(self) -> Path:
         """JSON: which tokens the run has begun with."""
         return self.path / "tokens.json"

@@ -1,0 +1,110 @@
+"""tokens.json: which tokens a run began with, and where its token files lay.
+
+A run goes on with these tokens alone, wherever it is told to. Knows nothing of how text or token files are opened.
+"""
+
+import glob
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from loopway.data.config import DataConfig, HubDataset, TokenSource
+from loopway.data.token_sources import Entry, names_tokens
+from loopway.errors import DataError
+from loopway.files import write_atomically
+
+_PARTS = ("tokenizer", "train", "validation")
+
+
+class NoTokensError(DataError):
+    """The tokens that a run began with aren't there any more."""
+
+
+@dataclass(frozen=True)
+class TokensNote:
+    """What tells a run's tokens from others, by part, and their places."""
+
+    tokenizer: str
+    train: list[list[dict[str, Any]]]
+    validation: list[list[dict[str, Any]]]
+    places: dict[str, str] = field(default_factory=dict)
+    """Of token files and their tokenizer's folder: absolute, by the names that the config gives them."""
+
+    @classmethod
+    def read(cls, path: Path) -> Self | None:
+        """The note at ``path``, or None if there is none. Raises :class:`DataError` if it can't be read."""
+        if not path.exists():
+            return None
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError):
+            raise DataError(f"{path}: damaged; put it back, or choose another folder") from None
+
+    def write(self, path: Path) -> None:
+        write_atomically(path, json.dumps(asdict(self), indent=2) + "\n")
+
+    def differs_in(self, now: Self) -> str | None:
+        """The first part of which other tokens are there now."""
+        return next((part for part in _PARTS if getattr(self, part) != getattr(now, part)), None)
+
+
+def places_of(config: DataConfig, located: DataConfig) -> dict[str, str]:
+    """Where token files, and their tokenizer's folder, are now: absolute, by the names that the config gives them."""
+    places: dict[str, str] = {}
+    for part in ("train", "validation"):
+        for given, entry in zip(getattr(config, part) or [], getattr(located, part) or [], strict=True):
+            if not isinstance(entry, HubDataset) and names_tokens(entry):
+                places[_name(given)] = _absolute(_name(entry))
+    if places and located.tokenizer is not None and Path(located.tokenizer).expanduser().is_dir():
+        places[str(config.tokenizer)] = _absolute(located.tokenizer)
+    return places
+
+
+def locate(config: DataConfig, places: Mapping[str, str]) -> DataConfig:
+    """The config with noted places in place of the names it gives, where something is there.
+
+    Raises:
+        NoTokensError: there is nothing at a noted place, nor under the name.
+    """
+    changed: dict[str, Any] = {"train": locate_entries(config.train, places, "train")}
+    if config.validation is not None:
+        changed["validation"] = locate_entries(config.validation, places, "validation")
+    if config.tokenizer is not None:
+        changed["tokenizer"] = _locate(config.tokenizer, places, "tokenizer")
+    return config.model_copy(update=changed)
+
+
+def locate_entries(entries: Sequence[Entry], places: Mapping[str, str], part: str) -> list[Entry]:
+    """As :func:`locate`, of the entries of one part."""
+    found: list[Entry] = []
+    for entry in entries:
+        if isinstance(entry, str):
+            found.append(_locate(entry, places, part))
+        elif isinstance(entry, TokenSource):
+            found.append(entry.model_copy(update={"tokens": _locate(entry.tokens, places, part)}))
+        else:
+            found.append(entry)
+    return found
+
+
+def _locate(name: str, places: Mapping[str, str], part: str) -> str:
+    if name not in places:
+        return name
+    for place in (places[name], name):
+        path = Path(place).expanduser()
+        if path.exists() or any(True for _ in glob.iglob(str(path), recursive=True)):
+            return place
+    raise NoTokensError(
+        f"data.{part}: {name!r} is neither here nor at {places[name]}, where the run found it; put it back"
+    )
+
+
+def _name(entry: str | TokenSource) -> str:
+    return entry if isinstance(entry, str) else entry.tokens
+
+
+def _absolute(name: str) -> str:
+    return os.path.abspath(Path(name).expanduser())
