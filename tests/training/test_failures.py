@@ -151,7 +151,7 @@ def test_memory_that_is_not_there_ends_every_worker(
     workers.wait_for_checkpoint()
     resource.prlimit(workers.processes[1].pid, resource.RLIMIT_AS, (2**20, 2**20))
     words = workers.last_words(1, within=120)
-    assert "there wasn't enough memory" in words and "per_device_train_batch_size than 2" in words
+    assert "there wasn't enough memory" in words and "per_device_train_batch_size, now 2, with" in words
     assert "worker 0 of 2 lost another one" in workers.last_words(0, within=10)
     goes_on(workers.run, lambda count: start(count, sections=sections), 1)
 
@@ -204,12 +204,26 @@ def test_a_folder_that_cannot_be_written_to_is_named(tiny_config: Build, tmp_pat
     assert run.is_finished
 
 
-def test_a_device_without_memory_is_told_in_the_same_words(
+def test_a_device_without_memory_is_told_in_the_same_words_and_the_run_takes_the_advice(
     tiny_config: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
 
-    monkeypatch.setattr("loopway.training.trainer.SampleTrainer.compute_loss", full)
-    with pytest.raises(TrainingError, match="there wasn't enough memory: a smaller"):
-        train(tiny_config(), tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
+    train(tiny_config(), run.path)
+    for gone in (run.model, run.checkpoints / "checkpoint-8"):  # as if it had been stopped after step 4
+        shutil.rmtree(gone)
+    run.summary.unlink()
+    with monkeypatch.context() as patch, pytest.raises(TrainingError) as caught:
+        patch.setattr("loopway.training.trainer.SampleTrainer.compute_loss", full)
+        train(tiny_config(), run.path)
+    advice = (
+        "there wasn't enough memory: lower training.per_device_train_batch_size, now 2, with "
+        "training.global_batch_size=4, or set training.recompute (selective, layer or stage), which takes time; "
+    )
+    assert str(caught.value).startswith(advice) and "\n" not in str(caught.value)
+    train(
+        tiny_config(training={"per_device_train_batch_size": 1, "recompute": "stage"}), run.path
+    )  # as it says
+    assert run.is_finished

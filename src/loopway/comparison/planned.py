@@ -36,10 +36,10 @@ class PlannedRun:
     def folder(self) -> RunFolder:
         return RunFolder(self.comparison / "runs" / self.name)
 
-    def check_folder(self) -> None:
+    def check_folder(self, workers: int) -> None:
         """Raise ConfigError if a run of another config has the place, before anything is trained."""
         if self.folder.config.exists():
-            self.folder.check_same(self.config.to_dict(), self.config.plugins)
+            self.folder.check_same(self.config.to_dict(), self.config.plugins, workers)
 
     def train(self, data: Path, workers: Workers) -> None:
         """Train, or go on, unless it is finished. The config file also serves to train this run alone."""

@@ -68,7 +68,7 @@ def compare(
         for planned in in_turn:
             planned.train(folder / "data", workers)
         return Comparison(folder, [])
-    is_new = _claim(folder, [planned for by_seed in runs.values() for planned in by_seed])
+    is_new = _claim(folder, [planned for by_seed in runs.values() for planned in by_seed], workers.count)
     note, has_begun = folder / "tokens.json", any((folder / "runs").glob("*/metrics.jsonl"))
     try:
         data = open_data(plan.data, folder / "data", note if has_begun else None)
@@ -106,7 +106,7 @@ def probe_models(folder: Path, runs: dict[str, list[PlannedRun]], samples: int, 
     probe(models, out, settings, command=shlex.join(command), console=console)
 
 
-def _claim(folder: Path, runs: list[PlannedRun]) -> bool:
+def _claim(folder: Path, runs: list[PlannedRun], workers: int) -> bool:
     """Make sure that the folder is this comparison's; True if it is new. A comparison may grow by variants and seeds.
 
     Raises:
@@ -126,7 +126,7 @@ def _claim(folder: Path, runs: list[PlannedRun]) -> bool:
                 f"another folder with --out"
             )
     for planned in runs:
-        planned.check_folder()
+        planned.check_folder(workers)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(claim, json.dumps({"runs": names}, indent=2) + "\n")
     return is_new

@@ -20,16 +20,18 @@ class Workers:
 
     rank: int
     store: Any  # torch.distributed.Store
+    count: int = 1
 
     @classmethod
     def here(cls) -> Self:
         """Read from the environment that torchrun, or a launcher like it, sets."""
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        count = int(os.environ.get("WORLD_SIZE", "1"))
+        if count == 1:
             return cls(0, None)
         from torch.distributed.rendezvous import rendezvous
 
         store, rank, _ = next(rendezvous("env://", timeout=_PATIENCE))  # the store that torchrun has open
-        return cls(rank, store)
+        return cls(rank, store, count)
 
     @property
     def is_first(self) -> bool:

@@ -57,6 +57,7 @@ class RunLog(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
+        state.compute_steps(args, state.max_steps)  # a checkpoint brings those of the sitting that wrote it
         self.timer.restart()
 
     def on_step_end(

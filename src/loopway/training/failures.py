@@ -45,11 +45,7 @@ def failures_told(arguments: TrainingArguments) -> Iterator[None]:
 def _reason(error: Exception, arguments: TrainingArguments) -> str | None:
     text = str(error)
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or _NO_MEMORY.search(text):
-        return (
-            f"there wasn't enough memory: a smaller training.per_device_train_batch_size than "
-            f"{arguments.per_device_train_batch_size} takes less and changes no result where global_batch_size is set, "
-            f"and training.recompute takes less for more time"
-        )
+        return f"there wasn't enough memory: {_less_memory(arguments)}"
     if _LOADING_PROCESS.search(text):
         return f"a process that loads data died ({one_line(error)})"
     if arguments.world_size > 1 and (isinstance(error, distributed.DistError) or _NO_ANSWER.search(text)):
@@ -58,3 +54,18 @@ def _reason(error: Exception, arguments: TrainingArguments) -> str | None:
             f"for training.ddp_timeout, {arguments.ddp_timeout} s (its own message says why, if it had time for one)"
         )
     return None
+
+
+def _less_memory(arguments: TrainingArguments) -> str:
+    """What takes less memory and leaves the result as it is: a run may resume with it."""
+    train, evaluation = arguments.train_batch_size, arguments.eval_batch_size
+    step = train * arguments.world_size * arguments.gradient_accumulation_steps
+    ways = ["set training.recompute (selective, layer or stage), which takes time"]
+    if train > 1:
+        ways.insert(
+            0,
+            f"lower training.per_device_train_batch_size, now {train}, with training.global_batch_size={step}",
+        )
+    if evaluation > train:
+        ways.insert(0, f"lower training.per_device_eval_batch_size, now {evaluation}")
+    return ", or ".join(ways)

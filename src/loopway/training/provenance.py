@@ -19,6 +19,7 @@ from transformers import TrainingArguments
 from loopway._version import __version__
 from loopway.data.loading import RunData
 from loopway.files import write_atomically
+from loopway.training.free_keys import free_settings
 from loopway.training.measurements import device_name
 
 NUMERICS = 2
@@ -28,7 +29,10 @@ NUMERICS = 2
 def note_sitting(
     path: Path, config: dict[str, Any], data: RunData, arguments: TrainingArguments, first_step: int
 ) -> None:
-    """Adds a sitting, which goes on after `first_step` steps, to the run.json at `path`, or begins it."""
+    """Add a sitting, which goes on after `first_step` steps, to the run.json at `path`, or begin it.
+
+    Its `settings` are the keys that may change from one sitting to the next.
+    """
     content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"sittings": []}
     manifests = {
         str(prepared.folder): prepared.manifest
@@ -40,6 +44,7 @@ def note_sitting(
         "after_step": first_step,
         "loopway": {"version": __version__, "numerics": NUMERICS, **_checkout()},
         "workers": arguments.world_size,
+        "settings": free_settings(config),
         "machine": _machine(arguments.device),
         "python": platform.python_version(),
         "packages": {each.name: each.version for each in sorted(distributions(), key=lambda each: each.name)},

@@ -80,7 +80,7 @@ def train(
     console = (console or Console(stderr=True)) if arguments.should_save else Console(quiet=True)
     with failures_told(arguments):
         with arguments.main_process_first(local=False, desc="the run folder"):
-            is_new = run.begin(config.to_dict(), config.plugins)
+            is_new = run.begin(config.to_dict(), config.plugins, arguments.world_size)
         if run.is_finished:
             say(console, f"{run.path}: already finished, nothing to do")
             return RunSummary.read(run.summary)

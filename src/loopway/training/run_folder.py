@@ -18,6 +18,7 @@ import yaml
 from loopway.errors import ConfigError
 from loopway.files import locked, write_atomically
 from loopway.training.checkpoint import problem_of, steps_of
+from loopway.training.free_keys import defining
 
 
 @dataclass(frozen=True)
@@ -109,20 +110,23 @@ class RunFolder:
         """Within, no other process trains in this folder. Raises ConfigError if one does."""
         return locked(self.path / ".lock", f"another process is training in {self.path}")
 
-    def begin(self, config: dict[str, Any], plugins: list[str]) -> bool:
+    def begin(self, config: dict[str, Any], plugins: list[str], workers: int = 1) -> bool:
         """Claim the folder for a run of `config`; True if it is new.
 
         A run that came no further than its data has not begun: its config may still change.
+
+        Args:
+            config: as :meth:`RunConfig.to_dict` gives it.
+            plugins: its Python files.
+            workers: that train.
 
         Raises:
             ConfigError: the folder holds something else, or a run of another config; nothing is changed.
         """
         if self.config.exists():
-            try:
-                self.check_same(config, plugins)
-            except ConfigError:
-                if self.has_progress:
-                    raise
+            if self.has_progress:
+                self.check_same(config, plugins, workers)
+            elif self._differs(config, plugins):
                 with self.locked():
                     self._write_config(config, plugins)
             return False
@@ -143,23 +147,41 @@ class RunFolder:
                 shutil.copyfile(plugin, self.plugins / Path(plugin).name)
         write_atomically(self.config, yaml.safe_dump(config, sort_keys=False))
 
-    def check_same(self, config: dict[str, Any], plugins: list[str]) -> None:
-        """Raise ConfigError, naming what differs, unless the run begun here is one of `config`."""
-        there = yaml.safe_load(self.config.read_text(encoding="utf-8"))
-        differences = [
-            f"{key} was {old!r}, now {new!r}"
-            for key, (old, new) in _differences(_as_read_back(there), _as_read_back(config)).items()
-        ]
-        for plugin in plugins:
-            copy = self.plugins / Path(plugin).name
-            if not copy.exists() or copy.read_bytes() != Path(plugin).read_bytes():
-                differences.append(f"the plugin {plugin} has changed")
-        if differences:
-            more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
+    def check_same(self, config: dict[str, Any], plugins: list[str], workers: int = 1) -> None:
+        """Raise ConfigError, naming the keys that differ, unless the run begun here gives the result of `config`.
+
+        Keys that define no result may differ: see :mod:`loopway.training.free_keys`.
+        """
+        there, now = defining(self._read_config(), self._workers or workers), defining(config, workers)
+        found = _differences(_as_read_back(there), _as_read_back(now))
+        told = [f"{key} was {old!r}, now {new!r}" for key, (old, new) in [*found.items()][:3]]
+        told += [f"{key} differs" for key in [*found][3:]]
+        told += [f"the plugin {plugin} has changed" for plugin in plugins if self._is_changed(plugin)]
+        if told:
             raise ConfigError(
-                f"{self.path} holds a run of another config: {'; '.join(differences[:3])}{more}; "
-                f"choose another folder, or go back to the config it began with"
+                f"{self.path} holds a run of another config: {'; '.join(told)}; to start anew choose another folder "
+                f"(--out) or delete this one, to resume go back to the config it began with"
             )
+
+    def _differs(self, config: dict[str, Any], plugins: list[str]) -> bool:
+        return self._read_config() != _as_read_back(config) or any(map(self._is_changed, plugins))
+
+    def _read_config(self) -> dict[str, Any]:
+        return _as_read_back(yaml.safe_load(self.config.read_text(encoding="utf-8")))
+
+    def _is_changed(self, plugin: str) -> bool:
+        copy = self.plugins / Path(plugin).name
+        return not copy.exists() or copy.read_bytes() != Path(plugin).read_bytes()
+
+    @property
+    def _workers(self) -> int | None:
+        """How many trained in the latest sitting; None before the first."""
+        if not self.provenance.exists():
+            return None
+        try:
+            return json.loads(self.provenance.read_text(encoding="utf-8"))["sittings"][-1]["workers"]
+        except (ValueError, LookupError, TypeError):
+            raise ConfigError(f"{self.provenance}: damaged; put it back, or choose another folder") from None
 
     def newest_checkpoint(self) -> tuple[Path | None, dict[Path, str]]:
         """The whole checkpoint of the latest step, or None; and those that were passed over, with what is wrong."""

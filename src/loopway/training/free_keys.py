@@ -1,0 +1,87 @@
+"""Which keys of a run's config may change when it resumes. Every key that isn't listed here defines the result.
+
+A listed key changes no result, or only the order in which floating-point sums are taken (equal up to rounding). New fields of
+transformers define the result until they are listed. Knows keys and values; nothing of folders and files.
+"""
+
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+# Fields of `training:`, by what they are about.
+_TRAINING = {
+    # How a step's samples are cut into batches: equal up to rounding. The step itself is `global_batch_size`.
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "eval_accumulation_steps",
+    "torch_empty_cache_steps",
+    # What is computed once more in the backward pass: equal up to rounding.
+    "recompute",
+    "gradient_checkpointing",
+    "activation_checkpointing",
+    # Processes that load samples, whose order doesn't depend on them.
+    "dataloader_num_workers",
+    "dataloader_pin_memory",
+    "dataloader_persistent_workers",
+    "dataloader_prefetch_factor",
+    "dataloader_multiprocessing_context",
+    # What is told, and to whom.
+    "logging_strategy",
+    "logging_steps",
+    "logging_first_step",
+    "log_on_each_node",
+    "log_level",
+    "log_level_replica",
+    "report_to",
+    "run_name",
+    "project",
+    "trackio_space_id",
+    "trackio_bucket_id",
+    "trackio_static_space_id",
+    "push_to_hub",
+    "hub_token",
+    "hub_private_repo",
+    "hub_model_id",
+    "hub_strategy",
+    "hub_always_push",
+    "hub_revision",
+    # When checkpoints are written, and how many are kept.
+    "save_strategy",
+    "save_steps",
+    "save_total_limit",
+    "save_on_each_node",
+    "enable_jit_checkpoint",
+    # Where it runs: equal up to rounding.
+    "use_cpu",
+    "ddp_backend",
+    "ddp_timeout",
+}
+# `data.sha256` says what the tokens must be, and they are compared anyway; probes draw no random number.
+FREE_KEYS = frozenset({f"training.{name}" for name in _TRAINING} | {"data.sha256", "probe_every"})
+
+
+def defining(config: Mapping[str, Any], workers: int) -> dict[str, Any]:
+    """What of a run's config defines its result.
+
+    Args:
+        config: plain values, as :meth:`RunConfig.to_dict` gives them. Plugins count by their file names.
+        workers: that train; without `global_batch_size` the samples of a step follow from their number.
+    """
+    content = {key: value for key, value in config.items() if key not in FREE_KEYS}
+    for section in ("data", "training"):
+        items = config[section].items()
+        content[section] = {key: value for key, value in items if f"{section}.{key}" not in FREE_KEYS}
+    by_workers = config["training"]["per_device_train_batch_size"] * workers
+    content["training"].setdefault("global_batch_size", by_workers)
+    content["plugins"] = [PurePath(plugin).name for plugin in config["plugins"]]
+    return content
+
+
+def free_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of all free keys that a run's config sets, by their dotted names."""
+    found = {key: config[key] for key in FREE_KEYS & config.keys()}
+    for section in ("data", "training"):
+        found |= {
+            name: value for key, value in config[section].items() if (name := f"{section}.{key}") in FREE_KEYS
+        }
+    return dict(sorted(found.items()))
