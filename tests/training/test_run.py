@@ -11,11 +11,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from rich.console import Console
+from torch.utils.data import default_collate
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from loopway.data.loading import open_data
 from loopway.errors import ConfigError, DataError, LoopwayError
 from loopway.modeling import recompute
+from loopway.trained.held_out import held_out_samples, sample_losses
+from loopway.trained.opening import open_trained
 from loopway.training.metrics_log import MetricsLog, read_metrics
 from loopway.training.run import train
 from loopway.training.run_config import RunConfig
@@ -160,6 +163,32 @@ def test_the_validation_loss_is_the_mean_over_every_target(
     per_sample = json.loads((finished / "validation_losses.json").read_text())
     assert per_sample["targets"] == [32] * len(samples)
     assert per_sample["sums"] == pytest.approx(expected.sum(dim=1).tolist(), abs=1e-4)
+
+
+def test_neither_training_s_evaluation_nor_a_trained_model_s_makes_all_logits_at_once(
+    tiny_config: Build, tmp_path: Path
+) -> None:
+    rows = []
+
+    def watch(module: torch.nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(module, torch.nn.Linear) and module.out_features == 384:
+            rows.append(output.numel() // 384)
+
+    config = tiny_config(
+        data={"validation_fraction": 0.3}, training={"max_steps": 1, "per_device_eval_batch_size": 32}
+    )
+    hook = torch.nn.modules.module.register_module_forward_hook(watch)
+    try:
+        train(config, tmp_path / "run")
+        during, rows = rows, []
+        trained = open_trained(str(tmp_path / "run"))
+        samples = held_out_samples(trained, [], None)
+        assert samples is not None and len(samples) > 32
+        sample_losses(trained.model, default_collate([samples[index] for index in range(32)]))
+    finally:
+        hook.remove()
+    assert sum(during) >= 32 * 32 and sum(rows) == 32 * 32
+    assert max(*during, *rows) < 32 * 32 / 2
 
 
 def test_the_summary_counts_what_was_done(finished: Path) -> None:

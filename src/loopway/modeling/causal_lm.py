@@ -20,7 +20,12 @@ from loopway.modeling.families import Family
 from loopway.modeling.few_rows import fast_few_rows
 from loopway.modeling.growing_cache import let_grow
 from loopway.modeling.initialization import initialize
-from loopway.modeling.loss import loss_from_hidden, loss_from_logits, shifted
+from loopway.modeling.loss import (
+    loss_from_hidden,
+    loss_from_logits,
+    sample_losses_from_hidden,
+    shifted,
+)
 from loopway.modeling.stack import RecursiveStack
 
 
@@ -93,6 +98,7 @@ class RecursiveCausalLMMixin:
         shift_labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
         skip_logits: bool | None = None,
+        loss_per_sample: bool = False,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """The family's forward, with a loss that keeps float64 and, in training, doesn't keep the logits.
@@ -103,6 +109,7 @@ class RecursiveCausalLMMixin:
             shift_labels: as ``labels``, already shifted: position n holds the token after n.
             num_items_in_batch: divides the summed loss, instead of the number of targets.
             skip_logits: don't return logits. None: skip them in training mode when there are labels.
+            loss_per_sample: the loss is each sample's, summed over its targets, ``[batch]``, and logits aren't returned.
 
         Returns:
             ``loss`` in nats per target, ``logits`` ``[batch, seq, vocab]`` or None, cache, hidden states, attentions.
@@ -125,14 +132,16 @@ class RecursiveCausalLMMixin:
         # A wrapped head (LoRA, quantised, hooked, sharded) is more than its weight: it is called.
         is_linear = type(self.lm_head) is nn.Linear and type(self.lm_head.weight) is nn.Parameter
         head_is_plain = is_linear and not self.lm_head._forward_hooks
-        if skip_logits and targets is not None and head_is_plain:
+        if loss_per_sample and targets is not None:
+            loss = sample_losses_from_hidden(hidden, self.head_logits, targets)
+        elif skip_logits and targets is not None and head_is_plain:
             loss = loss_from_hidden(hidden, self.lm_head.weight, targets, num_items_in_batch)
         elif targets is not None:
-            all_logits = self.lm_head(hidden)
+            all_logits = self.head_logits(hidden)
             loss = loss_from_logits(all_logits, targets, num_items_in_batch)
             logits = None if skip_logits else _kept(all_logits, logits_to_keep)
         elif not skip_logits:
-            logits = self.lm_head(_kept(hidden, logits_to_keep))
+            logits = self.head_logits(_kept(hidden, logits_to_keep))
         return CausalLMOutputWithPast(
             loss=loss,  # type: ignore[arg-type]
             logits=logits,  # type: ignore[arg-type]
@@ -140,6 +149,10 @@ class RecursiveCausalLMMixin:
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+    def head_logits(self, hidden: Tensor) -> Tensor:
+        """Logits ``[…, vocab]`` of hidden states ``[…, hidden]``, by a wrapped head, too."""
+        return self.lm_head(hidden)
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """transformers' ``generate``, with a cache that is written in its place and fast products of few rows."""

@@ -1,8 +1,9 @@
 """The language-modelling loss, without holding all logits where that pays.
 
-Knows nothing of models: hidden states, the head's weight and targets in, a scalar out.
+Knows nothing of models: hidden states, a head and targets in, a scalar or a loss per sample out.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -116,20 +117,27 @@ def _product_dtype(hidden: Tensor) -> torch.dtype:
     return hidden.dtype
 
 
-def losses_of_samples(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Summed loss in nats and number of targets of every sample, ``[batch]`` each.
+def sample_losses_from_hidden(hidden: Tensor, head: Callable[[Tensor], Tensor], targets: Tensor) -> Tensor:
+    """Summed loss in nats of every sample, ``[batch]``, at least in float32; logits are made in chunks.
+
+    For evaluation: where gradients are wanted, all logits are kept for them.
 
     Args:
-        logits: ``[batch, seq, vocab]``.
+        hidden: the last hidden state, ``[batch, seq, hidden]``.
+        head: gives the logits ``[rows, vocab]`` of hidden states ``[rows, hidden]``.
         targets: already shifted, ``[batch, seq]``; -100 is ignored.
     """
-    dtype = torch.promote_types(logits.dtype, torch.float32)
-    # Sample by sample, so that only one sample's logits are held in float32.
-    sums = [
-        F.cross_entropy(logit.to(dtype), target, reduction="sum", ignore_index=IGNORE_INDEX)
-        for logit, target in zip(logits, targets, strict=True)
-    ]
-    return torch.stack(sums), (targets != IGNORE_INDEX).sum(dim=-1)
+    # Half of training's rows: their logits stay beside their logarithms, where training works in one place.
+    chunks = (part.split(_CHUNK_ROWS // 2) for part in (hidden.flatten(0, -2), targets.flatten()))
+    losses = []
+    for rows, wanted in zip(*chunks, strict=True):
+        logits = head(rows)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        losses.append(
+            F.cross_entropy(logits, wanted.to(logits.device), ignore_index=IGNORE_INDEX, reduction="none")
+        )
+        del logits  # or it would stay while the next chunk's are made
+    return torch.cat(losses).view(targets.shape).sum(dim=-1)
 
 
 def distillation_loss(

@@ -14,7 +14,7 @@ from loopway.data.samples import Source, TokenSamples
 from loopway.data.token_sources import find_tokens
 from loopway.data.tokenizer import fingerprint
 from loopway.errors import DataError
-from loopway.modeling.loss import losses_of_samples
+from loopway.modeling.sample_losses import losses_of_samples
 from loopway.trained.opening import TrainedModel
 from loopway.training.run_folder import RunFolder
 
@@ -70,7 +70,7 @@ def sample_losses(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> lis
     """
     inputs = {key: value.to(model.device) for key, value in batch.items()}
     targets = inputs.pop("shift_labels")
-    sums, _ = losses_of_samples(model(**inputs, use_cache=False).logits, targets)
+    sums, _ = losses_of_samples(model, inputs, targets)
     return sums.tolist()
 
 

@@ -18,8 +18,9 @@ from loopway.data.samples import TokenSamples
 from loopway.data.tokenizer import fingerprint
 from loopway.errors import ConfigError
 from loopway.files import write_atomically
-from loopway.modeling.loss import distillation_loss, losses_of_samples
+from loopway.modeling.loss import distillation_loss
 from loopway.modeling.opening import PretrainedFolder
+from loopway.modeling.sample_losses import losses_of_samples
 from loopway.training.origin import RECORD, read_record
 
 
@@ -127,7 +128,7 @@ def validation_loss(model: PreTrainedModel, samples: TokenSamples, batch_size: i
     for batch in DataLoader(samples, batch_size, collate_fn=default_data_collator):
         inputs = {name: value.to(model.device) for name, value in batch.items()}
         wanted = inputs.pop("shift_labels")
-        sums, counts = losses_of_samples(model(**inputs, use_cache=False).logits, wanted)
+        sums, counts = losses_of_samples(model, inputs, wanted)
         total += sums.double().sum().item()
         targets += int(counts.sum())
     return total / targets

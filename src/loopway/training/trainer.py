@@ -30,7 +30,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from loopway.checks import one_line
-from loopway.modeling.loss import losses_of_samples
+from loopway.modeling.sample_losses import losses_of_samples
 from loopway.modeling.stack import core_parameters
 from loopway.training.callbacks import outlive_sigterm
 from loopway.training.checkpoint import ASIDE, new_aside, retire, seal
@@ -209,8 +209,7 @@ class SampleTrainer(Trainer):
         inputs = self._prepare_inputs(inputs)
         targets = inputs.pop("shift_labels")
         with torch.no_grad(), self.compute_loss_context_manager():
-            logits = model(**inputs, use_cache=False).logits
-        return None, *losses_of_samples(logits, targets)
+            return None, *losses_of_samples(model, inputs, targets)
 
     def _keep_sample_losses(self, prediction: EvalPrediction) -> dict[str, float]:
         sums, targets = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
