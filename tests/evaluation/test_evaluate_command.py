@@ -258,10 +258,7 @@ def test_a_run_s_own_text_is_read_after_a_move_and_left_out_when_it_is_gone(run:
     shutil.rmtree("moved/data")
     code, _, errors = run("moved", "--tasks", "held-out", "--out", "out")
     assert code == 2
-    assert (
-        "prepared text isn't there any more; put its data/ back, or give token files with --held-out"
-        in errors
-    )
+    assert "put back what it was trained on, or give token files with --held-out" in errors
 
 
 def test_models_named_twice_are_one_and_results_are_json(

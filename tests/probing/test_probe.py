@@ -141,7 +141,7 @@ def test_mistakes_are_one_line(
     )
     emptied = shutil_copy(runs / "mesh", tmp_path / "emptied")
     shutil.rmtree(emptied / "data")
-    told = "prepared text isn't there any more; put its data/ back, or give held-out token files with --data"
+    told = "put back what it was trained on, or give held-out token files with --data"
     assert told in line(str(emptied)) and not (emptied / "data").exists()
     (tmp_path / "file").write_text("")
     assert "file" in line_of(capsys, monkeypatch, mesh, "--out", str(tmp_path / "file"))

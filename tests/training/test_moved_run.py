@@ -175,7 +175,7 @@ def test_a_run_from_elsewhere_never_makes_its_reader_prepare_or_read_a_folder_th
         SEEN = []
         try:
             if emptied:
-                with pytest.raises(NoTokensError, match="prepared text isn't there any more"):
+                with pytest.raises(NoTokensError, match="the run holds no prepared text"):
                     losses(run.path)
             else:
                 assert losses(run.path)

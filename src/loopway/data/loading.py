@@ -140,7 +140,10 @@ def _noted_validation(config: DataConfig, noted: TokensNote) -> list[FoundTokens
     part = "train" if config.validation is None else "validation"
     entries = locate_entries(getattr(config, part), noted.places, part)
     if not all(map(names_tokens, entries)):
-        raise NoTokensError("the run's prepared text isn't there any more; put its data/ back")
+        raise NoTokensError(
+            f"the run holds no prepared text (data/), and data.{part} names no token files here; put back what it "
+            f"was trained on"
+        )
     if config.validation is None:
         return _own_validation([find_tokens(entry, field="data.train") for entry in entries])
     return [find_tokens(entry, field="data.validation") for entry in entries]

@@ -224,7 +224,7 @@ def training_arguments(section: dict[str, Any], checkpoints: Path, *, validate: 
                 f"training.global_batch_size: {global_batch} sequences can't be shared evenly: "
                 f"per_device_train_batch_size {arguments.per_device_train_batch_size} on "
                 f"{micro_batch // arguments.per_device_train_batch_size} device(s) makes {micro_batch}; "
-                f"choose a multiple of that"
+                f"choose a multiple of that, or (also to resume) another batch per device or number of workers"
             )
         if global_batch == micro_batch:
             return arguments

@@ -194,7 +194,7 @@ class SampleTrainer(Trainer):
         where = f", first in {place}" if place else ""
         return TrainingError(
             f"{what} at step {step + 1} (training samples {step * of_step} to {(step + 1) * of_step - 1}){where}; the "
-            f"weights weren't touched; a lower learning_rate, longer warmup or bf16 instead of fp16 may help; "
+            f"weights weren't touched; a new run with a lower learning_rate, longer warmup or bf16 instead of fp16 may help; "
             f"checkpoints from before are in {args.output_dir}"
         )
 
