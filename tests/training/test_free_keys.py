@@ -16,7 +16,7 @@ from transformers import TrainingArguments
 from loopway.errors import ConfigError
 from loopway.training.arguments import REFUSED
 from loopway.training.checkpoint import steps_of
-from loopway.training.free_keys import FREE_KEYS
+from loopway.training.free_keys import FREE_KEYS, free_settings
 from loopway.training.metrics_log import read_metrics
 from loopway.training.run import train
 from loopway.training.run_config import RunConfig
@@ -141,3 +141,8 @@ def test_a_run_that_has_no_step_yet_takes_any_config(tiny_config: Build, tmp_pat
     ):
         run.begin(config.to_dict(), [])
         assert RunConfig.load(run.config) == config
+
+
+def test_a_secret_is_not_noted() -> None:
+    config = {"data": {}, "training": {"hub_token": "secret", "logging_steps": 5}}
+    assert free_settings(config) == {"training.logging_steps": 5}

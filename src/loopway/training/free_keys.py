@@ -78,10 +78,11 @@ def defining(config: Mapping[str, Any], workers: int) -> dict[str, Any]:
 
 
 def free_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of all free keys that a run's config sets, by their dotted names."""
+    """The values of all free keys that a run's config sets, by their dotted names; a secret is left out."""
     found = {key: config[key] for key in FREE_KEYS & config.keys()}
     for section in ("data", "training"):
         found |= {
             name: value for key, value in config[section].items() if (name := f"{section}.{key}") in FREE_KEYS
         }
+    found.pop("training.hub_token", None)
     return dict(sorted(found.items()))
