@@ -44,8 +44,8 @@ def folder(tmp_path: Path) -> Path:
         texts = [" ".join(generator.choices(WORDS, k=300)) for _ in range(4)]
         lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
         (tmp_path / f"{half}.jsonl").write_text(lines)
-    train, validation = ([str(tmp_path / f"{half}.jsonl")] for half in ("train", "validation"))
-    prepare(PreparationConfig(train=train, validation=validation, vocab_size=280), tokens)
+    sources = {half: [str(tmp_path / f"{half}.jsonl")] for half in ("train", "validation")}
+    prepare(PreparationConfig.model_validate({**sources, "vocab_size": 280}), tokens)
     base = {
         "model": {"preset": "pythia-14m", "hidden_size": 32, "layout": "1+1R2+1"},
         "data": {"train": str(tokens), "sequence_length": 16},
