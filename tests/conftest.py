@@ -11,14 +11,17 @@ import signal
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # Started in the background or by nohup, a process ignores these, and so do those that it starts.
 for number, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
     if hasattr(signal, number) and signal.getsignal(getattr(signal, number)) == signal.SIG_IGN:
         signal.signal(getattr(signal, number), handler)
 
-settings.register_profile("loopway", deadline=None, derandomize=True)
+# No verdict depends on how fast the machine is. What hangs is ended by `timeout` in pyproject.toml, and by nothing else.
+settings.register_profile(
+    "loopway", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("loopway")
 
 

@@ -11,9 +11,7 @@ import loopway
 
 def run(code: str, *options: str) -> str:
     """What ``code`` prints in a fresh interpreter, where it must succeed."""
-    result = subprocess.run(
-        [sys.executable, *options, "-c", code], capture_output=True, text=True, timeout=300
-    )
+    result = subprocess.run([sys.executable, *options, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return result.stdout.strip()
 

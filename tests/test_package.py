@@ -30,7 +30,7 @@ LARGEST_FILE = 1024 * 1024  # bytes
 def run(*command: str | Path, cwd: Path) -> str:
     """The standard output of a command that must succeed."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
     return result.stdout
 

@@ -148,12 +148,11 @@ def test_interrupted_it_goes_on_and_gives_the_same_result(
     command = [sys.executable, "-m", "loopway", "compare", str(path), "--out", "cut"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         metrics = Path("cut/runs/mesh-seed0/metrics.jsonl")
-        deadline = time.monotonic() + 120
         while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 5):
-            assert time.monotonic() < deadline and process.poll() is None
+            assert process.poll() is None
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
-        stderr = process.communicate(timeout=120)[1].decode()
+        stderr = process.communicate()[1].decode()
     assert process.returncode == 130, stderr
     finished = content(Path("cut/runs/vanilla-seed0"))
     assert not Path("cut/runs/mesh-seed0/summary.json").exists()

@@ -215,7 +215,7 @@ def test_a_killed_command_goes_on_and_its_processes_end(tmp_path: Path, tokenize
             time.sleep(rng.random() / 5)
         finally:
             process.kill()
-        process.communicate(timeout=30)  # returns when all processes that write to these pipes have ended
+        process.communicate()  # returns when all processes that write to these pipes have ended
         assert not (tmp_path / "data").exists()
         seen.add(checkpoint.read_bytes())
     assert len(seen) == 2

@@ -14,7 +14,7 @@ from loopway.data import TokenFile, write_token_file
 from loopway.errors import DataError
 
 DOCUMENTS = [[5, 6, 7, 0], [1, 0], [9, 0]]
-SAME_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+SAME_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 def index(code, sizes, pointers, documents):

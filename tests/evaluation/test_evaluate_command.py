@@ -378,7 +378,6 @@ def test_without_the_harness_one_line_says_how_to_get_it(run: Run, monkeypatch: 
         capture_output=True,
         text=True,
         env=os.environ,
-        timeout=120,
     )
     assert done.returncode == 2
     assert done.stderr == (

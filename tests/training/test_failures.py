@@ -58,19 +58,18 @@ class Workers:
                 )
 
     def wait_for_checkpoint(self) -> None:
-        give_up = time.monotonic() + 120
         while not steps_of(self.run.checkpoints):
-            assert time.monotonic() < give_up and all(each.poll() is None for each in self.processes), [
+            assert all(each.poll() is None for each in self.processes), [
                 errors.read_text()[-3000:] for errors in self.errors
             ]
             time.sleep(0.02)
 
-    def last_words(self, rank: int, within: float) -> str:
+    def last_words(self, rank: int) -> str:
         """Its error, of one line; it has ended with 2.
 
         What libraries say at the interpreter's exit isn't looked at: some can't even count their own time without memory.
         """
-        code = self.processes[rank].wait(within)
+        code = self.processes[rank].wait()
         lines = (
             self.errors[rank].read_text().partition("\nException ignored in atexit callback")[0].splitlines()
         )
@@ -105,9 +104,8 @@ def goes_on(run: RunFolder, start: Callable[..., Workers], count: int) -> None:
     before = max(steps_of(run.checkpoints))
     assert run.newest_checkpoint() == (run.checkpoints / f"checkpoint-{before}", {})
     again = start(count)
-    give_up = time.monotonic() + 120
     while max(steps_of(run.checkpoints)) <= before:
-        assert time.monotonic() < give_up and again.processes[0].poll() is None, again.errors[0].read_text()
+        assert again.processes[0].poll() is None, again.errors[0].read_text()
         time.sleep(0.02)
     again.kill()
 
@@ -119,13 +117,11 @@ def test_a_worker_that_dies_or_hangs_ends_the_others_with_one_line(
     workers = start(2)
     workers.wait_for_checkpoint()
     workers.processes[1].send_signal(signal_sent)
-    began = time.monotonic()
-    words = workers.last_words(0, within=TIMEOUT + 20)
+    words = workers.last_words(0)
     assert "worker 0 of 2 lost another one" in words and str(workers.run.checkpoints) in words
-    assert time.monotonic() - began < TIMEOUT + 10
     if signal_sent == signal.SIGSTOP:  # woken again, it finds itself alone
         workers.processes[1].send_signal(signal.SIGCONT)
-        assert "worker 1 of 2 lost another one" in workers.last_words(1, within=TIMEOUT + 20)
+        assert "worker 1 of 2 lost another one" in workers.last_words(1)
     else:
         goes_on(workers.run, start, 2)
 
@@ -136,8 +132,8 @@ def no_files_over(size: int) -> Callable[[], None]:
 
 def test_a_full_disk_ends_every_worker_with_the_reason_or_where_it_is(start: Callable[..., Workers]) -> None:
     workers = start(2, sections={"training": {"save_steps": 3}}, worker_0=no_files_over(60_000))
-    assert "can't be written" in (first := workers.last_words(0, within=120)) and "large" in first
-    assert "another worker says why" in workers.last_words(1, within=10)
+    assert "can't be written" in (first := workers.last_words(0)) and "large" in first
+    assert "another worker says why" in workers.last_words(1)
     assert not steps_of(workers.run.checkpoints) and not (workers.run.checkpoints / ASIDE).exists()
 
 
@@ -150,9 +146,9 @@ def test_memory_that_is_not_there_ends_every_worker(
     workers = start(2, sections=sections)
     workers.wait_for_checkpoint()
     resource.prlimit(workers.processes[1].pid, resource.RLIMIT_AS, (2**20, 2**20))
-    words = workers.last_words(1, within=120)
+    words = workers.last_words(1)
     assert "there wasn't enough memory" in words and "per_device_train_batch_size, now 2, with" in words
-    assert "worker 0 of 2 lost another one" in workers.last_words(0, within=10)
+    assert "worker 0 of 2 lost another one" in workers.last_words(0)
     goes_on(workers.run, lambda count: start(count, sections=sections), 1)
 
 
@@ -170,7 +166,7 @@ def test_data_that_vanishes_under_a_run_is_named(
     tokens = tmp_path / "data" / "train.bin"
     shutil.copy(tokens, tmp_path / "copy.bin")
     os.truncate(tokens, 100)
-    words = workers.last_words(0, within=60)
+    words = workers.last_words(0)
     assert f"{tokens}: it had" in words and "now 100" in words
     if loading_processes:
         return
