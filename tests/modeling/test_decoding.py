@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from tiny_models import FAMILIES, VOCABULARY, random_ids, tiny_model
 from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, StaticCache
@@ -222,6 +224,10 @@ def test_without_a_compiler_compiled_decoding_says_what_is_missing() -> None:
         loopway.compiled_decoding(tiny_model())
 
 
+@pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.18"),
+    reason="its sliding caches return more than the mask allows for, of the family's own models, too",
+)
 @torch.no_grad()
 def test_an_assistant_with_a_sliding_window_drafts_beyond_it() -> None:
     model = tiny_model(family="mistral_sliding", dtype=torch.float32)

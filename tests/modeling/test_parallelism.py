@@ -42,7 +42,7 @@ def spread(folder: Path) -> dict[str, dict[str, Any]]:
     worker = str(Path(__file__).with_name("parallel_worker.py"))
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     finished = subprocess.run(
-        [sys.executable, *launcher, worker, str(folder)], capture_output=True, text=True, timeout=600
+        [sys.executable, *launcher, worker, str(folder)], capture_output=True, text=True
     )
     assert finished.returncode == 0, finished.stderr[-3000:]
     return torch.load(folder / "found.pt", weights_only=True)
@@ -103,16 +103,14 @@ def test_pipeline_stages_are_not_offered_since_they_share_layers(family: str) ->
 def test_a_device_map_does_not_cut_the_stack_in_two(family: str, tmp_path: Path) -> None:
     model = tiny_model(LAYOUT, "mesh", family, dtype=torch.float32)
     model.save_pretrained(tmp_path / "model")
-    memory = (
-        sum(weight.nbytes for weight in model.parameters()) * 2 // 3
-    )  # for the embedding and some of the layers
+    memory = sum(weight.nbytes for weight in model.parameters()) * 95 // 100  # for all but some of the layers
     split: Any = AutoModelForCausalLM.from_pretrained(
         tmp_path / "model",
         device_map="auto",
         max_memory={"cpu": memory},
         offload_folder=tmp_path / "offloaded",
     )
-    assert "disk" in split.hf_device_map.values()
+    assert set(split.hf_device_map.values()) == {"cpu", "disk"}
     assert not any(".layers.0." in name for name in split.hf_device_map)
     assert torch.equal(split(random_ids()).logits, model(random_ids()).logits)
 

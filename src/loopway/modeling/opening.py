@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import is_offline_mode, snapshot_download
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -99,7 +99,13 @@ class PretrainedFolder:
 
 
 def _download(name: str, patterns: list[str], revision: str | None = None) -> str:
-    return snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"])
+    return snapshot_download(
+        name,
+        revision=revision,
+        allow_patterns=patterns,
+        ignore_patterns=["*/*"],
+        local_files_only=is_offline_mode(),  # huggingface_hub 1.33 doesn't look for a cached revision by itself
+    )
 
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
