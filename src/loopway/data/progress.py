@@ -37,7 +37,8 @@ class Meter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        if not self._bar.disable:  # rich 14 prints an empty line even then
+            self._bar.stop()
 
     def begin(self, description: str, total: float | None) -> None:
         """A new task of ``total`` bytes to read; None where that isn't known."""
