@@ -72,7 +72,7 @@ def core(count: int, *, width: int, tokens: int) -> dict[str, float]:
 
     def gradient(model: Any, *, autocast: bool, cache: bool = True) -> list[Tensor]:
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast, cache_enabled=cache):
-            loss = model(ids, labels=ids, use_cache=False).loss
+            loss = model(ids, labels=ids, skip_logits=True, use_cache=False).loss
         return list(torch.autograd.grad(loss, core_parameters(model)))
 
     cached, uncached = (gradient(model, autocast=True, cache=cache) for cache in (True, False))

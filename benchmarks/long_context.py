@@ -41,7 +41,7 @@ def random_ids(model: PreTrainedModel, length: int) -> Tensor:
 
 
 def step(model: PreTrainedModel, ids: Tensor) -> None:
-    model(ids[:, :-1], shift_labels=ids[:, 1:], use_cache=False).loss.backward()
+    model(ids[:, :-1], shift_labels=ids[:, 1:], skip_logits=True, use_cache=False).loss.backward()
     model.zero_grad(set_to_none=False)
 
 

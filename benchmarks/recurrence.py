@@ -44,7 +44,7 @@ def training_step(model: PreTrainedModel, ids: Tensor) -> Callable[[], None]:
     optimizer = AdamW(model.parameters(), lr=1e-4, fused=True)
 
     def step() -> None:
-        model(ids[:, :-1], shift_labels=ids[:, 1:], use_cache=False).loss.backward()
+        model(ids[:, :-1], shift_labels=ids[:, 1:], skip_logits=True, use_cache=False).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
 

@@ -57,7 +57,7 @@ class Shape:
 
 
 def loss_of(model: PreTrainedModel, ids: Tensor) -> Tensor:
-    return model(ids[:, :-1], shift_labels=ids[:, 1:], use_cache=False).loss
+    return model(ids[:, :-1], shift_labels=ids[:, 1:], skip_logits=True, use_cache=False).loss
 
 
 def step(model: PreTrainedModel, ids: Tensor) -> None:

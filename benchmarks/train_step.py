@@ -140,7 +140,10 @@ def loss_of(variant: str, model: nn.Module, ids: Tensor) -> Tensor:
         from litgpt.utils import chunked_cross_entropy  # type: ignore[import-not-found]
 
         return chunked_cross_entropy(model(inputs), ids[:, 1:].contiguous())
-    return model(inputs, labels=inputs, use_cache=False).loss  # no cache, as under transformers' Trainer
+    lean = {"skip_logits": True} if is_ours(variant) else {}
+    return model(
+        inputs, labels=inputs, use_cache=False, **lean
+    ).loss  # no cache, as under transformers' Trainer
 
 
 def training_step(variant: str, model: nn.Module, work: Work) -> Callable[[Tensor], Tensor]:

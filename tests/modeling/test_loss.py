@@ -1,11 +1,13 @@
 """The loss: exact, shifted as in every Hugging Face model, and without all logits where that pays."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from tiny_models import FAMILIES, gradients, random_ids, tiny_model
+from transformers import Trainer, TrainingArguments, default_data_collator
 
 from loopway.modeling import loss as loss_module
 
@@ -25,19 +27,37 @@ def test_the_loss_is_the_mean_over_targets_in_nats(family: str) -> None:
         torch.testing.assert_close(output.loss, expected, rtol=0.0, atol=1e-12)
 
 
-def test_logits_are_left_out_only_in_training_with_labels() -> None:
-    model = tiny_model()
+@pytest.mark.parametrize("training", [True, False])
+def test_logits_are_left_out_only_where_that_is_asked_for(training: bool) -> None:
+    model = tiny_model().train(training)
     ids = random_ids()
-    assert model(ids, labels=ids).logits is not None
-    assert model(ids, labels=ids, skip_logits=True).logits is None
-    model.train()
-    assert model(ids).logits is not None
-    assert model(ids, labels=ids).logits is None
-    assert model(ids, shift_labels=ids).logits is None
-    with_logits = model(ids, labels=ids, skip_logits=False)
-    torch.testing.assert_close(with_logits.logits, model(ids).logits, rtol=0.0, atol=0.0)
-    torch.testing.assert_close(with_logits.loss, model(ids, labels=ids).loss, rtol=0.0, atol=1e-12)
-    assert isinstance(model(ids, labels=ids, return_dict=False), tuple)
+    logits = model(ids).logits
+    with_logits = model(ids, labels=ids)
+    assert torch.equal(with_logits.logits, logits)
+    assert torch.equal(model(ids, shift_labels=ids).logits, logits)
+    without = model(ids, labels=ids, skip_logits=True)
+    assert without.logits is None
+    torch.testing.assert_close(without.loss, with_logits.loss, rtol=0.0, atol=1e-12)
+    loss, first = model(ids, labels=ids, return_dict=False)[:2]
+    assert loss.ndim == 0 and torch.equal(first, logits)
+
+
+class Accuracy(Trainer):
+    """Reads logits in training, as metrics, penalties of entropy and distillation do."""
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+        assert outputs.logits.shape == (*inputs["labels"].shape, model.config.vocab_size)
+        return (loss, outputs) if return_outputs else loss
+
+
+def test_a_trainer_that_reads_logits_trains(tmp_path: Path) -> None:
+    model = tiny_model(dtype=torch.float32)
+    arguments = TrainingArguments(
+        str(tmp_path), max_steps=1, report_to="none", save_strategy="no", use_cpu=True
+    )
+    samples: Any = [{"input_ids": row, "labels": row} for row in random_ids(8)]
+    Accuracy(model, arguments, train_dataset=samples, data_collator=default_data_collator).train()
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -104,12 +124,12 @@ def test_a_long_batch_trains_without_ever_holding_all_logits() -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = model(ids, labels=ids).loss
+        loss = model(ids, labels=ids, skip_logits=True).loss
     assert max(sizes) < vocabulary * tokens
     loss.backward()
     chunked = gradients(model)
     model.zero_grad()
-    plain = model(ids, labels=ids, skip_logits=False)
+    plain = model(ids, labels=ids)
     plain.loss.backward()
     torch.testing.assert_close(loss, plain.loss, rtol=1e-5, atol=1e-5)
     for name, grad in gradients(model).items():

@@ -97,18 +97,18 @@ class RecursiveCausalLMMixin:
         logits_to_keep: int | Tensor = 0,
         shift_labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
-        skip_logits: bool | None = None,
+        skip_logits: bool = False,
         loss_per_sample: bool = False,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """The family's forward, with a loss that keeps float64 and, in training, doesn't keep the logits.
+        """The family's forward, with a loss that keeps float64 and, if asked, doesn't make all logits at once.
 
         Args:
             input_ids: ``[batch, seq]``.
             labels: ``[batch, seq]``, shifted inside; -100 is ignored.
             shift_labels: as ``labels``, already shifted: position n holds the token after n.
             num_items_in_batch: divides the summed loss, instead of the number of targets.
-            skip_logits: don't return logits. None: skip them in training mode when there are labels.
+            skip_logits: don't return logits; with labels, the loss then needs only a chunk of them at a time.
             loss_per_sample: the loss is each sample's, summed over its targets, ``[batch]``, and logits aren't returned.
 
         Returns:
@@ -125,8 +125,6 @@ class RecursiveCausalLMMixin:
         )
         hidden = outputs.last_hidden_state
         targets = shifted(labels) if shift_labels is None and labels is not None else shift_labels
-        if skip_logits is None:
-            skip_logits = self.training and targets is not None  # type: ignore[attr-defined]
 
         loss = logits = None
         # A wrapped head (LoRA, quantised, hooked, sharded) is more than its weight: it is called.

@@ -127,7 +127,7 @@ def measure_start(model: PreTrainedModel, input_ids: Tensor) -> StartReport:
     precise = torch.promote_types(base.dtype, torch.float32)
     difference = (logits.to(precise) - base.to(precise)).norm(dim=-1) / base.to(precise).norm(dim=-1)
     leaks = [_leak(record.weights) for record in records[:-1] if record.weights is not None]
-    loss = model(ids, labels=ids, use_cache=False).loss
+    loss = model(ids, labels=ids, skip_logits=True, use_cache=False).loss
     gradients = torch.autograd.grad(loss, list(stack.recurrence.parameters()))
     norm = torch.stack([gradient.to(precise).norm() for gradient in gradients]).norm()
     return StartReport(max(leaks), difference.max().item(), norm.item(), ids.numel())

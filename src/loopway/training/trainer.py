@@ -116,7 +116,7 @@ class SampleTrainer(Trainer):
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         inputs = {**inputs, "use_cache": False}
         if self.teacher is None:
-            return super().compute_loss(model, inputs, *args, **kwargs)
+            return super().compute_loss(model, {**inputs, "skip_logits": True}, *args, **kwargs)
         return self._taught_loss(self.teacher, model, inputs, *args, **kwargs)
 
     def _taught_loss(
