@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_models import FAMILIES, family_config, random_ids, tiny_config, tiny_model
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen3Config
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 import loopway
 from loopway.errors import ConfigError, FamilyError, LayoutError, LoopwayError, RecurrenceError
@@ -66,11 +66,44 @@ def test_a_family_that_is_not_supported_is_answered_with_those_that_are_and_how_
     assert "loopway.register_family(loopway.Family(" in message and "CONTRIBUTING.md" in message
 
 
-def test_layers_of_differing_attention_types_are_refused() -> None:
-    mixed = Qwen3Config(num_hidden_layers=4, use_sliding_window=True, sliding_window=8, max_window_layers=2)
-    assert len(set(mixed.layer_types or [])) == 2
-    with pytest.raises(FamilyError, match=r"differing attention types \(full_attention, sliding_attention\)"):
-        loopway.recursive_config(mixed, layout="1+1R2+1")
+MIXED = ["full_attention", "sliding_attention"]
+
+
+def mixed(types: list[str]) -> Any:
+    return family_config(
+        "qwen3", num_hidden_layers=len(types), layer_types=types, use_sliding_window=True, sliding_window=5
+    )
+
+
+def test_a_list_of_one_entry_a_layer_is_repeated_as_the_layout_repeats_the_layers() -> None:
+    of_all = MIXED + MIXED * 3 + MIXED
+    for given in (of_all, MIXED * 3):  # for the unrolled layers, and for the unique ones
+        config: Any = loopway.recursive_config(mixed(given), layout="2+2R3+2")
+        assert config.layer_types == of_all
+        config.layout = "2+2R5+2"
+        assert (config.num_hidden_layers, config.layer_types) == (14, MIXED * 7)
+        assert type(config)(**config.to_dict()).layer_types == MIXED * 7
+
+
+def test_a_list_that_the_family_makes_from_its_depth_is_made_for_the_unique_layers() -> None:
+    own: Any = family_config("qwen3", num_hidden_layers=9, use_sliding_window=True, max_window_layers=3)
+    assert own.layer_types == ["full_attention"] * 3 + ["sliding_attention"] * 6
+    config: Any = loopway.recursive_config(own, layout="2+2R2+1")
+    expected = [*["full_attention"] * 3, "sliding_attention", "full_attention", *["sliding_attention"] * 2]
+    assert config.layer_types == expected
+    again: Any = loopway.recursive_config(config, layout="6")
+    assert again.layer_types == ["full_attention"] * 3 + ["sliding_attention"] * 3
+
+
+def test_lists_that_fit_no_layout_are_refused_with_what_would() -> None:
+    with pytest.raises(
+        FamilyError, match=r"fold layers 1 \(sliding_attention\) and 2 \(full_attention\) into one"
+    ):
+        loopway.recursive_config(mixed(MIXED * 2), layout="1+1R2+1")
+    with pytest.raises(
+        FamilyError, match=r"layer_types has 8 entries, and layout 2\+2R2\+1 has 5 unique layers: give"
+    ):
+        loopway.recursive_config(mixed(MIXED * 4), layout="2+2R2+1")
 
 
 MISTAKES: list[tuple[dict[str, Any], type[LoopwayError], str]] = [

@@ -1,6 +1,7 @@
 """Decoding with a KV cache gives what a full forward pass gives, for every family and every way of calling it."""
 
 import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import transformers
 from packaging.version import Version
 from tiny_models import FAMILIES, VOCABULARY, random_ids, tiny_model
 from torch import Tensor
-from transformers import DynamicCache, GenerationConfig, StaticCache
+from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig, StaticCache
 from transformers.cache_utils import StaticLayer
 
 import loopway
@@ -251,3 +252,17 @@ def test_drafting_with_fewer_layers_is_refused_and_leaves_the_model_as_it_was(fa
             model.generate(ids, max_new_tokens=4, **settings)
     assert model.config.to_dict() == config
     assert torch.equal(model.generate(ids, max_new_tokens=4, do_sample=False), greedy)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_a_folder_that_is_opened_with_more_loops_generates(family: str, tmp_path: Path) -> None:
+    tiny_model("1+2R2+1", "base", family, dtype=torch.float32).save_pretrained(tmp_path)
+    model: Any = AutoModelForCausalLM.from_pretrained(tmp_path, layout="1+2R4+1")
+    expected = tiny_model("1+2R4+1", "base", family, dtype=torch.float32)
+    lists = {key: value for key, value in expected.config.to_dict().items() if isinstance(value, list)}
+    assert {key: model.config.to_dict()[key] for key in lists} == lists
+    assert model.config.num_hidden_layers == 10
+    ids = random_ids(length=5)
+    options: Any = {"max_new_tokens": 4, "do_sample": False, "attention_mask": torch.ones_like(ids)}
+    assert torch.equal(model.generate(ids, **options), expected.generate(ids, **options))

@@ -58,7 +58,7 @@ def test_every_level_goes_with_autocast_which_casts_shared_weights_once(level: s
 @pytest.mark.parametrize("level", RECOMPUTE_LEVELS)
 def test_every_level_goes_with_the_meta_device_which_has_no_autocast(level: str) -> None:
     states = torch.empty(2, 4, device="meta", requires_grad=True)
-    assert run_layers([torch.nn.Linear(4, 4, device="meta")], states, {}, level).shape == (2, 4)
+    assert run_layers([(torch.nn.Linear(4, 4, device="meta"), {})], states, level).shape == (2, 4)
 
 
 class Counter(TorchDispatchMode):

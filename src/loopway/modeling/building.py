@@ -14,8 +14,9 @@ from transformers import PreTrainedConfig
 
 from loopway.errors import FamilyError, LoopwayError
 from loopway.layout import Layout
-from loopway.modeling.configuration import config_class
+from loopway.modeling.configuration import RecursiveConfigMixin, config_class
 from loopway.modeling.families import Family, family_named
+from loopway.modeling.per_layer import of_unique_layers, without_followers
 from loopway.modeling.registration import register_models
 
 # What transformers' configs take beside their fields: run-time choices, and rotary settings under their older names.
@@ -48,17 +49,18 @@ def recursive_config(
     Raises:
         FamilyError, LayoutError, RecurrenceError: for an unsupported family, or what can't be combined.
     """
-    compute_depth = Layout.parse(layout).compute_depth
+    parsed = Layout.parse(layout)
     given = family_config.to_dict()
     model_type = given.pop("model_type").removeprefix("recursive_")
     family = family_named(model_type)
-    for follows_from_layout in ("num_hidden_layers", "architectures", "transformers_version"):
-        given.pop(follows_from_layout, None)
-    layer_types = given.pop("layer_types", None)
-    if layer_types and len(set(layer_types)) == 1:
-        given["layer_types"] = layer_types[:1] * compute_depth
-    elif layer_types:
-        given["layer_types"] = layer_types
+    for not_of_it in ("architectures", "transformers_version"):
+        given.pop(not_of_it, None)
+    if isinstance(family_config, RecursiveConfigMixin):
+        for name, values in family_config.per_layer_lists.items():
+            given[name] = of_unique_layers(name, values, family_config.parsed_layout)
+        given["num_hidden_layers"] = family_config.num_unique_layers
+    given = without_followers(family.config_class, given, parsed)
+    given.pop("num_hidden_layers", None)
     check_field_names(family, options)
     return build_config(family, {**given, **options, "layout": layout, "recurrence": recurrence})
 

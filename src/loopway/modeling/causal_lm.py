@@ -4,7 +4,7 @@ The family's own base model is built with the unique layers, which then move int
 masks, generation and weight names stay its own. Knows nothing of any one family.
 """
 
-from functools import cache
+from functools import cache, partial
 from typing import Any, ClassVar
 
 import torch
@@ -17,8 +17,10 @@ from loopway.errors import ConfigError
 from loopway.modeling.adapters import AdaptedLayersMixin
 from loopway.modeling.configuration import config_class
 from loopway.modeling.families import Family
+from loopway.modeling.family_head import after_base, changes_logits, construct, logits_of, unchanged
 from loopway.modeling.few_rows import fast_few_rows
 from loopway.modeling.growing_cache import let_grow
+from loopway.modeling.handing import HandingList
 from loopway.modeling.initialization import initialize
 from loopway.modeling.loss import (
     loss_from_hidden,
@@ -41,7 +43,7 @@ class RecursiveModelMixin:
         stack = RecursiveStack(config, self.layers)
         for part in stack.recurrence.children():  # its own to initialise, with its own random numbers
             part.apply(_mark_initialized)
-        self.layers = nn.ModuleList([stack])
+        self.layers = (HandingList if config.has_mixed_layers else nn.ModuleList)([stack])
         self.post_init()  # type: ignore[attr-defined]
 
     def init_parallel_plans(self) -> None:
@@ -77,12 +79,8 @@ class RecursiveCausalLMMixin:
     _base_model_class: ClassVar[type[PreTrainedModel]]
 
     def __init__(self, config: PreTrainedConfig) -> None:
-        # Not the family's constructor: it would build the plain base model first.
-        PreTrainedModel.__init__(self, config)  # type: ignore[arg-type]
-        setattr(self, self.base_model_prefix, self._base_model_class(config))  # type: ignore[attr-defined]
-        self.vocab_size = config.vocab_size
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.post_init()  # type: ignore[attr-defined]
+        construct(self, config, config.family, self._base_model_class)  # type: ignore[arg-type,attr-defined]
+        self._changes_logits = changes_logits(self)
 
     @can_return_tuple
     def forward(
@@ -114,15 +112,16 @@ class RecursiveCausalLMMixin:
         Returns:
             ``loss`` in nats per target, ``logits`` ``[batch, seq, vocab]`` or None, cache, hidden states, attentions.
         """
-        outputs = self.base_model(  # type: ignore[attr-defined]
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
+        given = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "past_key_values": past_key_values,
+            "inputs_embeds": inputs_embeds,
+            "use_cache": use_cache,
             **kwargs,
-        )
+        }
+        outputs = self.base_model(**given)  # type: ignore[attr-defined]
         hidden = outputs.last_hidden_state
         targets = shifted(labels) if shift_labels is None and labels is not None else shift_labels
 
@@ -133,24 +132,32 @@ class RecursiveCausalLMMixin:
         if loss_per_sample and targets is not None:
             loss = sample_losses_from_hidden(hidden, self.head_logits, targets)
         elif skip_logits and targets is not None and head_is_plain:
-            loss = loss_from_hidden(hidden, self.lm_head.weight, targets, num_items_in_batch)
-        elif targets is not None:
-            all_logits = self.head_logits(hidden)
-            loss = loss_from_logits(all_logits, targets, num_items_in_batch)
-            logits = None if skip_logits else _kept(all_logits, logits_to_keep)
-        elif not skip_logits:
-            logits = self.head_logits(_kept(hidden, logits_to_keep))
-        return CausalLMOutputWithPast(
-            loss=loss,  # type: ignore[arg-type]
-            logits=logits,  # type: ignore[arg-type]
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+            finish = partial(logits_of, self, head=unchanged) if self._changes_logits else None
+            loss = loss_from_hidden(
+                hidden,
+                self.lm_head.weight,
+                targets,
+                num_items_in_batch,
+                bias=self.lm_head.bias,
+                finish=finish,
+            )
+        if loss is not None or (skip_logits and targets is None):
+            nothing = type(outputs)(**{**outputs, "last_hidden_state": hidden[:, :0]})
+            result = after_base(self, nothing, head=unchanged, **given)
+        elif targets is None:
+            result = after_base(self, outputs, logits_to_keep=logits_to_keep, **given)
+            logits = result.logits
+        else:
+            result = after_base(self, outputs, **given)
+            loss = loss_from_logits(result.logits, targets, num_items_in_batch)
+            logits = None if skip_logits else _kept(result.logits, logits_to_keep)
+        if loss is not None and not loss_per_sample and (auxiliary := result.get("aux_loss")) is not None:
+            loss = loss + self.router_aux_loss_coef * auxiliary.to(loss.device)  # type: ignore[attr-defined]
+        return type(result)(**{**result, "loss": loss, "logits": logits})
 
     def head_logits(self, hidden: Tensor) -> Tensor:
         """Logits ``[…, vocab]`` of hidden states ``[…, hidden]``, by a wrapped head, too."""
-        return self.lm_head(hidden)
+        return logits_of(self, hidden)
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """transformers' ``generate``, with a cache that is written in its place and fast products of few rows."""

@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from loopway.errors import FamilyError
 from loopway.layout import Layout
 from loopway.modeling.families import Family
+from loopway.modeling.per_layer import of_unique_layers, per_layer_fields, unrolled_layers
 from loopway.recurrence import RecurrenceOptions, check_recurrence
 
 
@@ -46,19 +46,49 @@ class RecursiveConfigMixin:
     def __post_init__(self, **kwargs: Any) -> None:
         layout = Layout.parse(str(self.num_hidden_layers) if self.layout is None else self.layout)
         self.layout = str(layout)
-        self.num_hidden_layers = layout.compute_depth
+        self.num_hidden_layers = layout.parameter_depth  # for the lists that the family makes from it
+        for name, values in self.per_layer_lists.items():
+            setattr(self, name, of_unique_layers(name, values, layout))
         if self._auto_class is None:  # type: ignore[attr-defined]
             # Code that a folder brings along (loopway export --self-contained) and that isn't run here: a model that is
             # saved again comes without it.
             kwargs.pop("auto_map", None)
         super().__post_init__(**kwargs)  # type: ignore[misc]
-        kinds = sorted(set(getattr(self, "layer_types", None) or ()))
-        if len(kinds) > 1:
-            raise FamilyError(
-                f"layers of differing attention types ({', '.join(kinds)}) can't be arranged in a layout yet: "
-                f"give a config whose layer_types are all the same"
-            )
+        self._unroll(layout)
         check_recurrence(self.recurrence, self.recurrence_options)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Another layout is another depth, and so are lists of one entry a layer."""
+        before = vars(self).get("layout")
+        if name == "layout" and None not in (before, value) and Layout.parse(before) != Layout.parse(value):
+            layout = Layout.parse(value)
+            lists = {
+                key: of_unique_layers(key, of_unique_layers(key, values, Layout.parse(before)), layout)
+                for key, values in self.per_layer_lists.items()
+            }
+            super().__setattr__(name, value)
+            for key, values in lists.items():
+                setattr(self, key, values)
+            self._unroll(layout)
+        else:
+            super().__setattr__(name, value)
+
+    @property
+    def per_layer_lists(self) -> dict[str, list[Any]]:
+        """Lists of the family's config with one entry a layer, by their names."""
+        found = {name: getattr(self, name, None) for name in per_layer_fields(self.family.config_class)}
+        return {name: values for name, values in found.items() if values is not None}
+
+    def _unroll(self, layout: Layout) -> None:
+        """Make depth and lists of the unique layers those of the unrolled graph."""
+        self.num_hidden_layers = layout.compute_depth
+        for name, values in self.per_layer_lists.items():
+            setattr(self, name, [values[unique] for unique in unrolled_layers(layout)])
+
+    @property
+    def has_mixed_layers(self) -> bool:
+        """Whether layers are of several kinds of attention, each with a mask of its own."""
+        return len(set(getattr(self, "layer_types", None) or ())) > 1
 
     @property
     def parsed_layout(self) -> Layout:
@@ -81,15 +111,18 @@ class RecursiveConfigMixin:
 
     @contextmanager
     def building_unique_layers(self) -> Iterator[None]:
-        """Within, ``num_hidden_layers`` is the parameter depth, so that the family's constructor builds those layers.
+        """Within, depth and per-layer lists are of the unique layers, so that the family's constructor builds those.
 
         The config object itself is changed and put back: attention modules keep a reference to it.
         """
-        self.num_hidden_layers = self.num_unique_layers
+        layout = self.parsed_layout
+        self.num_hidden_layers = layout.parameter_depth
+        for name, values in self.per_layer_lists.items():
+            setattr(self, name, of_unique_layers(name, values, layout))
         try:
             yield
         finally:
-            self.num_hidden_layers = self.parsed_layout.compute_depth
+            self._unroll(layout)
 
 
 @cache

@@ -20,8 +20,8 @@ class Family:
     Attributes:
         model_type: transformers' name of it, ``gpt_neox``; the recursive one is ``recursive_gpt_neox``.
         prefix: how its classes begin: ``GPTNeoX`` for ``GPTNeoXConfig``, ``GPTNeoXModel``, ``GPTNeoXForCausalLM``.
-        residual_outputs: paths inside a layer of the linear maps whose output is added to the residual stream;
-            their initial standard deviation shrinks with depth (paper, section 4).
+        residual_outputs: paths inside a layer of the linear maps, or of the experts' weights, whose output is added to
+            the residual stream; their initial standard deviation shrinks with depth (paper, section 4).
     """
 
     model_type: str

@@ -43,38 +43,61 @@ def loss_from_logits(logits: Tensor, targets: Tensor, num_items: Tensor | int | 
 
 
 def loss_from_hidden(
-    hidden: Tensor, head_weight: Tensor, targets: Tensor, num_items: Tensor | int | None = None
+    hidden: Tensor,
+    head_weight: Tensor,
+    targets: Tensor,
+    num_items: Tensor | int | None = None,
+    *,
+    bias: Tensor | None = None,
+    finish: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """As :func:`loss_from_logits`, from the last hidden state ``[batch, seq, hidden]``; long inputs go in chunks."""
+    """As :func:`loss_from_logits`, from the last hidden state ``[batch, seq, hidden]``; long inputs go in chunks.
+
+    Args:
+        bias: of the head, ``[vocab]``.
+        finish: what becomes of the linear map's logits, ``[…, vocab]`` each: a scale, a cap.
+    """
     if targets.numel() * head_weight.shape[0] <= _LOGITS_HELD:
-        return loss_from_logits(F.linear(hidden, head_weight), targets, num_items)
+        logits = F.linear(hidden, head_weight, bias)
+        return loss_from_logits(logits if finish is None else finish(logits), targets, num_items)
     targets = targets.flatten().to(hidden.device)
-    loss = _ChunkedLoss.apply(hidden.flatten(0, -2), head_weight, targets)
+    loss = _ChunkedLoss.apply(hidden.flatten(0, -2), head_weight, bias, targets, finish)
     return _divided(loss, (targets != IGNORE_INDEX).sum() if num_items is None else num_items)
 
 
 class _ChunkedLoss(torch.autograd.Function):
-    """Cross entropy of ``hidden @ weight.T``, summed over rows; a chunk's gradients are made beside its logits.
+    """Cross entropy of the head's logits, summed over rows; a chunk's gradients are made beside its logits.
 
     The weight's gradient adds up in float32 (float64) whatever the products are in: added up in half precision, its error
     would grow with the number of chunks.
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        finish: Callable[[Tensor], Tensor] | None,
+    ) -> Tensor:
         exact = torch.promote_types(hidden.dtype, torch.float32)
         narrow = _product_dtype(hidden)
         weight_gradient = torch.zeros_like(weight, dtype=exact) if ctx.needs_input_grad[1] else None
+        bias_gradient = torch.zeros_like(bias, dtype=exact) if ctx.needs_input_grad[2] else None  # type: ignore[arg-type]
         hidden_gradient = torch.empty_like(hidden)
         losses = []
         with torch.autocast(hidden.device.type, enabled=False):
-            head = weight.to(narrow)
+            head, offset = weight.to(narrow), None if bias is None else bias.to(narrow)
             chunks = (part.split(_CHUNK_ROWS) for part in (hidden, targets, hidden_gradient))
             for rows, wanted, gradient in zip(*chunks, strict=True):
                 rows = rows.to(narrow)
-                loss, error = _loss_and_error(F.linear(rows, head).to(exact), wanted)
+                loss, error = _chunk_loss_and_error(F.linear(rows, head, offset), wanted, exact, finish)
                 losses.append(loss)
-                error, counted = error.to(narrow), (wanted != IGNORE_INDEX).unsqueeze(1)
+                counted = (wanted != IGNORE_INDEX).unsqueeze(1)
+                if bias_gradient is not None:
+                    bias_gradient.add_((error * counted).sum(0))
+                error = error.to(narrow)
                 gradient.copy_(error @ head * counted)
                 if weight_gradient is None:
                     continue
@@ -82,17 +105,43 @@ class _ChunkedLoss(torch.autograd.Function):
                     weight_gradient.addmm_(error.T, rows * counted)
                 else:
                     weight_gradient.add_(error.T @ (rows * counted))
-        ctx.save_for_backward(hidden_gradient, weight_gradient)
+        ctx.save_for_backward(hidden_gradient, weight_gradient, bias_gradient)
         ctx.weight_dtype = weight.dtype
         return torch.stack(losses).sum()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:  # type: ignore[override]
-        of_hidden, of_weight = ctx.saved_tensors
-        if of_weight is not None:
-            of_weight = (of_weight * gradient).to(ctx.weight_dtype)
-        return (of_hidden * gradient).to(of_hidden.dtype), of_weight, None
+    def backward(  # type: ignore[override]
+        ctx: Any, gradient: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
+        of_hidden, *of_head = ctx.saved_tensors
+        of_weight, of_bias = (
+            None if part is None else (part * gradient).to(ctx.weight_dtype) for part in of_head
+        )
+        return (of_hidden * gradient).to(of_hidden.dtype), of_weight, of_bias, None, None
+
+
+def _chunk_loss_and_error(
+    logits: Tensor, targets: Tensor, exact: torch.dtype, finish: Callable[[Tensor], Tensor] | None
+) -> tuple[Tensor, Tensor]:
+    """As :func:`_loss_and_error`, of logits ``[rows, vocab]`` as the linear map gives them."""
+    if finish is None:
+        return _loss_and_error(logits.to(exact), targets)
+    finished, pull = _with_pullback(finish, logits)
+    loss, error = _loss_and_error(finished.detach().to(exact, copy=True), targets)
+    return loss, pull(error.to(finished.dtype))
+
+
+def _with_pullback(
+    function: Callable[[Tensor], Tensor], tensor: Tensor
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """A function's value, and what gives the gradient of its argument for that of its value."""
+    if torch.compiler.is_compiling():  # the compiler follows this one, which refuses hooks of saved tensors
+        value, pull = torch.func.vjp(function, tensor)
+        return value, lambda gradient: pull(gradient)[0]
+    with torch.enable_grad():
+        value = function(tensor.requires_grad_())
+    return value, lambda gradient: torch.autograd.grad(value, tensor, gradient)[0]
 
 
 def _loss_and_error(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

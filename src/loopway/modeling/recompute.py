@@ -33,19 +33,18 @@ _KEPT = {
 
 
 def run_layers(
-    layers: Sequence[nn.Module], hidden_states: Tensor, kwargs: dict[str, Any], level: str
+    layers: Sequence[tuple[nn.Module, dict[str, Any]]], hidden_states: Tensor, level: str
 ) -> Tensor:
     """The layers one after the other, keeping for the backward pass what the level says.
 
     Args:
-        layers: those of one stage.
+        layers: those of one stage, each with what it is given. With another level than ``none`` they get no KV cache: what
+            runs once more would be appended once more.
         hidden_states: ``[batch, seq, hidden]``.
-        kwargs: what every layer is given. With another level than ``none`` they get no KV cache: what runs once more
-            would be appended once more.
     """
     if level != "none":
-        kwargs = {name: None if isinstance(value, StageCache) else value for name, value in kwargs.items()}
-    calls = [partial(layer, **kwargs) for layer in layers]
+        layers = [(layer, _without_cache(kwargs)) for layer, kwargs in layers]
+    calls = [partial(layer, **kwargs) for layer, kwargs in layers]
     if level == "stage":
         return _checkpointed(partial(_one_after_the_other, calls), hidden_states)
     if level != "none":
@@ -56,6 +55,10 @@ def run_layers(
         else:
             calls = [partial(_checkpointed, call) for call in calls]
     return _one_after_the_other(calls, hidden_states)
+
+
+def _without_cache(kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {name: None if isinstance(value, StageCache) else value for name, value in kwargs.items()}
 
 
 def _one_after_the_other(calls: Sequence[Callable[[Tensor], Tensor]], hidden_states: Tensor) -> Tensor:

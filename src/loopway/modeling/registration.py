@@ -37,7 +37,8 @@ def register_family(family: Family) -> None:
     """Support another decoder family of transformers; its recursive classes are known to the Auto classes at once.
 
     Raises:
-        FamilyError: if the name is taken by another row, or transformers has no such classes.
+        FamilyError: if the name is taken by another row, transformers has no such classes, or a tiny model of it
+            gives other logits or another loss than the family's own.
     """
     if FAMILIES.get(family.model_type) == family:
         return
@@ -55,7 +56,19 @@ def register_family(family: Family) -> None:
             f"family {family.model_type!r} can't be registered: transformers {transformers.__version__} has no "
             f"{', '.join(missing)}; check the prefix {family.prefix!r}"
         )
+    own_type = family.config_class.model_type  # type: ignore[attr-defined]
+    if own_type != family.model_type:
+        raise FamilyError(
+            f"family {family.model_type!r}: {family.prefix}Config is of model type {own_type!r}; give that"
+        )
+    from loopway.modeling.family_check import check_family
+
     FAMILIES[family.model_type] = family
+    try:
+        check_family(family)
+    except FamilyError:
+        del FAMILIES[family.model_type]
+        raise
     _register_config(family)
     _register_names(family)
 

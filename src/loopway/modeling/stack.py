@@ -5,7 +5,7 @@ it runs the stages. Knows nothing of embeddings, masks or heads.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -56,11 +56,14 @@ class RecursiveStack(nn.Module):
         self.recompute = "none"
         self.trace: list[StageRecord] | None = None
 
-    def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+    def forward(
+        self, hidden_states: Tensor, *, by_layer: Mapping[int, dict[str, Any]] | None = None, **kwargs: Any
+    ) -> Tensor:
         """Run all stages.
 
         Args:
             hidden_states: token embeddings, ``[batch, seq, hidden]``.
+            by_layer: what the decoder gives each unique layer, where that isn't the same for all.
             kwargs: what the decoder gives its layers (mask, positions, cache, …), passed on to every layer.
 
         Returns:
@@ -68,14 +71,17 @@ class RecursiveStack(nn.Module):
         """
         if self.embedding_scale is not None:
             hidden_states = hidden_states * self.embedding_scale
+        by_layer = dict.fromkeys(range(len(self.layers)), kwargs) if by_layer is None else by_layer
         level = self.recompute if self.training and torch.is_grad_enabled() else "none"
         if level != "none":
-            _check_no_past(kwargs)
+            _check_no_past(by_layer[0])
         state = self.recurrence.start(hidden_states)
         for position, stage in enumerate(self.stages):
             stage_input = hidden_states
-            layers = [self.layers[index] for index in stage.layers]
-            stage_output = run_layers(layers, stage_input, _with_stage_cache(kwargs, stage), level)
+            layers = [
+                (self.layers[index], _with_stage_cache(by_layer[index], stage)) for index in stage.layers
+            ]
+            stage_output = run_layers(layers, stage_input, level)
             hidden_states = stage_output
             is_last = position == len(self.stages) - 1
             if not is_last:

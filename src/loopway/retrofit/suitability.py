@@ -8,13 +8,14 @@ from transformers import PreTrainedConfig
 from loopway.errors import ConfigError, FamilyError, LayoutError
 from loopway.layout import Layout
 from loopway.modeling.families import family_named
+from loopway.modeling.per_layer import of_unique_layers, per_layer_fields
 
 
 def check_fits(config: PreTrainedConfig, layout: Layout) -> None:
     """Raise unless a model of this config, a family's own, can be arranged in the layout.
 
     Raises:
-        FamilyError: another family, a model that is recursive already, layers of differing attention types.
+        FamilyError: another family, a model that is recursive already, a fold of layers of different kinds.
         LayoutError: the layout computes another number of layers than the model has; the message names some that fit.
         ConfigError: quantised weights.
     """
@@ -38,7 +39,9 @@ def check_fits(config: PreTrainedConfig, layout: Layout) -> None:
             f"layout {layout} computes {layout.compute_depth} layers and the model has {depth}; these would fit: "
             f"{', '.join(fitting_layouts(depth))}"
         )
-    _check_attention_types(config, layout)
+    for name in per_layer_fields(type(config)):
+        if values := getattr(config, name, None):
+            of_unique_layers(name, values, layout)
 
 
 def fitting_layouts(depth: int) -> list[str]:
@@ -50,23 +53,3 @@ def fitting_layouts(depth: int) -> list[str]:
         if rest >= 2:
             found.append(f"{rest // 2}+{core}R{loops}+{rest - rest // 2}")
     return [*found, str(depth)]
-
-
-def _check_attention_types(config: PreTrainedConfig, layout: Layout) -> None:
-    types = list(getattr(config, "layer_types", None) or ())
-    if len(set(types)) <= 1:
-        return
-    first_at: dict[int, int] = {}
-    which = ", ".join(sorted(set(types)))
-    for stage in layout.stages:
-        for position, unique in enumerate(stage.layers, start=stage.cache_offset):
-            earlier = first_at.setdefault(unique, position)
-            if types[earlier] != types[position]:
-                raise FamilyError(
-                    f"layout {layout} would fold layers {earlier} ({types[earlier]}) and {position} "
-                    f"({types[position]}) into one: a model fits whose layers are all of one attention type"
-                )
-    raise FamilyError(
-        f"the model's layers are of differing attention types ({which}), which no layout can hold yet, shared or not: a "
-        f"model fits whose layers are all of one type"
-    )

@@ -1,0 +1,106 @@
+"""Whether a family fits: one segment of a tiny model of it gives the family's own logits and loss.
+
+Knows nothing of any one family.
+"""
+
+import warnings
+from dataclasses import fields
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from loopway.checks import one_line
+from loopway.errors import FamilyError
+from loopway.modeling.conversion import as_vanilla
+from loopway.modeling.families import Family
+from loopway.modeling.initialization import residual_weights
+
+_DEPTH = 6  # so that layers of several kinds come
+_TINY = {
+    "vocab_size": 61,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "moe_intermediate_size": 16,
+    "num_hidden_layers": _DEPTH,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 64,
+    "sliding_window": 5,
+    "num_experts": 4,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "pad_token_id": None,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
+
+
+@torch.no_grad()
+def check_family(family: Family) -> None:
+    """Compare a tiny recursive model of one segment with the family's own that has the same modules.
+
+    A family whose own model can't be that small isn't compared; a warning says why.
+
+    Raises:
+        FamilyError: what doesn't fit.
+    """
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        try:
+            own = _tiny_model(family)
+            ids = torch.arange(3, 27).view(2, 12)
+            expected = own(ids, labels=ids)
+        except Exception as error:
+            warnings.warn(
+                f"family {family.model_type!r} is registered without a comparison with its own model, which can't be "
+                f"made of hidden size {_TINY['hidden_size']}: {one_line(error)}",
+                stacklevel=4,
+            )
+            return
+        try:
+            found = as_vanilla(own)
+            differences = {
+                "logits": _difference(found(ids).logits, expected.logits),
+                "loss": _difference(found(ids, labels=ids).loss, expected.loss),
+                "loss with skip_logits=True": _difference(
+                    found(ids, labels=ids, skip_logits=True).loss, expected.loss
+                ),
+            }
+            layers = list(own.base_model.layers)  # type: ignore[arg-type]
+        except FamilyError:
+            raise
+        except Exception as error:
+            raise FamilyError(
+                f"family {family.model_type!r} doesn't fit: a tiny model of one segment fails with {one_line(error)}; a "
+                f"family fits whose base model has a list `layers` that take and return hidden states"
+            ) from error
+    for what, difference in differences.items():
+        if not difference < 1e-5:
+            raise FamilyError(
+                f"family {family.model_type!r} doesn't fit: one segment of a tiny model gives another {what} than "
+                f"{family.causal_lm_class.__name__} (largest difference {difference:.1e}, expected none)"
+            )
+    for path in family.residual_outputs:
+        if not any(residual_weights(layer, (path,)) for layer in layers):
+            known = sorted(
+                {n.removesuffix(".weight") for n, p in layers[-1].named_parameters() if p.ndim > 1}
+            )
+            raise FamilyError(
+                f"family {family.model_type!r}: its layers have no {path!r}; give the maps whose output joins the residual "
+                f"stream as residual_outputs, of {', '.join(known)}"
+            )
+
+
+def _tiny_model(family: Family) -> PreTrainedModel:
+    known = {field.name for field in fields(family.config_class)}  # type: ignore[arg-type]
+    config: Any = family.config_class(**{name: value for name, value in _TINY.items() if name in known})
+    model = family.causal_lm_class(config).eval()  # float32: experts' products aren't made of float64
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.normal_(std=0.3, generator=generator)
+    return model
+
+
+def _difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return (found.double() - expected.double()).abs().max().item()

@@ -1,0 +1,83 @@
+"""A family's own code around its base model: the constructor of its causal LM, and the way from hidden states to logits.
+
+A scale, a cap or a bias of the head, and the auxiliary loss of experts, are so the family's own. Knows of no family.
+"""
+
+import inspect
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import MoeModelOutputWithPast
+from transformers.utils.generic import ModelOutput
+
+from loopway.errors import FamilyError
+from loopway.modeling.families import Family
+
+
+def construct(
+    model: PreTrainedModel, config: PreTrainedConfig, family: Family, base: type[PreTrainedModel]
+) -> None:
+    """Run the constructor of the family's causal LM on ``model``, with another base model than the family's.
+
+    Raises:
+        FamilyError: the constructor makes its base model or its head in a way that isn't known.
+    """
+    own: Any = inspect.unwrap(family.causal_lm_class.__init__)
+    names = {**own.__globals__, family.model_class.__name__: base}
+    FunctionType(own.__code__, names, own.__name__, own.__defaults__, own.__closure__)(model, config)
+    if type(model.base_model) is not base or not isinstance(getattr(model, "lm_head", None), nn.Linear):
+        raise FamilyError(
+            f"family {family.model_type!r} doesn't fit: {family.causal_lm_class.__name__} isn't a "
+            f"{family.model_class.__name__} with a linear head called lm_head"
+        )
+
+
+class _Answered:
+    """A causal LM as its family's forward sees it when the base model has answered already."""
+
+    def __init__(self, model: Any, outputs: Any, head: Callable[[Tensor], Tensor] | None) -> None:
+        self._model = model
+        setattr(self, model.base_model_prefix, lambda *_, **__: outputs)
+        if head is not None:
+            self.lm_head = head
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+
+def after_base(
+    model: Any, outputs: Any, *, head: Callable[[Tensor], Tensor] | None = None, **given: Any
+) -> ModelOutput:
+    """What the family's forward gives after its base model's outputs: logits, and what it makes beside them.
+
+    Args:
+        model: a recursive causal LM.
+        outputs: of its base model.
+        head: called in the place of the model's own.
+        given: what else the forward is called with.
+    """
+    forward: Any = model.config.family.causal_lm_class.forward
+    return forward(_Answered(model, outputs, head), **given, return_dict=True)
+
+
+def logits_of(model: Any, hidden: Tensor, head: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """Logits ``[…, vocab]`` of hidden states ``[…, hidden]`` by the family's forward."""
+    rows = hidden.unsqueeze(0) if hidden.ndim == 2 else hidden
+    logits: Tensor = after_base(model, MoeModelOutputWithPast(last_hidden_state=rows), head=head).logits  # type: ignore[arg-type,attr-defined]
+    return logits.squeeze(0) if hidden.ndim == 2 else logits
+
+
+def unchanged(tensor: Tensor) -> Tensor:
+    """A head that does nothing, so that only what the family does around its head is done."""
+    return tensor
+
+
+def changes_logits(model: Any) -> bool:
+    """Whether the family does more to logits than its head's linear map does."""
+    probe = torch.zeros(1, 1, model.config.vocab_size, device="cpu")
+    found = logits_of(model, probe, unchanged)
+    return found.shape != probe.shape or (found is not probe and found._base is not probe)
