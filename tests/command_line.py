@@ -19,6 +19,7 @@ def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return code if isinstance(code, int) else 0
 
 
-def train_here(config: Path, folder: Path, data: Path, title: str, meeting: dict[str, str]) -> None:
+def train_here(config: Path, folder: Path, data: Path, title: str, meeting: dict[str, str]) -> int:
     """In place of a process of its own, which each run of a comparison has: tests/comparison/test_compare.py."""
     train(RunConfig.load(config), folder, data_folder=data, title=title)
+    return 0

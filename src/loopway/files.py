@@ -12,6 +12,9 @@ from pathlib import Path
 
 from loopway.errors import ConfigError
 
+_held: set[int] = set()
+"""Descriptors of the lock files that this process holds."""
+
 
 def write_atomically(path: Path, text: str) -> None:
     """A reader finds the old text or the new one, never a part."""
@@ -48,4 +51,19 @@ def locked(path: Path, otherwise: str) -> Iterator[None]:
             raise ConfigError(f"{otherwise}; wait for it, or choose another folder") from None
         except OSError:
             pass  # a file system without locks
-        yield
+        _held.add(file.fileno())
+        try:
+            yield
+        finally:
+            _held.discard(file.fileno())
+
+
+def _leave_locks_to_parent() -> None:
+    """A lock lasts until every process that has its descriptor is gone: a forked one may outlive its parent."""
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_locks_to_parent)

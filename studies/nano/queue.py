@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from loopway.comparison.config import CompareConfig, run_name
+from loopway.comparison.worker import worker_command
 from loopway.errors import ConfigError, DataError, exit_on_error
 from loopway.files import locked, write_atomically
 from loopway.training.measurements import device_name
@@ -122,15 +123,7 @@ class Queue:
         write_atomically(config, run.config(self.overrides).to_yaml())
         log = place / "logs" / f"{run_name(run.variant, run.seed)}.log"
         log.parent.mkdir(exist_ok=True)
-        command = [
-            sys.executable,
-            "-m",
-            "loopway.comparison.worker",
-            config,
-            folder.path,
-            place / "data",
-            run.name,
-        ]
+        command = worker_command(config, folder.path, place / "data", run.name)
         with log.open("a") as output:
             # A session of its own: Ctrl-C in a terminal must not reach it twice, and Linux shares out cores by session.
             process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)

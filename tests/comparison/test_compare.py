@@ -163,6 +163,24 @@ def test_interrupted_it_goes_on_and_gives_the_same_result(
     assert whole.read_bytes() == cut.read_bytes()
 
 
+def test_a_signal_that_comes_too_late_for_a_run_ends_the_comparison_after_it(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Stands for a run that saves its last model: it hears of the signal, and finishes.
+    script = (
+        "import os, signal; open('begun', 'a').write('x'); "
+        "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM}); "
+        "os.kill(os.getppid(), signal.SIGTERM); signal.sigwait({signal.SIGTERM})"
+    )
+    monkeypatch.setattr(
+        "loopway.comparison.planned.worker_command", lambda *_: [sys.executable, "-c", script]
+    )
+    with pytest.raises(SystemExit) as ended:
+        compare(written(config), folder="out")
+    assert ended.value.code == 128 + signal.SIGTERM and Path("begun").read_text() == "x"
+    assert "vanilla-seed0: finished; the comparison stops here" in capsys.readouterr().err
+
+
 def test_a_variant_is_trained_alone_and_the_comparison_takes_it_up(
     config: dict[str, Any], in_this_process: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

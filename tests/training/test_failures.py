@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -124,6 +125,20 @@ def test_a_worker_that_dies_or_hangs_ends_the_others_with_one_line(
         assert "worker 1 of 2 lost another one" in workers.last_words(1)
     else:
         goes_on(workers.run, start, 2)
+
+
+def test_a_killed_run_leaves_no_process_that_loads_data_and_no_lock(start: Callable[..., Workers]) -> None:
+    workers = start(1, sections={"training": {"dataloader_num_workers": 2}})
+    workers.wait_for_checkpoint()
+    loading = psutil.Process(workers.processes[0].pid).children()
+    assert len(loading) >= 2
+    for process in loading:  # so that they can't see for themselves, after some seconds, that they are alone
+        process.suspend()
+    workers.kill()
+    with workers.run.locked():
+        pass
+    _, alive = psutil.wait_procs(loading, timeout=60)
+    assert not alive
 
 
 def no_files_over(size: int) -> Callable[[], None]:

@@ -7,16 +7,20 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
+from rich.console import Console
+
+from loopway.comparison.worker import worker_command
 from loopway.comparison.workers import Workers
 from loopway.errors import LoopwayError
 from loopway.files import write_atomically
+from loopway.training.callbacks import say
 from loopway.training.run_config import RunConfig
 from loopway.training.run_folder import RunFolder
 from loopway.training.summary import RunSummary
@@ -42,15 +46,28 @@ class PlannedRun:
             self.folder.check_same(self.config.to_dict(), self.config.plugins, workers)
 
     def train(self, data: Path, workers: Workers) -> None:
-        """Train, or go on, unless it is finished. The config file also serves to train this run alone."""
+        """Train, or go on, unless it is finished. The config file also serves to train this run alone.
+
+        Raises:
+            LoopwayError: it failed.
+            KeyboardInterrupt, SystemExit: it was interrupted or terminated, perhaps when it was about to finish.
+        """
         config = self.comparison / "variants" / f"{self.name}.yaml"
         wanted = workers.is_first and not self.folder.is_finished
         if wanted:
             config.parent.mkdir(exist_ok=True)
             write_atomically(config, self.config.to_yaml())
         meeting = workers.meeting(self.name, wanted=wanted)
-        if meeting is not None:
-            _run_in_process(config, self.folder.path, data, self.name, meeting)
+        if meeting is None:
+            return
+        received = _run_in_process(config, self.folder.path, data, self.name, meeting)
+        if received := workers.agree(f"{self.name}/signal", received):
+            if workers.is_first:
+                say(
+                    Console(stderr=True),
+                    f"{self.folder.path}: finished; the comparison stops here, run the same command to go on",
+                )
+            raise _ended_by(received)
 
     @property
     def summary(self) -> RunSummary:
@@ -61,38 +78,50 @@ class PlannedRun:
         return json.loads(self.folder.validation_losses.read_text(encoding="utf-8"))
 
 
-def _run_in_process(config: Path, folder: Path, data: Path, title: str, meeting: dict[str, str]) -> None:
+def _run_in_process(config: Path, folder: Path, data: Path, title: str, meeting: dict[str, str]) -> int:
     """Train in a process of its own, which saves and stops when this one is told to.
+
+    Returns:
+        The signal that came too late to stop it, or 0: the run is finished, and no other should begin.
 
     Raises:
         LoopwayError: it failed; KeyboardInterrupt, SystemExit: it was interrupted or terminated.
     """
-    command = [sys.executable, "-m", "loopway.comparison.worker", config, folder, data, title]
     # A process group of its own, or Ctrl-C in a terminal would reach it twice.
     environment = os.environ | meeting
+    command = worker_command(config, folder, data, title)
     with (
         subprocess.Popen(command, process_group=0, env=environment) as process,
-        _forwarding_signals(process),
+        _forwarding_signals(process) as received,
     ):
         code = process.wait()
     for number in _FORWARDED:
         if code in (-number, 128 + number):
-            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+            raise _ended_by(number)
     if code:
         raise LoopwayError(f"{title}: training failed (exit code {code}); what was done is in {folder}")
+    return received[0] if received else 0
+
+
+def _ended_by(number: int) -> BaseException:
+    return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
 
 
 @contextmanager
-def _forwarding_signals(process: subprocess.Popen) -> Iterator[None]:
+def _forwarding_signals(process: subprocess.Popen) -> Iterator[list[int]]:
+    """Within, hand signals on to the process; those that came are in the list."""
+    received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield received
         return
-    before = {
-        number: signal.signal(number, lambda received, _: process.send_signal(received))
-        for number in _FORWARDED
-    }
+
+    def hand_on(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        process.send_signal(number)
+
+    before = {number: signal.signal(number, hand_on) for number in _FORWARDED}
     try:
-        yield
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,16 +1,33 @@
 """One run of a comparison, as a process of its own, so that its peak memory is its own.
 
-``python -m loopway.comparison.worker CONFIG RUN_FOLDER DATA_FOLDER TITLE``. Knows nothing of the other variants; what
-goes wrong is shown and told by the exit code, as on the command line.
+It ends with the process that began it. Knows nothing of the other variants; what goes wrong is shown and told by the
+exit code, as on the command line.
 """
 
+import os
 import sys
+from pathlib import Path
 
+from loopway.children import end_with
 from loopway.errors import exit_on_error
 
 
+def worker_command(config: Path, folder: Path, data: Path, title: str) -> list[str]:
+    """Return the command with which this process begins such a run.
+
+    Args:
+        config: YAML file of the run.
+        folder: the run folder.
+        data: folder of the prepared data.
+        title: name on the progress bar.
+    """
+    module = ["-m", "loopway.comparison.worker"]
+    return [sys.executable, *module, str(os.getpid()), str(config), str(folder), str(data), title]
+
+
 def main() -> None:
-    config, folder, data, title = sys.argv[1:]
+    parent, config, folder, data, title = sys.argv[1:]
+    end_with(int(parent))
     with exit_on_error():
         from loopway.training.run import train
         from loopway.training.run_config import RunConfig

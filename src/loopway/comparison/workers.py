@@ -52,6 +52,14 @@ class Workers:
         port = self.store.get(key).decode()
         return {"MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": "False"} if port != "0" else None
 
+    def agree(self, name: str, number: int) -> int:
+        """Return the highest `number` that any worker gives; all have to ask, once for each `name`."""
+        if self.store is None:
+            return number
+        keys = [f"loopway/compare/{name}/{rank}" for rank in range(self.count)]
+        self.store.set(keys[self.rank], str(number))
+        return max(int(self.store.get(key)) for key in keys)
+
 
 def _free_port() -> int:
     with socket.socket() as server:

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from loopway.children import end_with
 from loopway.modeling.opening import no_file_bars
 from loopway.training.measurements import StepTimer
 from loopway.training.metrics_log import MetricsLog
@@ -245,10 +246,17 @@ class Interruption(TrainerCallback):
             control.should_training_stop = True
 
 
-def outlive_sigterm(begin: Callable[[int], None] | None, worker: int) -> None:
-    """Begin a process that loads data, as `begin` does: SIGTERM, which a scheduler sends to all processes of a run, is
-    followed by the one that trains. A second one is followed here, too.
+def begin_loading(begin: Callable[[int], None] | None, parent: int | None, worker: int) -> None:
+    """Begin a process that loads data, as `begin` does; it ends with the process that trains.
+
+    A scheduler sends SIGTERM to all processes of a run. The one that trains follows it; a second one also ends this one.
+
+    Args:
+        begin: the loader's own `worker_init_fn`.
+        parent: see :func:`end_with`.
+        worker: its number.
     """
+    end_with(parent)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     if begin is not None:
         begin(worker)

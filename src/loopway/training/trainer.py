@@ -30,9 +30,10 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from loopway.checks import one_line
+from loopway.children import parent_in
 from loopway.modeling.sample_losses import losses_of_samples
 from loopway.modeling.stack import core_parameters
-from loopway.training.callbacks import outlive_sigterm
+from loopway.training.callbacks import begin_loading
 from loopway.training.checkpoint import ASIDE, new_aside, retire, seal
 from loopway.training.failures import TrainingError
 from loopway.training.faults import first_bad_gradient, first_bad_module
@@ -110,7 +111,8 @@ class SampleTrainer(Trainer):
     def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
         loader = super()._get_dataloader(*args, **kwargs)
         torchs_own = getattr(loader, "base_dataloader", loader)  # inside of accelerate's
-        torchs_own.worker_init_fn = partial(outlive_sigterm, torchs_own.worker_init_fn)
+        parent = parent_in(torchs_own.multiprocessing_context)
+        torchs_own.worker_init_fn = partial(begin_loading, torchs_own.worker_init_fn, parent)
         return loader
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
