@@ -18,12 +18,22 @@ _held: set[int] = set()
 
 def write_atomically(path: Path, text: str) -> None:
     """A reader finds the old text or the new one, never a part."""
-    aside = path.with_name(f".{path.name}.partial")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
+    aside = aside_of(path)
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        with contextlib.suppress(OSError):  # the first error says more
+            aside.unlink()
+        raise
+
+
+def aside_of(path: Path) -> Path:
+    """Where :func:`write_atomically` writes before; a killed process leaves it behind."""
+    return path.with_name(f".{path.name}.partial")
 
 
 def sha256_of(path: Path) -> str:

@@ -290,6 +290,15 @@ def test_a_folder_of_something_else_and_missing_text_leave_everything_as_it_was(
     assert not Path("out").exists()
 
 
+def test_a_comparison_that_cannot_begin_removes_only_what_it_made(config: dict[str, Any]) -> None:
+    path = written(config)
+    Path("out/runs/base-seed0").mkdir(parents=True)  # as trained alone
+    Path("out/.comparison.json.partial").touch()  # as of a start that was killed
+    with pytest.raises(DataError, match="nowhere"):
+        compare(path, ["data.train=nowhere.txt"], "out")
+    assert [str(path) for path in Path("out").rglob("*")] == ["out/runs", "out/runs/base-seed0"]
+
+
 def test_a_run_that_fails_stops_the_comparison_with_one_line(
     config: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,9 +6,9 @@ Finished runs are kept, unfinished ones go on where they were. Of several worker
 Knows nothing of how a single run is done.
 """
 
+import contextlib
 import json
 import shlex
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from loopway.comparison.tables import explain, terminal_table
 from loopway.comparison.workers import Workers
 from loopway.data.loading import open_data
 from loopway.errors import ConfigError, LoopwayError
-from loopway.files import write_atomically
+from loopway.files import aside_of, write_atomically
 from loopway.probing.probe import Settings, probe
 from loopway.training.callbacks import say
 
@@ -68,13 +68,17 @@ def compare(
         for planned in in_turn:
             planned.train(folder / "data", workers)
         return Comparison(folder, [])
+    was_there = folder.exists()
     is_new = _claim(folder, [planned for by_seed in runs.values() for planned in by_seed], workers.count)
     note, has_begun = folder / "tokens.json", any((folder / "runs").glob("*/metrics.jsonl"))
     try:
         data = open_data(plan.data, folder / "data", note if has_begun else None)
     except LoopwayError:
         if is_new and not any(folder.glob("data*")):
-            shutil.rmtree(folder)
+            with contextlib.suppress(OSError):  # what went wrong with the data says more
+                _claim_of(folder).unlink()
+                if not was_there:
+                    folder.rmdir()
         raise
     if data.notice:
         say(Console(stderr=True), data.notice)
@@ -112,7 +116,7 @@ def _claim(folder: Path, runs: list[PlannedRun], workers: int) -> bool:
     Raises:
         ConfigError: the folder holds something else, other runs, or runs of another config; nothing is changed.
     """
-    claim, names = folder / "comparison.json", [planned.name for planned in runs]
+    claim, names = _claim_of(folder), [planned.name for planned in runs]
     is_new = not claim.exists()
     if is_new and folder.exists() and not _holds_only(folder, names):
         raise ConfigError(f"{folder} exists and holds no comparison; choose another folder with --out")
@@ -132,10 +136,16 @@ def _claim(folder: Path, runs: list[PlannedRun], workers: int) -> bool:
     return is_new
 
 
+def _claim_of(folder: Path) -> Path:
+    """Which runs the comparison has; written first, by which the folder is known as a comparison's."""
+    return folder / "comparison.json"
+
+
 def _holds_only(folder: Path, names: list[str]) -> bool:
     """Whether there is nothing but some of these runs, which were trained alone (`loopway train --variant`)."""
     if not folder.is_dir():
         return False
-    others = [path for path in folder.iterdir() if path.name != "runs"]
+    own = (folder / "runs", aside_of(_claim_of(folder)))
+    others = [path for path in folder.iterdir() if path not in own]
     runs = [path.name for path in (folder / "runs").iterdir()] if (folder / "runs").is_dir() else []
     return not others and set(runs) <= set(names)

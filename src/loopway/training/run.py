@@ -70,14 +70,15 @@ def train(
         KeyboardInterrupt: Ctrl-C; there is a checkpoint of the last step.
         SystemExit: SIGTERM or SIGHUP; likewise.
 
-    Whatever is raised, a folder that was made for this run is removed again if it has no data, no line of metrics and
-    no checkpoint.
+    Whatever is raised, a new run without data, a line of metrics or a checkpoint is removed again, and its folder unless
+    that was there before.
     """
     run = RunFolder(Path(folder))
     config.build_model_config()
     arguments = training_arguments(config.training, run.checkpoints, validate=True)
     # What happens to all workers is said once.
     console = (console or Console(stderr=True)) if arguments.should_save else Console(quiet=True)
+    was_there = run.path.exists()
     with failures_told(arguments):
         with arguments.main_process_first(local=False, desc="the run folder"):
             is_new = run.begin(config.to_dict(), config.plugins, arguments.world_size)
@@ -98,7 +99,7 @@ def train(
                 return _Run(config, run, data, model_config, title or run.path.name, console).execute()
             except BaseException:
                 if is_new and not run.has_progress and not run.has_data:
-                    shutil.rmtree(run.path)
+                    run.abandon(keep_folder=was_there)
                 raise
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from loopway.errors import ConfigError
-from loopway.files import locked, write_atomically
+from loopway.files import aside_of, locked, write_atomically
 from loopway.training.checkpoint import problem_of, steps_of
 from loopway.training.free_keys import defining
 
@@ -130,22 +130,41 @@ class RunFolder:
                 with self.locked():
                     self._write_config(config, plugins)
             return False
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if self.path.exists() and (
+            not self.path.is_dir() or {*self.path.iterdir()} - {aside_of(self.config)}
+        ):
             raise ConfigError(f"{self.path} exists and holds no run; choose another folder")
+        was_there = self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"{self.path} can't be made: {error.strerror}; choose another folder") from None
-        self._write_config(config, plugins)
+        try:
+            self._write_config(config, plugins)
+        except BaseException:
+            self.abandon(keep_folder=was_there)
+            raise
         return True
 
+    def abandon(self, *, keep_folder: bool) -> None:
+        """Remove all that a new run has put here, as far as possible, and the folder unless it is to be kept.
+
+        The config goes last: whatever is left makes a run that has not begun.
+        """
+        with contextlib.suppress(OSError):  # why it is abandoned says more
+            for entry in sorted(self.path.iterdir(), key=lambda entry: entry == self.config):
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            if not keep_folder:
+                self.path.rmdir()
+
     def _write_config(self, config: dict[str, Any], plugins: list[str]) -> None:
+        """The config first, by which the folder is known as a run's: plugins that are missing are copied again."""
+        write_atomically(self.config, yaml.safe_dump(config, sort_keys=False))
         shutil.rmtree(self.plugins, ignore_errors=True)
         if plugins:
             self.plugins.mkdir()
             for plugin in plugins:
                 shutil.copyfile(plugin, self.plugins / Path(plugin).name)
-        write_atomically(self.config, yaml.safe_dump(config, sort_keys=False))
 
     def check_same(self, config: dict[str, Any], plugins: list[str], workers: int = 1) -> None:
         """Raise ConfigError, naming the keys that differ, unless the run begun here gives the result of `config`.
