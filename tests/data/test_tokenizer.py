@@ -1,13 +1,16 @@
 """A tokenizer trained here loses nothing, is the same every time, and opens like any other."""
 
-import contextlib
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+import loopway
 from loopway.data.tokenizer import END_OF_TEXT, fingerprint, load_tokenizer, train_tokenizer, vocabulary_size
 from loopway.errors import DataError
 
@@ -39,23 +42,79 @@ def test_a_tokenizer_that_is_not_there_is_one_clear_line(tmp_path: Path) -> None
     assert "\n" not in str(caught.value)
 
 
-def test_code_that_a_tokenizer_brings_along_is_never_run(tmp_path: Path) -> None:
-    (tmp_path / "tokenization_own.py").write_text(
-        "from pathlib import Path\n"
-        "from transformers import PreTrainedTokenizerFast\n"
-        f"Path({str(tmp_path / 'it-ran')!r}).touch()\n"
-        "class OwnTokenizer(PreTrainedTokenizerFast): ...\n"
+@pytest.fixture
+def with_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A tokenizer's folder with code beside it; nobody may be asked whether to run it."""
+
+    def asked(question: str = "") -> str:
+        raise AssertionError(question)
+
+    monkeypatch.setattr("builtins.input", asked)
+    (tmp_path / "own.py").write_text(
+        f"from pathlib import Path\nPath({str(tmp_path / 'it-ran')!r}).touch()\nclass Own: ...\n"
     )
     TOKENIZER.save_pretrained(tmp_path)
-    settings_file = tmp_path / "tokenizer_config.json"
-    own = {
-        "tokenizer_class": "OwnTokenizer",
-        "auto_map": {"AutoTokenizer": [None, "tokenization_own.OwnTokenizer"]},
-    }
-    settings_file.write_text(json.dumps(json.loads(settings_file.read_text()) | own))
-    with contextlib.suppress(DataError):
-        load_tokenizer(str(tmp_path))
+    yield tmp_path
     assert not (tmp_path / "it-ran").exists()
+
+
+def edit(path: Path, **changes: Any) -> None:
+    content = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(content | changes))
+
+
+CODE = {"AutoConfig": "own.Own", "AutoTokenizer": ["own.Own", "own.Own"]}
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "config"),
+    [
+        ({"tokenizer_class": "Own", "auto_map": CODE}, {}),
+        ({"tokenizer_class": "AutoTokenizer"}, {"model_type": "own", "auto_map": CODE}),
+        ({"tokenizer_class": "AutoTokenizer", "auto_map": CODE}, {}),
+        (
+            {"tokenizer_class": None},
+            {"model_type": "own", "auto_map": CODE, "tokenizer_class": "AutoTokenizer"},
+        ),
+        ({"tokenizer_class": "AutoModelForCausalLM"}, {}),
+        ({"vocab_file": "/etc/passwd"}, {}),
+    ],
+)
+def test_a_tokenizer_that_reaches_for_more_than_its_settings_is_refused_without_a_question(
+    tokenizer: dict[str, Any], config: dict[str, Any], with_code: Path
+) -> None:
+    edit(with_code / "tokenizer_config.json", **tokenizer)
+    edit(with_code / "config.json", **config)
+    with pytest.raises(DataError, match=r"tokenizer_config\.json: |config\.json: tokenizer_class") as caught:
+        load_tokenizer(str(with_code))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "own", "auto_map": CODE},  # a tokenizer of transformers' beside a model of someone's
+        {"model_type": "gpt_neox", "num_labels": 10**9},
+        {"model_type": "gpt_neox", "quantization_config": {"quant_method": "awq"}},
+        {"model_type": ["gpt_neox"], "validate": None},
+        {"model_type": "recursive_llama", "layout": "1R1000000000"},
+    ],
+)
+def test_a_tokenizer_opens_whatever_model_lies_beside_it(config: dict[str, Any], with_code: Path) -> None:
+    edit(with_code / "config.json", **config)
+    assert fingerprint(load_tokenizer(str(with_code))) == fingerprint(TOKENIZER)
+
+
+def test_there_is_one_door_for_what_comes_from_elsewhere() -> None:
+    """Nothing else opens a folder by an Auto class."""
+    package = Path(loopway.__file__).parent
+    call = re.compile(r"^(?!tokenizer = |model = ).*\bAuto\w+\.from_pretrained\(", re.MULTILINE)
+    found = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if call.search(path.read_text())
+    }
+    assert found == {"modeling/opening.py", "modeling/vetting.py"}
 
 
 def test_a_tokenizer_without_an_end_of_text_token_is_refused(tmp_path: Path) -> None:

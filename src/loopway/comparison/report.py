@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from transformers import AutoConfig
 
 from loopway.comparison.figures import Curve, plot_curves
 from loopway.comparison.planned import PlannedRun
@@ -17,6 +16,7 @@ from loopway.comparison.tables import markdown_table
 from loopway.data.loading import RunData
 from loopway.files import write_atomically
 from loopway.modeling.accounting import parameter_report
+from loopway.modeling.opening import PretrainedFolder
 from loopway.trained.generation import Sampling, generate
 from loopway.trained.opening import open_model
 from loopway.training.metrics_log import read_metrics
@@ -55,7 +55,7 @@ def _gather(name: str, by_seed: list[PlannedRun], data: RunData) -> VariantRuns:
     samples = data.validation_samples()
     assert samples is not None, "a comparison asks for validation text"
     losses = [planned.validation_losses for planned in by_seed]
-    model_config = AutoConfig.from_pretrained(by_seed[0].folder.model)
+    model_config = PretrainedFolder(by_seed[0].folder.model).config()
     return VariantRuns(
         name=name,
         summaries=[planned.summary for planned in by_seed],

@@ -9,9 +9,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from loopway.errors import DataError
+from loopway.errors import ConfigError, DataError
+from loopway.modeling.opening import PretrainedFolder
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -42,7 +43,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 
 
 def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerFast:
-    """The fast tokenizer of a local folder or of a model on the Hub; code that it brings along is never run.
+    """The fast tokenizer of a local folder or of a model on the Hub; it is looked at first, and its code never run.
 
     Raises :class:`DataError` if there is none, or if it has no end-of-text token.
     """
@@ -51,13 +52,11 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerFast:
     if looks_local and not path.is_dir():
         raise DataError(f"data.tokenizer: the folder {name_or_path!r} does not exist")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(path) if looks_local else name_or_path, trust_remote_code=False
-        )
-    except Exception as error:  # broken files raise plain exceptions of several libraries
+        tokenizer = PretrainedFolder(path if looks_local else name_or_path).tokenizer()
+    except ConfigError as error:
         raise DataError(
-            f"data.tokenizer: no tokenizer could be loaded from {name_or_path!r}; give a folder that "
-            "save_pretrained wrote (with tokenizer.json) or a name on the Hugging Face Hub"
+            f"data.tokenizer: no tokenizer could be loaded: {error}; give a folder that save_pretrained wrote (with "
+            "tokenizer.json) or a name on the Hugging Face Hub"
         ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise DataError(f"data.tokenizer: {name_or_path!r} has no fast tokenizer (tokenizer.json)")

@@ -22,12 +22,20 @@ from transformers.utils import logging as transformers_logging
 import loopway  # noqa: F401  (makes the recursive families known to the Auto classes)
 from loopway.checks import one_line
 from loopway.errors import ConfigError
-from loopway.modeling.vetting import BESIDE_WEIGHTS, check_model_folder, read_config, weight_files
+from loopway.modeling.vetting import (
+    BESIDE_WEIGHTS,
+    check_model_folder,
+    read_config,
+    read_tokenizer_config,
+    weight_files,
+)
 from loopway.modeling.weights import check_loading
 
 
 class PretrainedFolder:
-    """A model folder, or a name on the Hub, of which nothing is opened before it has been looked at.
+    """A folder with a model or a tokenizer, or a name on the Hub: nothing is opened before it has been looked at.
+
+    Nobody is asked whether to run a folder's code, and none of it is run.
 
     Args:
         name: a folder; or, if there is none and it doesn't look like a path, a name on the Hub.
@@ -45,13 +53,15 @@ class PretrainedFolder:
     def config(self) -> PreTrainedConfig:
         """The model's config; no weights are fetched or read."""
         with self._named():
-            return read_config(self._settings())
+            return read_config(self._model_settings())
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Its tokenizer; no weights are fetched or read."""
+        """Its tokenizer; no weights are fetched or read, and there need not be a model."""
         with self._named():
-            read_config(self._settings())
-            return _tokenizer(self._settings())
+            folder = self._settings()
+            config = read_tokenizer_config(folder)
+            config._name_or_path = self.name  # by which transformers knows some tokenizers of the Hub
+            return _tokenizer(folder, config)
 
     def model(self, *, every_weight: bool = False, **options: Any) -> PreTrainedModel:
         """The model, on the GPU where there is one.
@@ -61,7 +71,7 @@ class PretrainedFolder:
             options: of ``from_pretrained``.
         """
         with self._named():
-            folder = self._settings()
+            folder = self._model_settings()
             if not self.is_local:
                 read_config(folder)  # before gigabytes are fetched
                 _download(self.name, weight_files(folder), revision=folder.name)
@@ -80,9 +90,13 @@ class PretrainedFolder:
         """The folder that holds everything but perhaps the weights; the Hub's is named after its revision."""
         if self._folder is None:
             self._folder = Path(_download(self.name, [f"*{end}" for end in BESIDE_WEIGHTS]))
-        if self.is_local and not (self._folder / "config.json").is_file():
-            raise ConfigError("it holds no model (no config.json); give a model folder or a name on the Hub")
         return self._folder
+
+    def _model_settings(self) -> Path:
+        folder = self._settings()
+        if self.is_local and not (folder / "config.json").is_file():
+            raise ConfigError("it holds no model (no config.json); give a model folder or a name on the Hub")
+        return folder
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:
@@ -108,9 +122,9 @@ def _download(name: str, patterns: list[str], revision: str | None = None) -> st
     )
 
 
-def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def _tokenizer(folder: Path, config: PreTrainedConfig) -> PreTrainedTokenizerBase:
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False)
     except BaseException as error:
         is_panic = type(error).__module__ == "pyo3_runtime"  # of Rust code, and no Exception
         if not isinstance(error, Exception) and not is_panic:

@@ -1,4 +1,4 @@
-"""Whether a model folder may be opened: looked at before transformers touches it.
+"""Whether a folder with a model or a tokenizer may be opened: looked at before transformers touches it.
 
 A folder from elsewhere is data and nothing else: settings in JSON, weights in safetensors. What would run code, unpickle,
 read files from outside, or take more memory than its weights is refused. Reads the JSON and the headers of the weights; a
@@ -102,17 +102,8 @@ def read_config(folder: Path) -> PreTrainedConfig:
         ConfigError: as :func:`check_model_folder`.
     """
     with _as_config_errors("settings"):
-        _check_files(folder)
-        settings = {
-            name: _read_json(folder / name, _MAX_SETTINGS)
-            for name in (_CONFIG, "generation_config.json", _TOKENIZER, _SPECIAL_TOKENS)
-            if name == _CONFIG or (folder / name).is_file()
-        }
-        for name, content in settings.items():
-            for key, value in _entries(content):
-                _check_setting(name, key, value)
-                if name in (_TOKENIZER, _SPECIAL_TOKENS):
-                    _check_tokenizer_setting(name, key, value)
+        _check_model_files(folder)
+        settings = _read_settings(folder, _CONFIG, "generation_config.json")
         _check_tokenizer_class(settings)
         _check_model_type(settings[_CONFIG])
     with _as_config_errors(_CONFIG):
@@ -121,6 +112,25 @@ def read_config(folder: Path) -> PreTrainedConfig:
             raise wrong_value(
                 f"{_CONFIG}: dtype", str(config.dtype), f"one of {', '.join(map(str, _DTYPES))}"
             )
+    return config
+
+
+def read_tokenizer_config(folder: Path) -> PreTrainedConfig:
+    """What transformers needs of a folder's config.json to open its tokenizer, if the tokenizer's settings pass.
+
+    Only the model type and the tokenizer's class are taken over; the folder need not hold a model.
+
+    Raises:
+        ConfigError: as :func:`check_model_folder`.
+    """
+    with _as_config_errors("settings"):
+        _check_files(folder)
+        settings = _read_settings(folder)
+        names = _read_json(folder / _CONFIG, _MAX_SETTINGS) if (folder / _CONFIG).is_file() else {}
+        _check_tokenizer_class(settings | {_CONFIG: names})
+        given = names.get("model_type")
+        config = CONFIG_MAPPING[given]() if _is_known_type(given) else PreTrainedConfig()
+        config.tokenizer_class = names.get("tokenizer_class")
     return config
 
 
@@ -148,7 +158,24 @@ def _as_config_errors(what: str) -> Iterator[None]:
         raise ConfigError(f"{what}: {text}" if ours else f"{what}: {type(error).__name__}: {text}") from error
 
 
+def _read_settings(folder: Path, *names: str) -> dict[str, dict[str, Any]]:
+    """The tokenizer's settings, if any, and those in files of these names; each of them passes."""
+    settings = {
+        name: _read_json(folder / name, _MAX_SETTINGS)
+        for name in (*names, _TOKENIZER, _SPECIAL_TOKENS)
+        if name == _CONFIG or (folder / name).is_file()
+    }
+    for name, content in settings.items():
+        for key, value in _entries(content):
+            _check_setting(name, key, value)
+            if name in (_TOKENIZER, _SPECIAL_TOKENS):
+                _check_tokenizer_setting(name, key, value)
+    return settings
+
+
 def _check_files(folder: Path) -> None:
+    if not folder.is_dir():
+        raise ConfigError("it is no folder")
     place = folder.resolve()
     roots = [place]
     if place.parent.name == "snapshots":  # in the Hub's cache, names are links to contents
@@ -158,6 +185,13 @@ def _check_files(folder: Path) -> None:
             raise ConfigError(
                 f"{entry.name}: is a link that leads out of the folder; put the file in its place"
             )
+        if entry.suffix in BESIDE_WEIGHTS and entry.is_file():
+            _check_file_size(entry, _MAX_FILE)
+
+
+def _check_model_files(folder: Path) -> None:
+    _check_files(folder)
+    for entry in folder.iterdir():
         if entry.name == "adapter_config.json":
             raise ConfigError(
                 f"{entry.name}: adapters are not opened; merge this one into its model and save that"
@@ -166,8 +200,6 @@ def _check_files(folder: Path) -> None:
             raise ConfigError(
                 f"{entry.name}: weights that are spread over processes are not opened; gather them"
             )
-        if entry.suffix in BESIDE_WEIGHTS and entry.is_file():
-            _check_file_size(entry, _MAX_FILE)
 
 
 def _check_file_size(path: Path, limit: int) -> None:
@@ -241,7 +273,7 @@ def _check_tokenizer_class(settings: dict[str, dict[str, Any]]) -> None:
 
 def _check_model_type(content: dict[str, Any]) -> None:
     given = content.get("model_type")
-    if not isinstance(given, str) or given not in CONFIG_MAPPING:
+    if not _is_known_type(given):
         code = ", and code that a folder names (auto_map) is never run" if content.get("auto_map") else ""
         raise wrong_value(f"{_CONFIG}: model_type", given, f"one that transformers or a plugin knows{code}")
     config_class = CONFIG_MAPPING[given]
@@ -251,6 +283,10 @@ def _check_model_type(content: dict[str, Any]) -> None:
         is_code = hasattr(config_class, key) and getattr(getattr(config_class, key), "fset", None) is None
         if is_code and key not in known:
             raise ConfigError(f"{_CONFIG}: {key} is no setting of {given}, but a part of its code; remove it")
+
+
+def _is_known_type(model_type: Any) -> bool:
+    return isinstance(model_type, str) and model_type in CONFIG_MAPPING
 
 
 def _weight_map(folder: Path) -> dict[str, str]:

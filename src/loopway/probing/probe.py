@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from loopway.data.tokens_note import NoTokensError
 from loopway.errors import ConfigError
@@ -21,6 +21,7 @@ from loopway.files import write_atomically
 from loopway.layout import Layout
 from loopway.modeling.accounting import parameter_report
 from loopway.modeling.conversion import as_vanilla
+from loopway.modeling.opening import PretrainedFolder
 from loopway.modeling.stack import RecursiveStack, blocks_of, find_stack
 from loopway.probing.figures import draw_figures, model_labels
 from loopway.probing.loops import probe_loops
@@ -170,8 +171,8 @@ def _layout_of(name: str) -> Layout | None:
     """What a model's config says; None where it says none, or can't be read: opening the model tells why."""
     try:
         folder = model_folder(Path(name)) if Path(name).exists() else name
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except Exception:
+        config = PretrainedFolder(folder).config()
+    except ConfigError:
         return None
     return getattr(config, "parsed_layout", None)
 
