@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import transformers
@@ -285,7 +285,7 @@ def _check_model_type(content: dict[str, Any]) -> None:
             raise ConfigError(f"{_CONFIG}: {key} is no setting of {given}, but a part of its code; remove it")
 
 
-def _is_known_type(model_type: Any) -> bool:
+def _is_known_type(model_type: Any) -> TypeGuard[str]:
     return isinstance(model_type, str) and model_type in CONFIG_MAPPING
 
 
