@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from corpora import contents, jsonl, make_corpus, make_source, make_texts, texts_of, watching
+from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerFast
 
 from loopway.data import PreparationConfig, PreparedData, TokenSamples, prepare
@@ -124,6 +125,32 @@ def test_text_of_many_different_words_gives_a_tokenizer_less(
     share = Path(sources[1]).stat().st_size / sum(Path(source).stat().st_size for source in sources)
     assert "".join(seen).startswith(spaced)
     assert 10_000 * share <= len("".join(seen)[len(spaced) :].encode()) <= 10_000 * share + 1600
+
+
+def sample(*sources: str) -> list[str]:
+    return list(TrainingTexts(find_sources(sources, "text", field="data.train"), "text", 0.0, 0, set()))
+
+
+def test_a_long_record_gives_a_tokenizer_its_words_in_small_parts(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    lines = ["".join(rng.choices("ab.  \t\n\r1'", k=rng.randrange(200))) for _ in range(4000)]
+    text = "x" + "\n".join([*lines, *make_texts(1, words=40_000)])
+    source = make_source("jsonl", tmp_path / "a", [text])
+    parts = sample(source)
+    assert "".join(parts) == text and len(parts) > 8 and max(map(len, parts)) <= 2**16
+    words = ByteLevel(add_prefix_space=False).pre_tokenize_str
+    cut = [word for part in parts for word, _ in words(part)]
+    assert cut == [word for word, _ in words(text)]
+
+
+def test_a_record_far_beyond_the_sample_gives_a_tokenizer_its_first_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loopway.data.training_texts.WORD_BYTES", 200_000)
+    monkeypatch.setattr("loopway.data.training_texts.LONG_TEXT", 100_000)
+    text = " ".join(map(str, range(300_000)))
+    seen = "".join(sample(make_source("jsonl", tmp_path / "a", [text, "more"])))
+    assert text.startswith(seen.removesuffix("more")) and 300_000 < len(seen) < 500_000
 
 
 def test_changing_only_validation_text_changes_nothing_of_training(tmp_path: Path) -> None:

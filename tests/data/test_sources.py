@@ -91,6 +91,23 @@ def test_reading_goes_on_behind_any_piece(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("kind", ["parquet", "dataset", "streamed"])
+def test_long_rows_are_read_one_by_one(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "PIECE_BYTES", 1000)
+    texts = [*make_texts(20, words=2), *make_texts(5, words=200, seed=1), *make_texts(20, words=2)]
+    entry = make_source(kind, tmp_path / "a", texts)
+    entries = [HubDataset(**entry) if isinstance(entry, dict) else entry]
+    (source,) = find_sources(entries, "text", field="data.train")
+    pieces = pieces_of(source)
+    held = [sum(map(len, piece.content)) for piece in pieces]
+    assert all(size <= 1000 or len(piece.content) == 1 for size, piece in zip(held, pieces, strict=True))
+    for piece in pieces[:-1]:
+        rest = [
+            record.text for record in records_of(pieces_of(source, piece.end)) if isinstance(record, Document)
+        ]
+        assert rest == texts[piece.first + len(piece.content) :]
+
+
 def test_records_are_numbered_by_their_lines_and_rows(tmp_path: Path) -> None:
     texts = make_texts(20)
     content = jsonl(texts).replace(b"\n", b"\n\n")

@@ -22,6 +22,15 @@ def test_training_is_deterministic() -> None:
     assert train_tokenizer(TEXTS, 270).backend_tokenizer.to_str() == TOKENIZER.backend_tokenizer.to_str()
 
 
+def test_a_word_without_end_is_learned_from_in_pieces() -> None:
+    """The time of training grows with the square of a word's length."""
+    tokenizer = train_tokenizer(["a" * 20_000], 300)
+    assert max(map(len, tokenizer.get_vocab())) <= 2048
+    assert tokenizer.backend_tokenizer.pre_tokenizer.__getstate__() == TOKENIZER.backend_tokenizer.pre_tokenizer.__getstate__()  # fmt: skip
+    assert b"ByteLevel" in tokenizer.backend_tokenizer.pre_tokenizer.__getstate__()
+    assert tokenizer.decode(tokenizer("a" * 20_000).input_ids) == "a" * 20_000
+
+
 def test_a_small_corpus_gives_a_smaller_vocabulary() -> None:
     assert len(TOKENIZER) == 270
     assert 257 <= len(train_tokenizer(["ab"], 300)) < 300

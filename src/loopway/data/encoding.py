@@ -103,16 +103,19 @@ class Encoder:
         return [_joined([next(remaining) for _ in of_text]) for of_text in parts]
 
 
-def cut_text(text: str, longest: int = _LONGEST_TEXT) -> Iterator[str]:
+def cut_text(
+    text: str, longest: int = _LONGEST_TEXT, places: re.Pattern[str] = _BETWEEN_WORDS
+) -> Iterator[str]:
     """A text in parts of at most ``longest`` characters.
 
-    Cut before a lone space between two words where there is one, which changes no tokens of a byte-level BPE.
+    Cut at the last of ``places`` in the second half of a part, where there is one. The default, before a lone space
+    between two words, changes no tokens of a byte-level BPE.
     """
     start = 0
     while len(text) - start > longest:
         window = text[start + longest // 2 : start + longest + 1]
-        places = [match.start() for match in _BETWEEN_WORDS.finditer(window)]
-        cut = start + (longest // 2 + places[-1] if places else longest)
+        found = [match.start() for match in places.finditer(window)]
+        cut = start + (longest // 2 + found[-1] if found else longest)
         yield text[start:cut]
         start = cut
     yield text[start:]

@@ -212,21 +212,36 @@ def read_parquet(path: Path, name: str, text_field: str, start: Position) -> Ite
                 )
             total = file.metadata.num_rows
             for group in range(file.num_row_groups):
-                in_group = file.metadata.row_group(group).num_rows
+                in_group = (metadata := file.metadata.row_group(group)).num_rows
                 if rows + in_group <= start.records:
                     rows += in_group
                     continue
-                for batch in file.iter_batches(ROWS, row_groups=[group], columns=[text_field]):
-                    values = _values(batch.column(0))[max(start.records - rows, 0) :]
-                    rows += batch.num_rows
-                    if values:
-                        end = Position(records=rows)
-                        yield Piece(name, "rows", values, rows - len(values), end, size * rows / total)
+                for batch in file.iter_batches(
+                    _rows_at_once(metadata, text_field), row_groups=[group], columns=[text_field]
+                ):
+                    read = _values(batch.column(0))[max(start.records - rows, 0) :]
+                    rows += batch.num_rows - len(read)
+                    for values in in_pieces(read):
+                        first, rows = rows, rows + len(values)
+                        yield Piece(name, "rows", values, first, Position(records=rows), size * rows / total)
     except (pyarrow.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         yield _unreadable(name, f"{name}: can't be read as parquet: {reason}", rows, size)
+
+
+def in_pieces(values: list[Any]) -> list[list[Any]]:
+    """The values of neighbouring rows as pieces: one, or one each where they are long."""
+    size = sum(len(value) for value in values if isinstance(value, str | bytes))
+    return [[value] for value in values] if size > PIECE_BYTES or not values else [values]
+
+
+def _rows_at_once(group: Any, text_field: str) -> int:
+    """Rows of a row group that are read together: fewer of those that are long."""
+    columns = [group.column(number) for number in range(group.num_columns)]
+    size = sum(column.total_uncompressed_size for column in columns if column.path_in_schema == text_field)
+    return min(max(PIECE_BYTES * group.num_rows // max(size, 1), 1), ROWS)
 
 
 def _values(column: Any) -> list[Any]:

@@ -19,6 +19,7 @@ from loopway.data.config import HubDataset
 from loopway.data.readers import (
     ROWS,
     Hash,
+    in_pieces,
     prefix_digest,
     read_json,
     read_lines,
@@ -151,11 +152,11 @@ class DatasetSource:
     def _batches(self, rows: Any, done: int) -> Iterator[Piece]:
         total = None if self.spec.streaming else len(rows)
         for batch in rows.select_columns([self.text_field]).skip(done).iter(ROWS):
-            values = list(batch[self.text_field])
-            first, done = done, done + len(values)
-            progress = (self.size or 0) * done / total if total else 0
-            end = None if done == total else Position(records=done)  # to skip all rows is an error
-            yield Piece(self.name, "rows", values, first, end, progress)
+            for values in in_pieces(list(batch[self.text_field])):
+                first, done = done, done + len(values)
+                progress = (self.size or 0) * done / total if total else 0
+                end = None if done == total else Position(records=done)  # to skip all rows is an error
+                yield Piece(self.name, "rows", values, first, end, progress)
 
     @cached_property
     def _rows(self) -> Any:

@@ -1,8 +1,8 @@
 """Which texts a new tokenizer is trained on: a sample of the training documents, never of the validation set.
 
 Little text is used whole. Of more, every source gives its first documents, in proportion to its size; of many small
-ones, some give theirs. Text of many different words, as of scripts without spaces, is much sooner than other text.
-Knows nothing of how a tokenizer is trained.
+ones, some give theirs. Text with many distinct words, as of scripts without spaces, reaches the limit sooner. Long
+documents come in parts. Knows nothing of how a tokenizer is trained.
 """
 
 import re
@@ -11,6 +11,8 @@ from functools import partial
 
 import numpy as np
 
+from loopway.data.encoding import cut_text
+from loopway.data.readers import LONG_TEXT
 from loopway.data.records import Document, Position, read_documents
 from loopway.data.sources import TextSource
 from loopway.data.splitting import digest_of, keys_of, new_hash, set_aside
@@ -18,11 +20,15 @@ from loopway.data.splitting import digest_of, keys_of, new_hash, set_aside
 SAMPLE_BYTES = 256 * 2**20
 WORD_BYTES = 10 * 2**20
 """Of all different words of a sample; training takes up to a hundred times that in memory."""
+_PART = 2**16
+"""Characters that are given at a time: tokenizers reads 256 texts ahead, and takes a hundred times a text's memory."""
+_BEFORE_SPACE = re.compile(r"(?<=\S)(?=[ \t\r\n])")
+"""Where a byte-level BPE always ends a word."""
 _WORD = re.compile(r"\w+|[^\w\s]+")  # about what a byte-level BPE takes for one
 
 
 class TrainingTexts:
-    """An iterable of the texts, which can be gone through again.
+    """An iterable of the texts, long ones in parts, which can be gone through again.
 
     Args:
         sources: of the training documents.
@@ -48,9 +54,9 @@ class TrainingTexts:
         self._swapped = self._key_of_swapped()
 
     def __iter__(self) -> Iterator[str]:
-        for digest, text in self._documents():
+        for digest, parts in self._documents():
             if digest not in self.held_out and not self._is_aside(keys_of(digest)):
-                yield text
+                yield from parts
 
     def _is_aside(self, key: np.ndarray) -> bool:
         return bool(set_aside(key, self.fraction)[0]) != (int(key[0]) == self._swapped)
@@ -68,7 +74,8 @@ class TrainingTexts:
             return None
         return int(keys.max() if aside.all() else keys.min())
 
-    def _documents(self) -> Iterator[tuple[bytes, str]]:
+    def _documents(self) -> Iterator[tuple[bytes, list[str]]]:
+        """The digest of each document of the sample, and its parts; of one far beyond the sample's size, the first."""
         left, words_left, seen = 0.0, 0.0, set[int]()
         for source, share in zip(self.sources, self._shares(), strict=True):
             # What one source gave too much is made good for by those that follow.
@@ -79,9 +86,14 @@ class TrainingTexts:
             for piece in source.pieces(Position(), partial(new_hash, self.seed)):
                 for record in read_documents(piece, self.text_field):
                     if isinstance(record, Document):  # what can't be read is dealt with when all is encoded
-                        left -= len(record.text)
-                        words_left -= _bytes_of_new_words(record.text, seen)
-                        yield piece.digest or digest_of(record.text, self.seed), record.text
+                        parts = []
+                        for part in cut_text(record.text, _PART, _BEFORE_SPACE):
+                            if min(left, words_left) < -LONG_TEXT:
+                                break
+                            left -= len(part)
+                            words_left -= _bytes_of_new_words(part, seen)
+                            parts.append(part)
+                        yield piece.digest or digest_of(record.text, self.seed), parts
                 if left < 0 or words_left < 0:
                     break
 
