@@ -35,3 +35,10 @@ def golden() -> Path:
 def reference() -> Path:
     """The folder of published numbers."""
     return Path(__file__).parent / "reference"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell what the tests cost, in all of their processes."""
+    spent = os.times()
+    seconds = spent.user + spent.system + spent.children_user + spent.children_system
+    terminalreporter.write_line(f"{seconds / 60:.1f} core-minutes")
