@@ -152,6 +152,48 @@ def test_a_full_disk_ends_every_worker_with_the_reason_or_where_it_is(start: Cal
     assert not steps_of(workers.run.checkpoints) and not (workers.run.checkpoints / ASIDE).exists()
 
 
+UNREADABLE = """
+import errno, os, sys
+
+is_here = os.environ.get("RANK") == os.environ.get("UNREADABLE")
+
+def look(event, arguments):
+    path = str(arguments[0]) if event == "open" else ""
+    if is_here and "/checkpoints/checkpoint-8/" in path:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+
+sys.addaudithook(look)
+"""
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_worker_chooses_the_checkpoint_and_one_s_read_error_is_told_by_all(
+    rank: int,
+    start: Callable[..., Workers],
+    tiny_config: Build,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    train(tiny_config(), run.path)
+    run.summary.unlink()
+    (tmp_path / "sitecustomize.py").write_text(UNREADABLE)
+    monkeypatch.setenv("UNREADABLE", str(rank))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path[1:]]))
+    training = {"max_steps": 8, "global_batch_size": 4, "save_steps": 4, "logging_steps": 2, "eval_steps": 4}
+    workers = start(2, sections={"training": training | {"eval_strategy": "steps"}})
+    if rank == 0:  # it looks, and the other follows
+        codes = [process.wait(120) for process in workers.processes]
+        told = [errors.read_text() for errors in workers.errors]
+        assert codes == [0, 0] and run.is_finished, told
+        assert "checkpoint-8: not whole" in told[0] and "going on after step 4" in told[0]
+    else:
+        words = [workers.last_words(number, within=TIMEOUT) for number in range(2)]
+        assert all("checkpoint-8 can't be read: " in each for each in words)
+        assert "another worker says why" in words[0] and "Input/output error" in words[1]
+        assert not run.is_finished
+
+
 def test_memory_that_is_not_there_ends_every_worker(
     start: Callable[..., Workers], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from rich.console import Console
 from transformers import PreTrainedConfig, PreTrainedModel, set_seed
 from transformers.integrations.integration_utils import TensorBoardCallback
@@ -178,9 +179,7 @@ class _Run:
         write_line(self.run.original, name, loss)
 
     def execute(self) -> RunSummary:
-        checkpoint, broken = self.run.newest_checkpoint()
-        for path, problem in broken.items():
-            say(self.console, f"{path}: not whole, passed over ({problem})")
+        checkpoint = self._choose_checkpoint()
         step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
         if checkpoint:
             say(self.console, f"{self.run.path}: going on after step {step}")
@@ -207,6 +206,17 @@ class _Run:
                 self._stop(interruption.received, trainer.state.global_step)
             self._evaluate_final(trainer)
             return self._finish(trainer, run_log)
+
+    def _choose_checkpoint(self) -> Path | None:
+        """The newest whole one: the first worker reads and chooses, the others are told."""
+        name = None
+        if self.arguments.process_index == 0:
+            checkpoint, broken = self.run.newest_checkpoint()
+            for path, problem in broken.items():
+                say(self.console, f"{path}: not whole, passed over ({problem})")
+            name = checkpoint.name if checkpoint else None
+        [name] = broadcast_object_list([name])
+        return self.run.checkpoints / name if name else None
 
     def _bar(self, log: MetricsLog) -> ProgressBar:
         return ProgressBar(self.console, self.title, log, read_line(self.run.original))

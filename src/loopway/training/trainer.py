@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -232,32 +233,53 @@ class SampleTrainer(Trainer):
             aside.rmdir()
             retire(checkpoints, self.state.global_step, self.args.save_total_limit)
 
+        trouble = f"the checkpoint of step {self.state.global_step} can't be written to {checkpoints}"
+        advice = "those from before are whole: run the same command again when the cause is gone"
+        all_or_none = partial(self._all_or_none, trouble=trouble, advice=advice)
         try:
-            self._all_or_none(partial(new_aside, checkpoints) if self.args.should_save else None)
+            all_or_none(partial(new_aside, checkpoints) if self.args.should_save else None)
             self._aside = aside
-            self._all_or_none(partial(super()._save_checkpoint, model, trial))
-            self._all_or_none(finish if self.args.should_save else None)
+            all_or_none(partial(super()._save_checkpoint, model, trial))
+            all_or_none(finish if self.args.should_save else None)
+        except TrainingError:
+            if self.args.should_save:
+                shutil.rmtree(aside, ignore_errors=True)
+            raise
         finally:
             self._aside = None
 
-    def _all_or_none(self, act: Callable[[], None] | None) -> None:
-        """Writes a part of a checkpoint; where one worker can't, all end with the same error."""
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, *args: Any, **kwargs: Any) -> None:
+        self._load(resume_from_checkpoint, super()._load_from_checkpoint, *args, **kwargs)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        self._load(checkpoint, super()._load_optimizer_and_scheduler)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        self._load(checkpoint, super()._load_rng_state)
+
+    def _load(self, checkpoint: str | None, load: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+        """One part of a checkpoint, which another worker has found to be whole."""
+        if checkpoint is not None:
+            advice = f"run the same command again when the cause is gone, or remove {checkpoint} to go on from an earlier one"
+            self._all_or_none(
+                partial(load, checkpoint, *args, **kwargs),
+                trouble=f"{checkpoint} can't be read",
+                advice=advice,
+            )
+
+    def _all_or_none(self, act: Callable[[], None] | None, *, trouble: str, advice: str) -> None:
+        """Write or read a part of a checkpoint; where one worker can't, all end with the same error."""
         problem = None
         try:
             if act is not None:
                 act()
-        except (OSError, RuntimeError, SafetensorError) as error:
+        except (OSError, RuntimeError, EOFError, UnpicklingError, SafetensorError) as error:
             problem = error
         failed = torch.tensor(0 if problem is None else 1, device=self.args.device)
         if not int(self.accelerator.reduce(failed, reduction="sum")):  # type: ignore[arg-type]
             return
-        if self.args.should_save:
-            shutil.rmtree(Path(str(self.args.output_dir)) / ASIDE, ignore_errors=True)
-        raise TrainingError(
-            f"the checkpoint of step {self.state.global_step} can't be written to {self.args.output_dir}: "
-            f"{'another worker says why' if problem is None else one_line(problem)}; those from before are whole: "
-            f"run the same command again when the cause is gone"
-        ) from problem
+        why = "another worker says why" if problem is None else one_line(problem)
+        raise TrainingError(f"{trouble}: {why}; {advice}") from problem
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         super().save_model(output_dir, _internal_call)
