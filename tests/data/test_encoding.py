@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,8 +14,9 @@ import pytest
 from corpora import jsonl, make_texts
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from loopway.data import readers
+from loopway.data import encoding, readers
 from loopway.data.encoding import Encoded, Encoder, Encoding, cut_text, encode_in_order
 from loopway.data.readers import read_text
 from loopway.data.records import Piece, Position
@@ -121,6 +123,50 @@ def test_a_long_file_has_the_tokens_of_the_whole_text(
     assert {part.digests for part in encoded} == {whole.digests}
     assert sum(int(part.text_bytes[0]) for part in encoded) == whole.text_bytes[0]
     assert np.concatenate([part.ids for part in encoded]).tolist() == whole.ids.tolist()
+
+
+def _marking(kind: str) -> Encoder:
+    """An encoder whose tokenizer puts a mark before every text."""
+    bpe = Tokenizer(models.BPE(unk_token="?"))
+    bpe.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    if kind == "byte_level":
+        bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    alphabet = [*"▁Ġcats'.,1\n", "end"]
+    trainer = trainers.BpeTrainer(vocab_size=80, special_tokens=["?", "end"], initial_alphabet=alphabet, show_progress=False, max_token_length=6)  # fmt: skip
+    bpe.train_from_iterator([*TEXTS, "cat cats 1. a c t s, ' " * 9], trainer)
+    if kind == "prepend":  # as of Llama 2: nothing is split into words
+        bpe.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+        bpe.pre_tokenizer = None
+    return Encoder(Encoding(bpe.to_str(), 1, "text", seed=0))
+
+
+MARKING = {kind: _marking(kind) for kind in ("prepend", "metaspace", "byte_level")}
+
+
+@pytest.mark.parametrize("kind", MARKING)
+@given(st.lists(st.text(st.sampled_from("cats'.,1"), min_size=1, max_size=8), min_size=20, max_size=40))
+def test_a_mark_before_every_text_comes_once_a_document(
+    tmp_path_factory: pytest.TempPathFactory, kind: str, words: list[str]
+) -> None:
+    encoder, text = MARKING[kind], " ".join(words)
+    path = tmp_path_factory.getbasetemp() / "marked.txt"
+    path.write_text(text)
+    whole = encoder.encode(text_piece(text)).ids.tolist()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoding, "cut_text", partial(cut_text, longest=20))
+        assert encoder.encode(text_piece(text)).ids.tolist() == whole
+        patch.setattr(readers, "LONG_TEXT", 50)
+        patch.setattr(readers, "PIECE_BYTES", 40)
+        parts = [encoder.encode(piece).ids for piece in read_text(path, "a.txt", lambda: new_hash(0))]
+    assert len(parts) == 1 or np.concatenate(parts).tolist() == whole
+
+
+@pytest.mark.parametrize("kind", MARKING)
+def test_a_mark_before_every_text_is_not_put_into_a_word(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, text = MARKING[kind], "cats" * 30
+    monkeypatch.setattr(encoding, "cut_text", partial(cut_text, longest=9))
+    tokens = [encoder.tokenizer.id_to_token(number) for number in encoder.encode(text_piece(text)).ids]
+    assert "".join(tokens).lstrip("▁Ġ") == text + "end"
 
 
 @given(st.integers(1, 60))

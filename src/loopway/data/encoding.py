@@ -1,7 +1,7 @@
 """From pieces of sources to token ids, in this process or in several, always in the order of the pieces.
 
 Every document ends with the end-of-text token; a special token's name inside a text is encoded as ordinary text, so a
-document can't end itself. Knows nothing of splits and of where tokens go. Imports nothing heavy: every encoding process
+document can't end itself. Long documents are encoded in parts, to the tokens of the whole. Knows nothing of splits and of where tokens go. Imports nothing heavy: every encoding process
 imports this module.
 """
 
@@ -29,6 +29,8 @@ _MOST_IN_FLIGHT = 64 * 2**20
 """Bytes of text that are read ahead; more only if a single piece is that long."""
 _LONGEST_TEXT = 2**20
 """Characters that are encoded in one go; the memory of it is some hundred times that."""
+_CONTEXTS = ("a", "\n", ".")
+"""What a part of a text is encoded behind: a letter fits before a space, the others within words."""
 _BETWEEN_WORDS = re.compile(r"(?<=\S)(?= \S)")
 
 
@@ -70,11 +72,12 @@ class Encoder:
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         self.tokenizer.encode_special_tokens = True  # a special token's name is text like any other
+        self._contexts = [(text, self._ids(text)) for text in _CONTEXTS] if self._marks_beginnings() else []
 
     def encode(self, piece: Piece) -> Encoded:
         records = list(read_documents(piece, self.encoding.text_field))
         documents = [record for record in records if isinstance(record, Document)]
-        encoded = self._encode([document.text for document in documents])
+        encoded = self._encode([document.text for document in documents], begins=piece.is_first)
         ends = piece.kind != "part" or piece.is_last
         end = np.array([self.encoding.end_of_text] if ends else [], dtype=np.int32)
         lengths = np.array([len(ids) + len(end) for ids in encoded], dtype=np.int64)
@@ -92,15 +95,42 @@ class Encoder:
             unreadable=[record for record in records if isinstance(record, Unreadable)],
         )
 
-    def _encode(self, texts: list[str]) -> list[np.ndarray]:
-        """int32[tokens] of each text."""
+    def _encode(self, texts: list[str], *, begins: bool) -> list[np.ndarray]:
+        """int32[tokens] of each text; ``begins``: each is the beginning of a document."""
         parts = [list(cut_text(text)) for text in texts]
         ids: list[np.ndarray] = []
         for batch in _batches([part for of_text in parts for part in of_text], len, _LONGEST_TEXT):
             encodings = self.tokenizer.encode_batch_fast(batch, add_special_tokens=False)
             ids += [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
         remaining = iter(ids)
-        return [_joined([next(remaining) for _ in of_text]) for of_text in parts]
+        return [
+            _joined(
+                [self._placed(next(remaining), part, begins and not at) for at, part in enumerate(of_text)]
+            )
+            for of_text in parts
+        ]
+
+    def _placed(self, alone: np.ndarray, part: str, is_first: bool) -> np.ndarray:
+        """The tokens of a part in its text, int32[tokens]; ``alone``: its tokens if it were the text."""
+        for context, before in [] if is_first else self._contexts:
+            ids = self._ids(context + part)
+            if np.array_equal(ids[: len(before)], before):
+                return ids[len(before) :]
+        return alone
+
+    def _ids(self, text: str) -> np.ndarray:
+        return np.array(self.tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int32)
+
+    def _marks_beginnings(self) -> bool:
+        """Whether the tokenizer takes the beginning of a text for more than what stands there, as Llama 2's does."""
+        start = self._prepared("a")
+        return any(self._prepared("a" + text) != start + self._prepared(text) for text in ("b", " b"))
+
+    def _prepared(self, text: str) -> str:
+        """The text as the tokenizer's model gets it."""
+        normalizer, words = self.tokenizer.normalizer, self.tokenizer.pre_tokenizer
+        text = normalizer.normalize_str(text) if normalizer is not None else text
+        return "".join(word for word, _ in words.pre_tokenize_str(text)) if words is not None else text
 
 
 def cut_text(

@@ -54,9 +54,9 @@ def read_text(path: Path, name: str, new_hash: Callable[[], Hash]) -> Iterator[P
             is_last = offset + len(content) == size
             cut = len(content) if is_last else _place_to_cut(content)
             part, rest = content[:cut], content[cut:]
-            offset += len(part)
+            is_first, offset = offset == 0, offset + len(part)
             end = None if is_last else Position(offset)
-            yield Piece(name, "part", part, line, end, offset, is_last, digest)
+            yield Piece(name, "part", part, line, end, offset, is_first, is_last, digest)
             line += part.count(b"\n")
 
 

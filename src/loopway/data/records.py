@@ -41,6 +41,8 @@ class Piece:
     """Where the next piece begins; None: the source ends here."""
     progress: float
     """Bytes of the source, as it lies on disk, that have been read by the end of this piece."""
+    is_first: bool = True
+    """Of a part: whether the document begins here."""
     is_last: bool = True
     """Of a part: whether the document ends here."""
     digest: bytes = b""
