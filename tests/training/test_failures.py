@@ -137,7 +137,7 @@ def test_a_killed_run_leaves_no_process_that_loads_data_and_no_lock(start: Calla
     workers.kill()
     with workers.run.locked():
         pass
-    _, alive = psutil.wait_procs(loading, timeout=60)
+    _, alive = psutil.wait_procs(loading)
     assert not alive
 
 
@@ -183,12 +183,12 @@ def test_one_worker_chooses_the_checkpoint_and_one_s_read_error_is_told_by_all(
     training = {"max_steps": 8, "global_batch_size": 4, "save_steps": 4, "logging_steps": 2, "eval_steps": 4}
     workers = start(2, sections={"training": training | {"eval_strategy": "steps"}})
     if rank == 0:  # it looks, and the other follows
-        codes = [process.wait(120) for process in workers.processes]
+        codes = [process.wait() for process in workers.processes]
         told = [errors.read_text() for errors in workers.errors]
         assert codes == [0, 0] and run.is_finished, told
         assert "checkpoint-8: not whole" in told[0] and "going on after step 4" in told[0]
     else:
-        words = [workers.last_words(number, within=TIMEOUT) for number in range(2)]
+        words = [workers.last_words(number) for number in range(2)]
         assert all("checkpoint-8 can't be read: " in each for each in words)
         assert "another worker says why" in words[0] and "Input/output error" in words[1]
         assert not run.is_finished
