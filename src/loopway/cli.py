@@ -14,6 +14,7 @@ import typer
 
 from loopway._version import __version__
 from loopway.errors import exit_on_error
+from loopway.threads import wait_without_spinning
 
 app = typer.Typer(
     name="loopway",
@@ -390,6 +391,7 @@ def main() -> None:
 
     A run that SIGTERM ended has done what a scheduler wants by it: it has saved, and that is 0.
     """
+    wait_without_spinning()
     try:
         with exit_on_error():
             app()
