@@ -62,6 +62,20 @@ def test_help_loads_nothing_heavy() -> None:
     assert (result.returncode, result.stderr.strip()) == (0, "")
 
 
+def test_loopway_debug_shows_the_traceback_and_the_first_cause(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text("model: {layout: [")
+    assert run_main(monkeypatch, "train", str(config)) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    monkeypatch.setenv("LOOPWAY_DEBUG", "1")
+    assert run_main(monkeypatch, "train", str(config)) == 2
+    shown = capsys.readouterr().err
+    assert "yaml.parser.ParserError" in shown and "Traceback" in shown
+    assert shown.splitlines()[-1].startswith("loopway: ")
+
+
 def test_version_is_the_package_s() -> None:
     from loopway import __version__
 

@@ -19,6 +19,7 @@ from loopway.threads import wait_without_spinning
 app = typer.Typer(
     name="loopway",
     help="Recursive (looped) language models with MeSH state highways: train, compare, evaluate, probe.",
+    epilog="An error is one line; LOOPWAY_DEBUG=1 in the environment shows its traceback, too.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",

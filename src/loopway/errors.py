@@ -1,10 +1,13 @@
 """The errors that a user's own input can cause.
 
 Every one is a ``ValueError`` whose message says what was given, what is allowed and what to do; the command
-line prints it as one line and exits 2. Knows nothing of who raises them.
+line prints it as one line and exits 2. With LOOPWAY_DEBUG=1 the traceback comes before it. Knows nothing of who raises
+them.
 """
 
+import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -42,13 +45,26 @@ def exit_on_error() -> Iterator[None]:
     try:
         yield
     except LoopwayError as error:
+        _show_traceback(error)
         print(f"loopway: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
         if error.errno is None:  # a library's own, which needs its traceback
             raise
+        _show_traceback(error)
         place = f": {error.filename}" if error.filename else ""
         print(f"loopway: the system says {error.strerror!r}{place}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _show_traceback(error: BaseException) -> None:
+    """Where that is asked for: with the errors that it stands for, those behind a `from None` too."""
+    if os.environ.get("LOOPWAY_DEBUG", "0") in ("", "0"):
+        return
+    cause: BaseException | None = error
+    while cause is not None:
+        cause.__suppress_context__ = cause.__cause__ is not None
+        cause = cause.__cause__ or cause.__context__
+    traceback.print_exception(error)

@@ -12,15 +12,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 import torch
+from torch import distributed
 
 from loopway.data.command import prepare_command
 from loopway.errors import DataError
 from loopway.training.checkpoint import ASIDE, steps_of
+from loopway.training.failures import failures_told
 from loopway.training.run import train
 from loopway.training.run_config import RunConfig
 from loopway.training.run_folder import RunFolder
@@ -255,6 +258,51 @@ def test_a_folder_that_cannot_be_written_to_is_named(tiny_config: Build, tmp_pat
     (run.checkpoints / ASIDE).unlink()
     train(config, run.path)
     assert run.is_finished
+
+
+LOST = "[third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1"
+
+
+@pytest.mark.parametrize(
+    ("error", "workers", "told"),
+    [
+        (
+            RuntimeError(f"{LOST}\nException raised from run at a.cpp:7 (first):\nframe #0"),
+            2,
+            f"RuntimeError: {LOST}",
+        ),
+        (distributed.DistStoreError("wait timeout after 30000ms"), 2, "DistStoreError: wait timeout after"),
+        (distributed.DistBackendError("NCCL error, Duplicate GPU detected"), 2, None),
+        (RuntimeError("my plugin: gloomy weather"), 2, None),
+        (RuntimeError("no nccl built in"), 2, None),
+        (RuntimeError(LOST), 1, None),
+        (MemoryError(), 1, "the cause: MemoryError"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"),
+            1,
+            "can't allocate memory: 9 bytes",
+        ),
+    ],
+)
+def test_what_ends_a_run_is_told_with_the_library_s_own_words_or_left_as_it_is(
+    error: Exception, workers: int, told: str | None
+) -> None:
+    arguments = SimpleNamespace(
+        world_size=workers,
+        process_index=0,
+        ddp_timeout=30,
+        output_dir="there",
+        train_batch_size=1,
+        eval_batch_size=1,
+        gradient_accumulation_steps=1,
+    )
+    with pytest.raises(Exception) as caught, failures_told(arguments):  # type: ignore[arg-type]
+        raise error
+    if told is None:
+        assert caught.value is error
+    else:
+        assert isinstance(caught.value, TrainingError) and told in str(caught.value)
+        assert "\n" not in str(caught.value) and "frame #0" not in str(caught.value)
 
 
 def test_a_device_without_memory_is_told_in_the_same_words_and_the_run_takes_the_advice(

@@ -82,7 +82,7 @@ class Assembly:
                 self._make(given, processes)
             except BaseException:
                 if not self._checkpoint.exists():
-                    shutil.rmtree(self.folder)
+                    shutil.rmtree(self.folder, ignore_errors=True)
                 raise
         self._checkpoint.unlink(missing_ok=True)
         self._request.unlink(missing_ok=True)

@@ -15,7 +15,11 @@ from loopway.checks import one_line
 from loopway.errors import LoopwayError
 
 _NO_MEMORY = re.compile(r"out of memory|can't allocate memory|cannot allocate memory", re.IGNORECASE)
-_NO_ANSWER = re.compile(r"gloo|nccl|process ?group|connection (closed|reset)", re.IGNORECASE)
+_CONNECTION = re.compile(r"gloo|nccl|process ?group|connection|socket|TCPStore", re.IGNORECASE)
+_NO_ANSWER = re.compile(
+    r"closed|closure|reset by peer|broken pipe|timed? ?out|remote process|communicator was aborted",
+    re.IGNORECASE,
+)
 _LOADING_PROCESS = re.compile(r"DataLoader worker \(pid.* \d+\)")
 
 
@@ -38,7 +42,8 @@ def failures_told(arguments: TrainingArguments) -> Iterator[None]:
         if reason is None:
             raise
         raise TrainingError(
-            f"{reason}; the same command goes on from the newest whole checkpoint in {arguments.output_dir}"
+            f"{reason}; the same command goes on from the newest whole checkpoint in {arguments.output_dir}; "
+            f"the cause: {_cause(error)}"
         ) from error
 
 
@@ -47,13 +52,20 @@ def _reason(error: Exception, arguments: TrainingArguments) -> str | None:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or _NO_MEMORY.search(text):
         return f"there wasn't enough memory: {_less_memory(arguments)}"
     if _LOADING_PROCESS.search(text):
-        return f"a process that loads data died ({one_line(error)})"
-    if arguments.world_size > 1 and (isinstance(error, distributed.DistError) or _NO_ANSWER.search(text)):
+        return "a process that loads data died"
+    is_of_connection = isinstance(error, distributed.DistError) or _CONNECTION.search(text)
+    if arguments.world_size > 1 and is_of_connection and _NO_ANSWER.search(text):
         return (
             f"worker {arguments.process_index} of {arguments.world_size} lost another one, which died or didn't answer "
-            f"for training.ddp_timeout, {arguments.ddp_timeout} s (its own message says why, if it had time for one)"
+            f"for training.ddp_timeout, {arguments.ddp_timeout} s (see that worker's log)"
         )
     return None
+
+
+def _cause(error: Exception) -> str:
+    """The library's own words, without the C++ frames that torch puts behind them."""
+    words = one_line(error).partition(" Exception raised from ")[0]
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
 
 
 def _less_memory(arguments: TrainingArguments) -> str:

@@ -199,9 +199,11 @@ class _Run:
             trainer = self._trainer([run_log, bar, interruption, *self._probes(run_log, step)])
             try:
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-            finally:  # its thread writes into the folder, which may be removed
-                if self.tensorboard.tb_writer is not None:
-                    self.tensorboard.tb_writer.close()
+            except BaseException:
+                with contextlib.suppress(OSError):  # what ended the run says more
+                    self._close_tensorboard()
+                raise
+            self._close_tensorboard()
             if interruption.received is not None and trainer.state.global_step < trainer.state.max_steps:
                 self._stop(interruption.received, trainer.state.global_step)
             self._evaluate_final(trainer)
@@ -217,6 +219,11 @@ class _Run:
             name = checkpoint.name if checkpoint else None
         [name] = broadcast_object_list([name])
         return self.run.checkpoints / name if name else None
+
+    def _close_tensorboard(self) -> None:
+        """Its thread writes into the folder, which may be removed."""
+        if self.tensorboard.tb_writer is not None:
+            self.tensorboard.tb_writer.close()
 
     def _bar(self, log: MetricsLog) -> ProgressBar:
         return ProgressBar(self.console, self.title, log, read_line(self.run.original))
