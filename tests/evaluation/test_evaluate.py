@@ -138,6 +138,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "max_steps": 8,
                 "save_steps": 4,
                 "learning_rate": 1e-2,
+                "eval_on_start": True,  # whose line has no tokens yet
                 "use_cpu": True,
             },
         }

@@ -350,6 +350,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(
         train(config, tmp_path / "run")
     assert signal.getsignal(number) == before
     message = " ".join(capsys.readouterr().err.split())
+    assert f"{number.name}: stops after this step, with a checkpoint" in message
     assert "stopped after step 3; run the same command to go on" in message
     assert not (tmp_path / "run" / "summary.json").exists()
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["checkpoint-3"]

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, TrainingArguments
 
 from loopway.errors import ConfigError, LoopwayError
-from loopway.training.arguments import REFUSED, training_arguments
+from loopway.training.arguments import REFUSED, core_steps, steps_of_epochs, training_arguments
 from loopway.training.run_config import RunConfig
 from loopway.training.yaml_files import apply_overrides, merge
 
@@ -184,6 +184,19 @@ def test_a_config_survives_writing_and_reading(tiny_config: Build, tmp_path: Pat
     path = tmp_path / "run.yaml"
     path.write_text(config.to_yaml(), encoding="utf-8")
     assert RunConfig.load(path) == config
+
+
+@pytest.mark.parametrize(
+    ("epochs", "samples", "per_step", "steps"),
+    [(15, 392, 24, 245), (0.1, 30, 1, 3), (2.5, 10, 4, 6), (0.01, 10, 4, 1), (1, 10**17 + 3, 1, 10**17 + 3)],
+)
+def test_steps_of_epochs_are_counted_exactly(epochs: float, samples: int, per_step: int, steps: int) -> None:
+    assert steps_of_epochs(epochs, samples, per_step) == steps
+
+
+@pytest.mark.parametrize(("share", "steps"), [(0.07, 7), (0.071, 8), (0, 0), (12, 12)])
+def test_steps_of_the_core_alone_are_counted_exactly(share: float, steps: int) -> None:
+    assert core_steps({"core_first": share}, 100) == steps
 
 
 def test_accumulation_follows_from_the_global_batch(tiny_config: Build) -> None:

@@ -94,6 +94,10 @@ def test_another_s_files_are_never_taken_for_its_own(tmp_path: Path) -> None:
     assert run.plugins.exists()
 
 
+def test_a_run_may_lie_anywhere_in_the_file_system() -> None:
+    assert RunFolder(Path("/run")).data_places == [Path("/run/data")]
+
+
 @pytest.mark.parametrize("place", ["folder", "link"])
 def test_a_start_that_fails_leaves_the_folder_that_was_there_and_says_why(
     place: str, tiny_config: Build, tmp_path: Path

@@ -21,6 +21,7 @@ from loopway.evaluation.results import Evaluation
 from loopway.evaluation.suite import HELD_OUT, Measure
 from loopway.evaluation.tables import mean_accuracy
 from loopway.report.style import label, line_style
+from loopway.training.metrics_log import read_metrics
 from loopway.training.run_folder import RunFolder
 
 
@@ -118,11 +119,9 @@ def _checkpoints(run: Path) -> dict[int, Path]:
 
 
 def _tokens_per_step(folder: RunFolder) -> int:
-    with folder.metrics.open(encoding="utf-8") as lines:
-        first = next(lines, None)
-    if first is None:
-        raise ConfigError(f"{folder.metrics}: is empty, so nothing says how many tokens a step has")
-    line = json.loads(first)
+    line = next((line for line in read_metrics(folder.metrics) if line["step"]), None)
+    if line is None:
+        raise ConfigError(f"{folder.metrics}: has no line of a step, so nothing says how many tokens one has")
     return line["tokens"] // line["step"]
 
 

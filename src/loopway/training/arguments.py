@@ -10,6 +10,7 @@ import dataclasses
 import math
 import typing
 from datetime import timedelta
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +170,25 @@ def _check_positive(key: str, section: dict[str, Any], expected: str, engines: t
 def core_steps(section: dict[str, Any], max_steps: int) -> int:
     """For how many steps looped layers and the recurrence are trained alone."""
     given = section.get("core_first", 0)
-    return math.ceil(given * max_steps) if given < 1 else int(given)
+    return math.ceil(_exact(given) * max_steps) if given < 1 else int(given)
+
+
+def steps_of_epochs(epochs: float, samples: int, per_step: int) -> int:
+    """Return how many whole steps there are in so many epochs; at least one.
+
+    The last tokens of the last epoch may be left out, none are seen once more.
+
+    Args:
+        epochs: may be a fraction.
+        samples: of an epoch.
+        per_step: samples of a step.
+    """
+    return max(1, math.floor(_exact(epochs) * samples / per_step))
+
+
+def _exact(number: float) -> Fraction:
+    """As it is written: 0.1 is a tenth. Products of floats can be just below, or above, a whole number."""
+    return Fraction(str(number))
 
 
 def _check_length(section: dict[str, Any]) -> None:
@@ -177,8 +196,8 @@ def _check_length(section: dict[str, Any]) -> None:
     if len(lengths) != 1:
         found = "neither is" if not lengths else "both are"
         raise ConfigError(f"training: give one of max_steps and num_train_epochs; {found} given")
-    if section[lengths[0]] <= 0:
-        raise wrong_value(f"training.{lengths[0]}", section[lengths[0]], "more than 0")
+    if not 0 < section[lengths[0]] < math.inf:
+        raise wrong_value(f"training.{lengths[0]}", section[lengths[0]], "a number of more than 0")
 
 
 def training_arguments(section: dict[str, Any], checkpoints: Path, *, validate: bool) -> TrainingArguments:

@@ -3,6 +3,7 @@
 Knows the Trainer's callbacks; knows nothing of configs and models.
 """
 
+import contextlib
 import math
 import signal
 import threading
@@ -209,7 +210,8 @@ class Interruption(TrainerCallback):
     the old ones come back afterwards.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, console: Console) -> None:
+        self.console = console
         self.received: signal.Signals | None = None
         """What the run ends for: the same in all workers, known at the end of a step."""
         self._received_here: signal.Signals | None = None
@@ -231,6 +233,11 @@ class Interruption(TrainerCallback):
         if self._received_here is not None:
             raise KeyboardInterrupt
         self._received_here = signal.Signals(number)
+        with contextlib.suppress(RuntimeError):  # the signal came while this very stream was written to
+            say(
+                self.console,
+                f"{self._received_here.name}: stops after this step, with a checkpoint; a second one stops at once",
+            )
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any

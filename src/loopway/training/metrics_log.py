@@ -6,6 +6,7 @@ A line has `step`, `tokens`, `epoch`, `seconds` and either `loss`, `learning_rat
 """
 
 import json
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,9 @@ class MetricsLog:
         self.path = path
         self.write = write
         self.lines = [line for line in read_metrics(path) if line["step"] <= resumed_step]
+        self._newest: dict[str, Any] = {}
+        for line in self.lines:
+            self._newest |= line
         if write:
             write_atomically(path, "".join(f"{json.dumps(line)}\n" for line in self.lines))
 
@@ -44,13 +48,15 @@ class MetricsLog:
 
     def last(self, key: str) -> float | None:
         """The newest value of `key`."""
-        return next((line[key] for line in reversed(self.lines) if key in line), None)
+        return self._newest.get(key)
 
     def append(self, line: dict[str, Any]) -> None:
         kind = next((name for name in ("validation_loss", "skipped_loss") if name in line), "loss")
-        if any(old["step"] == line["step"] and kind in old for old in self.lines):
+        of_step = takewhile(lambda old: old["step"] == line["step"], reversed(self.lines))
+        if any(kind in old for old in of_step):
             return  # evaluated again after a resume at the last step
         self.lines.append(line)
+        self._newest |= line
         if self.write:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")

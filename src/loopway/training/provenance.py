@@ -22,8 +22,9 @@ from loopway.files import write_atomically
 from loopway.training.free_keys import free_settings
 from loopway.training.measurements import device_name
 
-NUMERICS = 2
-"""Raised when the same config and seed give other numbers. 2: recurrences draw initial values beside the layers' stream."""
+NUMERICS = 3
+"""Raised when the same config and seed give other numbers. 2: recurrences draw initial values beside the layers' stream.
+3: steps of epochs are counted exactly, which may be one more."""
 
 
 def note_sitting(

@@ -27,7 +27,7 @@ from loopway.modeling.accounting import parameter_report
 from loopway.modeling.stack import find_stack, set_recompute
 from loopway.probing.callback import ProbeLog
 from loopway.training.allocator import set_up_allocator
-from loopway.training.arguments import core_steps, training_arguments
+from loopway.training.arguments import core_steps, steps_of_epochs, training_arguments
 from loopway.training.callbacks import Interruption, ProgressBar, RunLog, perplexity, say
 from loopway.training.failures import failures_told
 from loopway.training.measurements import (
@@ -143,10 +143,10 @@ class _Run:
         """In the order in which they are seen, to the last step."""
         args = self.arguments
         self.samples_per_step = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
-        self.steps_per_epoch = self.data.training_samples().samples_per_epoch / self.samples_per_step
+        per_epoch = self.data.training_samples().samples_per_epoch
+        self.steps_per_epoch = per_epoch / self.samples_per_step
         if args.max_steps <= 0:
-            # Whole steps only: the last tokens of the last epoch may be left out, none are seen once more.
-            args.max_steps = max(1, int(args.num_train_epochs * self.steps_per_epoch))
+            args.max_steps = steps_of_epochs(args.num_train_epochs, per_epoch, self.samples_per_step)
         return self.data.training_samples(args.max_steps * self.samples_per_step, vocab_size=vocab_size)
 
     def _meet_original(self) -> Teacher | None:
@@ -195,7 +195,7 @@ class _Run:
         if self.arguments.device.type == "cpu":
             set_up_allocator(self.model.num_parameters())
         reset_peak_memory(self.arguments.device)
-        with Interruption() as interruption, self._bar(log) as bar:
+        with Interruption(self.console) as interruption, self._bar(log) as bar:
             trainer = self._trainer([run_log, bar, interruption, *self._probes(run_log, step)])
             try:
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
