@@ -105,6 +105,13 @@ def prepare(
         str | None, typer.Option(help="Path or name of one; without it, a byte-level BPE is trained.")
     ] = None,
     vocab_size: Annotated[int, typer.Option(help="Largest size of a tokenizer that is trained.")] = 4096,
+    add_bos_token: Annotated[
+        bool | None,
+        typer.Option(
+            "--add-bos-token/--no-add-bos-token",
+            help="Begin documents with the bos_token; without either, as the tokenizer begins a text.",
+        ),
+    ] = None,
     text_field: Annotated[str, typer.Option(help="Field or column that holds the text.")] = "text",
     validation: Annotated[
         list[str] | None, typer.Option(help="Held-out text, as SOURCES; may be given several times.")
@@ -135,6 +142,7 @@ def prepare(
         "validation_fraction": validation_fraction,
         "tokenizer": tokenizer,
         "vocab_size": vocab_size,
+        "add_bos_token": add_bos_token,
         "text_field": text_field,
         "skip_unreadable": skip_unreadable,
         "seed": seed,

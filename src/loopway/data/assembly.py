@@ -17,6 +17,7 @@ from typing import Any, cast
 from transformers import PreTrainedTokenizerFast
 
 from loopway.checks import one_line
+from loopway.data.beginnings import beginning_of, chosen_beginning, set_beginning
 from loopway.data.checkpoint import Checkpoint
 from loopway.data.config import PreparationConfig
 from loopway.data.encoding import Encoded, Encoding, encode_in_order
@@ -155,6 +156,7 @@ class Assembly:
                 self.meter.begin("training the tokenizer", None)
                 texts = TrainingTexts(self.train, config.text_field, self._fraction, config.seed, held_out)
                 tokenizer = train_tokenizer(texts, config.vocab_size)
+            set_beginning(tokenizer, chosen_beginning(tokenizer, config.add_bos_token))
             try:
                 tokenizer.save_pretrained(folder)
             except Exception as error:  # of a full disk; tokenizers raises nothing more exact
@@ -180,6 +182,7 @@ class Assembly:
             end_of_text=int(tokenizer.eos_token_id),  # type: ignore[arg-type]
             text_field=self.config.text_field,
             seed=self.config.seed,
+            beginning=tuple(beginning_of(tokenizer)),
         )
         with closing(encode_in_order(self._pieces(state), encoding, processes)) as encoded:
             self._write(encoded, sides, state)
@@ -256,13 +259,14 @@ class Assembly:
         for half in HALVES:
             if counts[half]:
                 counts[half]["index_sha256"] = sha256_of(self.folder / f"{half}.idx")
-        given = len(self.validation)
+        given, beginning = len(self.validation), beginning_of(tokenizer)
         manifest = self.request | {
             "sources": {"train": identities[given:], "validation": identities[:given]},
             "tokenizer": {
                 "vocab_size": vocabulary_size(tokenizer),
                 "trained_here": is_trained,
                 "fingerprint": fingerprint(tokenizer),
+                **({"beginning": beginning} if beginning else {}),
             },
             **counts,
         }

@@ -66,6 +66,8 @@ class _TextOptions(BaseModel):
     """Path or name for ``AutoTokenizer``. None: a byte-level BPE is trained on the training documents."""
     vocab_size: StrictInt = Field(default=4096, ge=257)
     """Largest size of a tokenizer trained here: 256 bytes, the end-of-text token, merges."""
+    add_bos_token: StrictBool | None = None
+    """Whether a document begins with the tokenizer's ``bos_token``. None: with what the tokenizer puts before one text."""
     text_field: Name = "text"
     """Field of a JSON object or column of a table that holds the text."""
     skip_unreadable: StrictBool = False

@@ -1,8 +1,8 @@
 """From pieces of sources to token ids, in this process or in several, always in the order of the pieces.
 
 Every document ends with the end-of-text token; a special token's name inside a text is encoded as ordinary text, so a
-document can't end itself. Long documents are encoded in parts, to the tokens of the whole. Knows nothing of splits and of where tokens go. Imports nothing heavy: every encoding process
-imports this module.
+document can't end itself. Long documents are encoded in parts, to the tokens of the whole. Knows nothing of splits and of
+where tokens go. Imports nothing heavy: every encoding process imports this module.
 """
 
 import multiprocessing
@@ -44,6 +44,8 @@ class Encoding:
     text_field: str
     seed: int
     """Of the documents' digests."""
+    beginning: tuple[int, ...] = ()
+    """What every document begins with."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Encoded:
     ids: np.ndarray
     """Token ids of all documents, one after the other, int32[tokens]."""
     lengths: np.ndarray
-    """Tokens of each document, the end-of-text token included, int64[documents]."""
+    """Tokens of each document, those before and behind the text included, int64[documents]."""
     numbers: np.ndarray
     """Line or row of each document, int64[documents]."""
     digests: bytes
@@ -80,8 +82,9 @@ class Encoder:
         encoded = self._encode([document.text for document in documents], begins=piece.is_first)
         ends = piece.kind != "part" or piece.is_last
         end = np.array([self.encoding.end_of_text] if ends else [], dtype=np.int32)
-        lengths = np.array([len(ids) + len(end) for ids in encoded], dtype=np.int64)
-        ids = [part for ids in encoded for part in (ids, end)]
+        start = np.array(self.encoding.beginning if piece.is_first else [], dtype=np.int32)
+        lengths = np.array([len(start) + len(ids) + len(end) for ids in encoded], dtype=np.int64)
+        ids = [part for ids in encoded for part in (start, ids, end)]
         if piece.kind == "part":
             digests = piece.digest
         else:

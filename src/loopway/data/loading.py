@@ -12,6 +12,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
+from loopway.data.beginnings import chosen_beginning, set_beginning, warn_of_difference
 from loopway.data.config import DataConfig, PreparationConfig
 from loopway.data.preparation import prepare
 from loopway.data.prepared import PreparedData, is_prepared
@@ -257,7 +258,31 @@ def _common_tokenizer(config: DataConfig, found: list[FoundTokens]) -> PreTraine
             raise DataError(
                 f"{folder.folder}: was made with another tokenizer than {name}; prepare both with the same one"
             )
+    _set_common_beginning(config, tokenizer, folders)
     return tokenizer
+
+
+def _set_common_beginning(
+    config: DataConfig, tokenizer: PreTrainedTokenizerFast, folders: Sequence[PreparedData]
+) -> None:
+    """Let the tokenizer begin texts as the files begin documents; raises :class:`DataError` where they differ."""
+    if not folders:  # files of another origin are what the config says
+        set_beginning(tokenizer, chosen_beginning(tokenizer, config.add_bos_token))
+        return
+    first, wanted = folders[0], config.add_bos_token
+    for folder in folders[1:]:
+        if folder.beginning != first.beginning:
+            raise DataError(
+                f"data.add_bos_token: documents of {folder.folder} begin otherwise than those of {first.folder}; prepare "
+                "both with the same value"
+            )
+    if wanted is not None and first.beginning != ([tokenizer.bos_token_id] if wanted else []):
+        raise DataError(
+            f"data.add_bos_token: got {str(wanted).lower()}, but {first.folder} was prepared otherwise; leave it out, or "
+            "prepare the text again"
+        )
+    warn_of_difference(tokenizer, first.beginning, str(first.folder))
+    set_beginning(tokenizer, first.beginning)
 
 
 def _check_long_enough(config: DataConfig, part: str, found: list[FoundTokens]) -> None:

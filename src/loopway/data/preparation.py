@@ -104,6 +104,8 @@ def request_of(config: PreparationConfig, given: PreTrainedTokenizerFast | None)
     """What a prepared folder depends on, beside the content of its sources."""
     # Whether unreadable records are skipped makes no difference as long as there are none, and may change after one.
     fields = config.model_dump(mode="json", exclude={"skip_unreadable"})
+    if config.add_bos_token is None:  # as before there was this key
+        del fields["add_bos_token"]
     return {
         "format": FORMAT,
         "config": fields,

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from transformers import PreTrainedTokenizerFast
 
+from loopway.data.beginnings import set_beginning
 from loopway.data.token_file import TokenFile
 from loopway.data.tokenizer import fingerprint, load_tokenizer, vocabulary_size
 from loopway.errors import DataError
@@ -64,6 +65,11 @@ class PreparedData:
         return f"{self.folder}: using the prepared tokens; their text is gone: {', '.join(self.missing[:3])}{more}"
 
     @property
+    def beginning(self) -> list[int]:
+        """Ids of the special tokens that every document begins with; the tokenizer puts them before a text."""
+        return self.manifest["tokenizer"].get("beginning", [])
+
+    @property
     def vocab_size(self) -> int:
         """Of the tokenizer itself, the end-of-text token included; a model's may be larger."""
         return vocabulary_size(self.tokenizer)
@@ -84,7 +90,9 @@ class PreparedData:
             )
         files = {half: _open_half(folder, half, manifest) for half in ("train", "validation")}
         assert files["train"] is not None
-        return cls(folder, tokenizer, files["train"], files["validation"], manifest)
+        prepared = cls(folder, tokenizer, files["train"], files["validation"], manifest)
+        set_beginning(tokenizer, prepared.beginning)  # which earlier versions didn't write into it
+        return prepared
 
     def verify(self) -> None:
         """Reads everything and holds it against the manifest; raises :class:`DataError` where it differs."""

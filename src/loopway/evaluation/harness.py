@@ -23,6 +23,7 @@ import yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loopway.checks import not_among, one_line
+from loopway.data.beginnings import beginning_of
 from loopway.errors import ConfigError
 from loopway.evaluation.answers import Answers
 from loopway.evaluation.results import TaskResult
@@ -77,6 +78,9 @@ class HarnessModel(HFLM):
         model.config.use_cache = False
         arguments: dict[str, Any] = {"pretrained": model, "backend": "causal", "tokenizer": tokenizer}
         arguments["batch_size"] = batch_size
+        # Before a text without context it would put the bos_token, also where no document began with it in training.
+        if tokenizer.bos_token_id is not None and not beginning_of(tokenizer):
+            arguments["prefix_token_id"] = tokenizer.eos_token_id
         with _quiet():
             super().__init__(**arguments)
         self.answers = answers

@@ -1,6 +1,6 @@
 """A calibration text: files of text to the token ids that a model is asked about.
 
-Documents follow one another as in training, each ended by the end-of-text token. Knows nothing of what is asked.
+Documents follow one another as in training, begun as the tokenizer begins a text and ended by the end-of-text token. Knows nothing of what is asked.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from loopway.data.beginnings import beginning_of
 from loopway.data.encoding import Encoder, Encoding
 from loopway.data.records import Position
 from loopway.data.sources import find_sources
@@ -42,7 +43,10 @@ def read_calibration(
             "--calibration needs a fast tokenizer (tokenizer.json) with an end-of-text token; set its eos_token and save "
             "it with the model"
         )
-    encoder = Encoder(Encoding(tokenizer.backend_tokenizer.to_str(), end, text_field="text", seed=0))
+    beginning = tuple(beginning_of(tokenizer))
+    encoder = Encoder(
+        Encoding(tokenizer.backend_tokenizer.to_str(), end, "text", seed=0, beginning=beginning)
+    )
     parts, found = [], 0
     for source in find_sources([str(entry) for entry in entries], "text", field="--calibration"):
         for piece in source.pieces(Position(), partial(new_hash, 0)):

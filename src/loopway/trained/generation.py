@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer, set_seed
 
 from loopway.checks import wrong_value
+from loopway.data.beginnings import beginning_of
 from loopway.errors import ConfigError
 from loopway.trained.opening import open_model
 
@@ -51,6 +52,8 @@ def generate(
 ) -> str:
     """The prompt and what follows it, as far as the model's context goes; an empty prompt begins a document.
 
+    Before the prompt stands what the tokenizer puts there, which is what documents begin with in training.
+
     Args:
         streamer: is given the text as it comes; ``TextStreamer(tokenizer)`` prints it.
 
@@ -58,11 +61,9 @@ def generate(
         ConfigError: the prompt fills the context.
     """
     sampling = sampling or Sampling()
-    # As in training, without special tokens of the tokenizer's own.
-    ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False).input_ids.long()
-    if ids.shape[1] == 0:
-        # Documents follow each other in training, so what comes before one is the end of another.
-        ids = torch.tensor([[tokenizer.eos_token_id]])
+    begun = [*beginning_of(tokenizer), *tokenizer(prompt, add_special_tokens=False).input_ids]
+    # Documents follow each other in training, so what comes before one is the end of another.
+    ids = torch.tensor([begun or [tokenizer.eos_token_id]])
     room = model.config.max_position_embeddings - ids.shape[1]
     if room < 1:
         raise ConfigError(

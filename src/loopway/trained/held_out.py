@@ -8,6 +8,7 @@ import yaml
 from transformers import PreTrainedModel
 
 from loopway.checks import one_line, wrong_value
+from loopway.data.beginnings import warn_of_difference
 from loopway.data.config import DataConfig
 from loopway.data.loading import open_held_out
 from loopway.data.samples import Source, TokenSamples
@@ -48,6 +49,7 @@ def held_out_samples(
                 f"{folder.folder}: was made with another tokenizer than {trained.name}; prepare its text with "
                 f"--tokenizer of that model"
             )
+        warn_of_difference(trained.tokenizer, folder.beginning, str(folder.folder))
     vocab_size = trained.model.config.vocab_size
     for tokens in found:
         tokens.check_ids(vocab_size)
