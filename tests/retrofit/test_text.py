@@ -7,6 +7,7 @@ import pytest
 from pretrained import TEXTS
 
 import loopway
+from loopway.data.beginnings import set_beginning
 from loopway.data.tokenizer import train_tokenizer
 from loopway.retrofit.text import read_calibration
 
@@ -31,6 +32,15 @@ def test_documents_follow_one_another_each_with_its_end(tokenizer, tmp_path: Pat
         1,
         len(expected),
     )
+
+
+def test_documents_begin_as_the_tokenizer_begins_a_text(tmp_path: Path) -> None:
+    beginning = train_tokenizer(TEXTS, 300)
+    set_beginning(beginning, [7])
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS[:3]))
+    expected = [token for text in TEXTS[:3] for token in [*beginning(text).input_ids, beginning.eos_token_id]]
+    ids = read_calibration([tmp_path / "a.jsonl"], beginning, tokens=10**9, length=10**6)
+    assert ids.flatten().tolist() == expected and expected.count(7) == 3
 
 
 def test_several_files_are_read_in_order(tokenizer, tmp_path: Path) -> None:

@@ -79,14 +79,24 @@ def test_where_there_is_no_model_the_error_says_what_to_give(run: Path, tmp_path
         open_model(run)
 
 
-def test_a_prompt_gets_no_special_tokens_that_training_did_not_see(run: Path) -> None:
+@pytest.mark.parametrize(
+    "template", ["$A", "<|endoftext|> $A", "<|endoftext|> $A <|endoftext|>", "$A <|endoftext|>"]
+)
+def test_a_prompt_begins_as_the_tokenizer_begins_a_text(run: Path, template: str) -> None:
     model, tokenizer = open_model(run)
-    plain = generate(model, tokenizer, "the", Sampling(max_new_tokens=20, greedy=True))
+    end = int(str(tokenizer.eos_token_id))
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(  # type: ignore
-        single=f"{tokenizer.eos_token} $A", special_tokens=[(tokenizer.eos_token, tokenizer.eos_token_id)]
+        single=template, special_tokens=[("<|endoftext|>", end)]
     )
-    assert tokenizer("the").input_ids[0] == tokenizer.eos_token_id
-    assert generate(model, tokenizer, "the", Sampling(max_new_tokens=20, greedy=True)) == plain
+    read: list[list[int]] = []
+    model.register_forward_pre_hook(
+        lambda module, args, kwargs: read.append(kwargs["input_ids"][0].tolist()), with_kwargs=True
+    )
+    generate(model, tokenizer, "the", Sampling(max_new_tokens=1, greedy=True))
+    before = [end] if template.startswith("<") else []
+    assert read == [before + tokenizer("the", add_special_tokens=False).input_ids]
+    generate(model, tokenizer, "", Sampling(max_new_tokens=1, greedy=True))
+    assert read[1] == [end]
 
 
 def test_no_code_of_a_folder_is_run_unasked(run: Path) -> None:
