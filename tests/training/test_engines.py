@@ -1,4 +1,7 @@
 import importlib.util
+import inspect
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate.utils import DistributedType
+from transformers import TrainingArguments
 
 from loopway.errors import ConfigError
 from loopway.training.arguments import training_arguments
@@ -68,6 +72,52 @@ def test_a_deepspeed_config_that_cannot_be_read_is_one_line(
         training_arguments(config.training, Path("unused"), validate=True)
     assert str(error.value).startswith(f"training.deepspeed: {path} {message}")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"split_batches": True}, r"split_batches can't be set: what a step sees follows from"),
+        ({"even_batches": False}, r"even_batches can't be set: .*waiting"),
+        ({"split_batch": True}, r"unknown key training.accelerator_config.split_batch"),
+        ({"non_blocking": "yes"}, r"accelerator_config.non_blocking: got 'yes', expected true or false"),
+        (
+            {"gradient_accumulation_kwargs": {"num_steps": 4}},
+            r"gradient_accumulation_kwargs.num_steps can't be set",
+        ),
+        ({"gradient_accumulation_kwargs": {"sync_each": True}}, r"did you mean sync_each_batch\?"),
+    ],
+)
+@pytest.mark.parametrize("in_file", [False, True])
+def test_accelerate_s_own_settings_are_looked_at_wherever_they_stand(
+    tiny_config: Build, tmp_path: Path, section: dict[str, Any], message: str, in_file: bool
+) -> None:
+    path = tmp_path / "accelerator.json"
+    path.write_text(json.dumps(section))
+    with pytest.raises(ConfigError, match=message):
+        tiny_config(training={"accelerator_config": str(path) if in_file else section})
+
+
+def test_settings_of_accelerate_that_change_no_result_are_free_and_unknown_ones_of_fsdp_are_not(
+    tiny_config: Build,
+) -> None:
+    kept = {"non_blocking": True, "gradient_accumulation_kwargs": {"sync_each_batch": True}}
+    section = tiny_config(training={"accelerator_config": kept, "fsdp_config": {"fsdp_version": 2}}).training
+    training_arguments(section, Path("unused"), validate=True)
+    with pytest.raises(ConfigError, match=r"fsdp_config.min_num_param; did you mean min_num_params\?"):
+        tiny_config(training={"fsdp_config": {"min_num_param": 5}})
+
+
+def test_every_key_that_transformers_reads_of_fsdp_config_is_known(tiny_config: Build) -> None:
+    source = inspect.getsource(TrainingArguments._process_fsdp_args)
+    read = re.findall(r"self\.fsdp_config(?:\[|\.get\(|\.setdefault\()[\"'](\w+)", source)
+    assert {"version", "min_num_params", "reshard_after_forward"} <= {*read}
+    tiny_config(training={"fsdp_config": {key: None for key in read}})
+
+
+def test_fp16_on_a_cpu_is_an_error_and_not_silently_float32(tiny_config: Build) -> None:
+    with pytest.raises(ConfigError, match=r"training.fp16: a CPU can't train in it.*set bf16"):
+        training_arguments(tiny_config(training={"fp16": True}).training, Path("unused"), validate=True)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("deepspeed") is not None, reason="DeepSpeed is installed")

@@ -121,11 +121,12 @@ class Dynamic(LoopRecurrence):
             _start_at_base(linear.get_parameter("bias"))
 
     def combine(self, step: int, stage_input: Tensor, stage_output: Tensor, memory: LoopMemory) -> Tensor:
-        # Not in an autocast's half precision: near 1 its steps are as large as what training changes.
-        with torch.autocast(stage_input.device.type, enabled=False):
-            linear = self.coefficients[str(step)]
-            seen = stage_input.to(linear.get_parameter("weight").dtype)
-            coefficients = linear(seen).split(1, dim=-1)
+        device, linear = stage_input.device.type, self.coefficients[str(step)]
+        # An autocast leaves a state in float32 if the weights are, and the map, too, must not go below: near 1 a half
+        # precision's steps are as large as what training changes. The map may be a quantised one: it is only called.
+        is_half = stage_input.dtype in (torch.float16, torch.bfloat16)
+        with torch.autocast(device, enabled=is_half and torch.is_autocast_enabled(device)):
+            coefficients = linear(stage_input).split(1, dim=-1)
         return mix_states(coefficients, (stage_output, memory.anchor, memory.embeddings))
 
 

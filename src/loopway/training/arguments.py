@@ -25,7 +25,7 @@ from transformers.utils.import_utils import is_torch_xla_available
 from loopway.checks import check_value, not_among, one_line, unknown_key, wrong_value
 from loopway.errors import ConfigError
 from loopway.modeling.recompute import RECOMPUTE_LEVELS
-from loopway.training.engines import check_deepspeed, check_fsdp
+from loopway.training.engines import check_deepspeed, check_fsdp, check_nested, check_precision
 from loopway.training.trackers import tracker_names
 
 # Section 4 of the paper; what it leaves open (logging, evaluation, checkpoints) is ten times a run.
@@ -116,6 +116,7 @@ def complete_training(given: dict[str, Any], learning_rate: float | None) -> dic
             raise unknown_key("training", key, known)
         if value is not None:
             section[key] = check_value(f"training.{key}", value, _TYPES[key])
+    check_nested(section)
     _check_length(section)
     for key in ("global_batch_size", "per_device_train_batch_size", "per_device_eval_batch_size"):
         if section.get(key, 1) < 1:
@@ -197,7 +198,7 @@ def _check_length(section: dict[str, Any]) -> None:
         found = "neither is" if not lengths else "both are"
         raise ConfigError(f"training: give one of max_steps and num_train_epochs; {found} given")
     if not 0 < section[lengths[0]] < math.inf:
-        raise wrong_value(f"training.{lengths[0]}", section[lengths[0]], "a number of more than 0")
+        raise wrong_value(f"training.{lengths[0]}", section[lengths[0]], "more than 0")
 
 
 def training_arguments(section: dict[str, Any], checkpoints: Path, *, validate: bool) -> TrainingArguments:
@@ -235,6 +236,7 @@ def training_arguments(section: dict[str, Any], checkpoints: Path, *, validate: 
     try:
         arguments = _one_device_a_worker(fields)
         check_fsdp(arguments)
+        check_precision(arguments)
         _check_optimizer(arguments)
         micro_batch = arguments.train_batch_size * arguments.world_size
         global_batch = section.get("global_batch_size", micro_batch)
