@@ -101,16 +101,10 @@ def prepare(
     streaming: Annotated[
         bool, typer.Option("--streaming", help="Read the dataset as it arrives and store only its tokens.")
     ] = False,
-    tokenizer: Annotated[
-        str | None, typer.Option(help="Path or name of one; without it, a byte-level BPE is trained.")
-    ] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Path or name; default: a BPE is trained.")] = None,
     vocab_size: Annotated[int, typer.Option(help="Largest size of a tokenizer that is trained.")] = 4096,
     add_bos_token: Annotated[
-        bool | None,
-        typer.Option(
-            "--add-bos-token/--no-add-bos-token",
-            help="Begin documents with the bos_token; without either, as the tokenizer begins a text.",
-        ),
+        bool | None, typer.Option(help="Default: as the tokenizer begins a text.")
     ] = None,
     text_field: Annotated[str, typer.Option(help="Field or column that holds the text.")] = "text",
     validation: Annotated[

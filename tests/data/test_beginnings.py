@@ -24,7 +24,7 @@ def make_tokenizer(template: str, tokenizer_class: str | None = None) -> PreTrai
     tokenizer.add_special_tokens({"bos_token": "<s>"})
     names = [name for name in template.split() if name != "$A"]
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(  # type: ignore[attr-defined]
-        single=template, special_tokens=[(name, int(tokenizer.convert_tokens_to_ids(name))) for name in names]
+        single=template, special_tokens=[(name, tokenizer.get_vocab()[name]) for name in names]
     )
     assert len(tokenizer) == BOS + 1
     return tokenizer

@@ -166,7 +166,7 @@ def test_a_mark_before_every_text_is_not_put_into_a_word(kind: str, monkeypatch:
     encoder, text = MARKING[kind], "cats" * 30
     monkeypatch.setattr(encoding, "cut_text", partial(cut_text, longest=9))
     tokens = [encoder.tokenizer.id_to_token(number) for number in encoder.encode(text_piece(text)).ids]
-    assert "".join(tokens).lstrip("▁Ġ") == text + "end"
+    assert "".join(map(str, tokens)).lstrip("▁Ġ") == text + "end"
 
 
 @given(st.integers(1, 60))

@@ -102,6 +102,7 @@ def test_long_rows_are_read_one_by_one(kind: str, tmp_path: Path, monkeypatch: p
     held = [sum(map(len, piece.content)) for piece in pieces]
     assert all(size <= 1000 or len(piece.content) == 1 for size, piece in zip(held, pieces, strict=True))
     for piece in pieces[:-1]:
+        assert piece.end is not None
         rest = [
             record.text for record in records_of(pieces_of(source, piece.end)) if isinstance(record, Document)
         ]

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from lm_eval.api.instance import Instance
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from loopway.data.beginnings import chosen_beginning, set_beginning
 from loopway.evaluation.answers import Answers, request_key
 from loopway.evaluation.evaluate import Settings, evaluate
 from loopway.evaluation.harness import HarnessModel, Tasks
@@ -128,6 +129,29 @@ def test_choices_of_one_token_share_one_computation(mesh_model: Path, tmp_path: 
     assert (rows, all_rows) == (5, 20)
     assert [greedy for _, greedy in shared] == [greedy for _, greedy in alone]
     assert [value for value, _ in shared] == pytest.approx([value for value, _ in alone], rel=1e-5)
+
+
+@pytest.mark.parametrize("add_bos_token", [True, False])
+def test_a_text_is_asked_about_as_documents_begin(
+    add_bos_token: bool, mesh_model: Path, tmp_path: Path
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(mesh_model)
+    tokenizer = AutoTokenizer.from_pretrained(mesh_model)
+    tokenizer.add_special_tokens({"bos_token": "<s>"})
+    set_beginning(tokenizer, chosen_beginning(tokenizer, add_bos_token))
+    text = tokenizer(" the stone", add_special_tokens=False)["input_ids"]
+    begun = [tokenizer.bos_token_id if add_bos_token else tokenizer.eos_token_id, *text]
+    with torch.no_grad():
+        scores = F.log_softmax(model(torch.tensor([begun])).logits[0, :-1], dim=-1)
+    expected = scores.gather(1, torch.tensor(text)[:, None]).sum().item()
+    asked = HarnessModel(model, tokenizer, batch_size=1, answers=Answers(tmp_path / "answers.jsonl"))
+
+    def request(kind: Any, *arguments: str) -> list[Instance]:
+        return [Instance(request_type=kind, doc={}, arguments=arguments, idx=0)]
+
+    (rolling,) = asked.loglikelihood_rolling(request("loglikelihood_rolling", " the stone"), True)
+    ((alone, _),) = asked.loglikelihood(request("loglikelihood", "", " the stone"), True)
+    assert (rolling, alone) == (pytest.approx(expected, rel=1e-4), pytest.approx(expected, rel=1e-4))
 
 
 def test_every_answer_is_the_model_s_own_log_likelihood(

@@ -90,7 +90,12 @@ class HarnessModel(HFLM):
         return self._ask("loglikelihood", requests, super().loglikelihood, disable_tqdm)
 
     def loglikelihood_rolling(self, requests: list, disable_tqdm: bool = False) -> list:
-        return self._ask("loglikelihood_rolling", requests, super().loglikelihood_rolling, disable_tqdm)
+        # The harness puts the prefix token before each text, so the tokenizer mustn't put it there, too.
+        self.add_bos_token = False
+        try:
+            return self._ask("loglikelihood_rolling", requests, super().loglikelihood_rolling, disable_tqdm)
+        finally:
+            self.add_bos_token = None
 
     def generate_until(self, requests: list, disable_tqdm: bool = False) -> list:
         if any(request.args[1].get("do_sample") for request in requests):
