@@ -187,12 +187,12 @@ def test_the_recurrence_and_the_family_that_contributing_shows_make_a_model() ->
     assert len(shown) == 2
     use = """
 import torch
-from transformers import AutoModelForCausalLM, Qwen2Config
+from transformers import AutoModelForCausalLM, StableLmConfig
 
-tiny = Qwen2Config(vocab_size=64, hidden_size=32, intermediate_size=64, num_attention_heads=2, num_key_value_heads=2)
+tiny = StableLmConfig(vocab_size=64, hidden_size=32, intermediate_size=64, num_attention_heads=2, num_key_value_heads=2)
 config = loopway.recursive_config(tiny, layout="1+1R2+1", recurrence="half-anchor")
 model = AutoModelForCausalLM.from_config(config)
-assert type(model).__name__ == "RecursiveQwen2ForCausalLM"
+assert type(model).__name__ == "RecursiveStableLmForCausalLM"
 with torch.no_grad(), loopway.trace_stages(model) as records:
     model(torch.tensor([[1, 2, 3]]))
 first, second = records[1], records[2]

@@ -75,6 +75,16 @@ def test_flops_are_those_counted_by_hand() -> None:
     assert report.context_length == 50
 
 
+def test_a_token_costs_the_experts_that_it_is_sent_to() -> None:
+    # Hidden 32, experts of 16, 2 of 4 a token; 8 heads of 8 for queries and output, 4 of 8 for keys and values.
+    config = tiny_config("1R3", "base", "qwen3_moe", mlp_only_layers=[])
+    layer = 2 * 32 * 32 + 2 * 32 * 16 + 32 * 4 + 2 * 3 * 32 * 16
+    attention = 2 * 32 * 50
+    assert loopway.parameter_report(config, context_length=50).forward_flops == 2 * (
+        3 * (layer + attention) + 32 * 61
+    )
+
+
 def test_the_context_is_the_configs_unless_told_otherwise() -> None:
     assert loopway.parameter_report(tiny_config()).context_length == 64
 
@@ -92,7 +102,7 @@ def test_a_recursive_model_costs_the_compute_of_its_unrolled_depth() -> None:
 @torch.no_grad()
 def test_cache_bytes_are_those_of_a_real_cache(family: str) -> None:
     model: Any = tiny_model("1+2R3+1", "mesh", family, dtype=torch.bfloat16)
-    tokens = 5 if family != "mistral_sliding" else 4  # within the sliding window
+    tokens = 4  # within the sliding window
     cache = model(random_ids(1, tokens), use_cache=True).past_key_values
     measured = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
     assert loopway.parameter_report(model.config).kv_cache_bytes * tokens == measured

@@ -21,14 +21,14 @@ from transformers import (
     LlamaForCausalLM,
     LlamaModel,
     PhiConfig,
-    Qwen2Config,
     StableLmConfig,
+    Starcoder2Config,
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 import loopway
 from loopway.errors import FamilyError
-from loopway.modeling import families
+from loopway.modeling import families, registration
 from loopway.modeling import loss as loss_module
 
 
@@ -42,7 +42,10 @@ def clean_families() -> Iterator[None]:
 
 
 ROWS = [
-    (loopway.Family("qwen2", "Qwen2"), Qwen2Config(**GROUPED)),
+    (
+        loopway.Family("starcoder2", "Starcoder2", residual_outputs=("self_attn.o_proj", "mlp.c_proj")),
+        Starcoder2Config(**GROUPED),
+    ),
     (loopway.Family("stablelm", "StableLm"), StableLmConfig(**GROUPED)),
     (loopway.Family("gemma", "Gemma"), GemmaConfig(**GROUPED, head_dim=8)),
     # Heads that do more than their linear map: a scale, a cap, a bias.
@@ -223,7 +226,8 @@ def test_a_family_that_would_compute_something_else_is_refused(
         ("Model", LlamaModel),
         ("ForCausalLM", SquashedForCausalLM),
     ):
-        monkeypatch.setattr(transformers, f"Squashed{name}", value, raising=False)
+        for module in {transformers, families.transformers, registration.transformers}:  # imported twice
+            monkeypatch.setattr(module, f"Squashed{name}", value, raising=False)
     before = torch.random.get_rng_state()
     with pytest.raises(FamilyError, match=message):
         loopway.register_family(family)

@@ -69,10 +69,10 @@ def test_under_tensor_parallelism_a_model_computes_generates_learns_and_saves_th
     torch.testing.assert_close(found["logits"], expected["logits"], rtol=0.0, atol=1e-10)
     assert torch.equal(found["generated"], expected["generated"])
     torch.testing.assert_close(found["loss"], expected["loss"], rtol=0.0, atol=1e-10)
-    assert_equal(found["gradients"], expected["gradients"])
-    assert_equal(found["weights"], expected["weights"])
+    assert_equal(found["gradients"], expected["gradients"], family)
+    assert_equal(found["weights"], expected["weights"], family)
     saved = opened(folder / "saved" / family / kind)
-    assert_equal(dict(saved.named_parameters()), found["weights"])
+    assert_equal(dict(saved.named_parameters()), found["weights"], family)
 
 
 @pytest.mark.parametrize("family", ROWS)
@@ -83,14 +83,15 @@ def test_under_transformers_own_fsdp_every_layer_is_a_unit_and_gradients_are_the
     layers = {f"{model.base_model_prefix}.layers.0.layers.{index}" for index in range(4)}
     assert layers <= found["units"]
     torch.testing.assert_close(found["loss"], backward(model, random_ids(4)), rtol=0.0, atol=1e-10)
-    assert_equal(found["gradients"], whole_gradients(model))
+    assert_equal(found["gradients"], whole_gradients(model), family)
 
 
-def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor], family: str) -> None:
     """Raises at the first tensor that differs; the message names it."""
+    rounding = 1e-6 if family == "gemma3_text" else 1e-10  # its norms compute in float32
     assert found.keys() == expected.keys()
     differences = {name: (found[name] - value).abs().max().item() for name, value in expected.items()}
-    assert max(differences.values()) < 1e-10, max(differences.items(), key=lambda item: item[1])
+    assert max(differences.values()) < rounding, max(differences.items(), key=lambda item: item[1])
 
 
 @pytest.mark.parametrize("family", ROWS)

@@ -6,16 +6,32 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
+    Gemma3TextConfig,
     GPTNeoXConfig,
+    GraniteConfig,
     LlamaConfig,
     MistralConfig,
     Olmo2Config,
+    Olmo3Config,
+    Phi3Config,
     PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
     Qwen3Config,
+    Qwen3MoeConfig,
+    SmolLM3Config,
 )
 
 import loopway
 from loopway.modeling.stack import RecursiveStack, find_stack
+
+
+def _no_grouped_products(self: PreTrainedModel) -> bool:
+    raise ValueError("experts' grouped products aren't made of float64")
+
+
+# By default transformers then computes experts one after the other, in every precision.
+PreTrainedModel._grouped_mm_can_dispatch = _no_grouped_products  # type: ignore[method-assign]
 
 VOCABULARY = 61
 SIZES: dict[str, Any] = {
@@ -36,20 +52,62 @@ FAMILY_CONFIGS: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
     "mistral": (MistralConfig, {**GROUPED, "sliding_window": None}),
     "mistral_sliding": (MistralConfig, {**GROUPED, "sliding_window": 5}),
     "olmo2": (Olmo2Config, GROUPED),
+    "qwen2": (Qwen2Config, GROUPED),
+    "phi3": (Phi3Config, GROUPED),
+    "granite": (
+        GraniteConfig,
+        {**GROUPED, "embedding_multiplier": 4.0, "residual_multiplier": 0.6, "logits_scaling": 2.0},
+    ),
+    "smollm3": (SmolLM3Config, {**GROUPED, "no_rope_layer_interval": 2, "tie_word_embeddings": False}),
+    "olmo3": (Olmo3Config, {**GROUPED, "sliding_window": 5}),
+    "gemma3_text": (
+        Gemma3TextConfig,
+        {
+            **GROUPED,
+            "head_dim": 8,
+            "sliding_window": 5,
+            "query_pre_attn_scalar": 8,
+            "final_logit_softcapping": 9.0,
+            "tie_word_embeddings": False,
+        },
+    ),
+    "qwen3_moe": (
+        Qwen3MoeConfig,
+        {
+            **GROUPED,
+            "head_dim": 8,
+            "moe_intermediate_size": 16,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+        },
+    ),
 }
 FAMILIES = list(FAMILY_CONFIGS)
+# These keep a promise in all its varieties, the others in one: most of it doesn't differ by family.
+FIRST = FAMILIES[:6]
+# Whose layers are of two kinds in turn.
+MIXED = ("olmo3", "gemma3_text")
 
 
 def family_config(family: str = "gpt_neox", **fields: Any) -> PreTrainedConfig:
     """The family's own tiny config."""
     cls, sizes = FAMILY_CONFIGS[family]
-    return cls(**{**sizes, **fields})
+    values = {**sizes, **fields}
+    if family in MIXED and "num_hidden_layers" in fields:
+        values = {**layer_kinds(fields["num_hidden_layers"]), **values}
+    return cls(**values)
+
+
+def layer_kinds(depth: int) -> dict[str, Any]:
+    return {"layer_types": [("sliding_attention", "full_attention")[index % 2] for index in range(depth)]}
 
 
 def tiny_config(
     layout: str = "1+2R3+1", recurrence: str = "mesh", family: str = "gpt_neox", **options: Any
 ) -> PreTrainedConfig:
     """A tiny recursive config; ``options`` are ours or the family's fields."""
+    kinds = layer_kinds(loopway.Layout.parse(layout).parameter_depth) if family in MIXED else {}
+    options = {**kinds, **options}
     return loopway.recursive_config(family_config(family), layout=layout, recurrence=recurrence, **options)
 
 

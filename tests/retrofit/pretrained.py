@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from loopway.data.tokenizer import train_tokenizer
+from loopway.layout import Layout
+from loopway.modeling.per_layer import per_layer_lists
 from tests.modeling.tiny_models import FAMILIES, family_config, randomize
 
-__all__ = ["FAMILIES", "logits_of", "plain_model", "pretrained", "save_pretrained"]
+__all__ = ["FAMILIES", "cases", "logits_of", "plain_model", "pretrained", "save_pretrained"]
 
 
 def pretrained(
@@ -22,6 +24,21 @@ def pretrained(
     model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=dtype).eval()
     randomize(model, seed)
     return model
+
+
+def cases(*layouts: str) -> list[tuple[str, str]]:
+    """Every family with each of these layouts of six layers, but those that would fold layers of different kinds."""
+
+    def fits(family: str, layout: str) -> bool:
+        lists = per_layer_lists(family_config(family, num_hidden_layers=6))
+        stages = Layout.parse(layout).stages
+        kinds: dict[int, set[Any]] = {}
+        for stage in stages:
+            for position, unique in enumerate(stage.layers, start=stage.cache_offset):
+                kinds.setdefault(unique, set()).add(tuple(values[position] for values in lists.values()))
+        return all(len(found) == 1 for found in kinds.values())
+
+    return [(family, layout) for family in FAMILIES for layout in layouts if fits(family, layout)]
 
 
 def plain_model(model: Any, layers: Sequence[int], sources: Sequence[nn.Module]) -> Any:

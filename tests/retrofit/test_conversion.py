@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from pretrained import FAMILIES, logits_of, plain_model, pretrained
-from transformers import AutoModelForCausalLM, Qwen2Config
+from pretrained import FAMILIES, cases, logits_of, plain_model, pretrained
+from transformers import AutoModelForCausalLM, StableLmConfig
 
 import loopway
 from loopway.layout import Layout
@@ -26,8 +26,7 @@ def test_without_sharing_the_logits_are_the_originals_bit_for_bit(family: str, d
         assert torch.equal(logits_of(recursive, random_ids()), logits_of(model, random_ids()))
 
 
-@pytest.mark.parametrize("layout", ["1+2R2+1", "2R3", "1+1R2+1+1R2"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "layout"), cases("1+2R2+1", "2R3", "1+1R2+1+1R2"))
 def test_with_base_recursion_it_is_the_plain_model_with_layers_repeated(family: str, layout: str) -> None:
     model = pretrained(family)
     recursive = loopway.retrofit_model(model, layout=layout, fill="average")
@@ -137,8 +136,9 @@ def test_options_of_the_recursive_config_reach_it() -> None:
 
 
 def test_a_family_of_the_users_own_is_retrofitted_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(families.FAMILIES, "qwen2", loopway.Family("qwen2", "Qwen2"))
-    config = Qwen2Config(
+    monkeypatch.setitem(families.FAMILIES, "stablelm", loopway.Family("stablelm", "StableLm"))
+    config = StableLmConfig(
+        use_qkv_bias=True,
         vocab_size=61,
         hidden_size=32,
         intermediate_size=48,
@@ -147,7 +147,23 @@ def test_a_family_of_the_users_own_is_retrofitted_too(monkeypatch: pytest.Monkey
         num_hidden_layers=4,
     )
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float64).eval()
-    for way in WAYS:  # Qwen2 has biases in some of its linear maps
+    for way in WAYS:  # with biases in some of its linear maps
         recursive = loopway.retrofit_model(model, layout="1+1R2+1", fill=way, calibration=random_ids())
-        assert type(recursive).__name__ == "RecursiveQwen2ForCausalLM"
+        assert type(recursive).__name__ == "RecursiveStableLmForCausalLM"
         assert torch.isfinite(logits_of(recursive, random_ids())).all()
+
+
+def test_a_layer_stays_of_its_kind_where_it_goes_to_another_position() -> None:
+    sliding, full = "sliding_attention", "full_attention"
+    kinds = [sliding, *[full, sliding, full] * 2, sliding]
+    model = pretrained("olmo3", 8, layer_types=kinds)
+    with pytest.raises(
+        loopway.LoopwayError, match=r"fold layers 1 \(full_attention\) and 2 \(sliding_attention\)"
+    ):
+        loopway.retrofit_model(model, layout="1+1R6+1")
+    # Layers 1, 3 and 6 are kept; the second stands where layers 2 and 5 were, which are sliding.
+    recursive = loopway.retrofit_model(model, layout="1+3R2+1", fill="spaced")
+    assert [layer.self_attn.sliding_window for layer in layers_of(recursive)] == [5, None, None, None, 5]
+    assert recursive.config.layer_types == [sliding, *[full] * 6, sliding]
+    average = loopway.retrofit_model(model, layout="1+3R2+1", fill="average")
+    assert average.config.layer_types == kinds

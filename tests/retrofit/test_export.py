@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from pretrained import FAMILIES, logits_of, pretrained
+from pretrained import FAMILIES, cases, logits_of, pretrained
 from transformers import AutoModelForCausalLM
 
 import loopway
@@ -42,8 +42,7 @@ def test_shards_come_back_too(tmp_path: Path) -> None:
     assert contents(tmp_path / "back") == contents(tmp_path / "original")
 
 
-@pytest.mark.parametrize("layout", ["1+2R2+1", "2R3", "1+1R2+1+1R2"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "layout"), cases("1+2R2+1", "2R3", "1+1R2+1+1R2"))
 def test_a_shared_layout_becomes_a_plain_model_that_computes_the_same(
     family: str, layout: str, tmp_path: Path
 ) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from pretrained import FAMILIES, logits_of, pretrained
+from pretrained import FAMILIES, cases, logits_of, pretrained
 
 import loopway
 from loopway.modeling.stack import find_stack
@@ -61,8 +61,7 @@ def test_mixing_weights_are_the_derived_ones_and_within_the_bound(
         assert (difference <= bound * largest * (1 + 1e-9) + 1e-13 * largest).all()
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "layout"), cases(*LAYOUTS))
 def test_logits_come_closer_to_those_without_mesh_as_the_gap_widens(family: str, layout: str) -> None:
     model = pretrained(family)
     base = logits_of(loopway.retrofit_model(model, layout=layout), random_ids())

@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, TrainingArguments
 
 from loopway.errors import ConfigError, LoopwayError
+from loopway.modeling.families import FAMILIES
 from loopway.training.arguments import REFUSED, core_steps, steps_of_epochs, training_arguments
 from loopway.training.run_config import RunConfig
 from loopway.training.yaml_files import apply_overrides, merge
@@ -165,7 +166,7 @@ def test_a_strategy_of_no_is_not_the_false_that_yaml_reads(tiny: dict[str, Any])
         RunConfig.from_dict(apply_overrides(tiny, ["training.eval_strategy=yes"]))
 
 
-@pytest.mark.parametrize("family", ["gpt_neox", "llama", "qwen3", "mistral", "olmo2"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_is_configured_by_its_own_fields(tiny: dict[str, Any], family: str) -> None:
     fields = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "initializer_range": 0.03}
     model = {"family": family, "layout": "1+2R3+1", "recurrence": "anchor", **fields}
@@ -235,7 +236,7 @@ def test_sections_are_merged_not_replaced(tiny: dict[str, Any], tmp_path: Path) 
     assert RunConfig.load(tmp_path / "run.yaml", ["training.seed=3"]) == expected
 
 
-@pytest.mark.parametrize("family", ["gpt_neox", "llama", "qwen3", "mistral", "olmo2"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_no_ordinary_token_is_taken_for_padding(tiny: dict[str, Any], family: str) -> None:
     fields = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 2}
     if family == "gpt_neox":

@@ -69,8 +69,10 @@ def parameter_report(config: PreTrainedConfig, *, context_length: int | None = N
     head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
 
+    experts = getattr(config, "num_experts_per_tok", None) or 0
     linear = sum(
-        layout.uses_of_layer(index) * _linear_weights(layer) for index, layer in enumerate(stack.layers)
+        layout.uses_of_layer(index) * _multiplied_weights(layer, experts)
+        for index, layer in enumerate(stack.layers)
     )
     linear += _linear_weights(stack.recurrence) + model.get_output_embeddings().weight.numel()
     attention = (
@@ -96,6 +98,12 @@ def parameter_report(config: PreTrainedConfig, *, context_length: int | None = N
 
 def _count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _multiplied_weights(layer: nn.Module, experts: int) -> int:
+    """Weights of a layer that a token is multiplied with: all matrices, and of stacked experts as many as it is sent to."""
+    matrices = (weight for weight in layer.parameters() if weight.ndim > 1)
+    return sum(w.numel() if w.ndim == 2 else w[0].numel() * experts for w in matrices)
 
 
 def _linear_weights(module: nn.Module) -> int:

@@ -210,6 +210,8 @@ def family_class(
 ) -> type[PreTrainedModel]:
     """A family's recursive class: the mixin before one of the family's own classes."""
     config = config_class(family)
+    # transformers reads in the source of a class's module whether these can be chosen: in the family's.
+    choices = ("_can_set_attn_implementation", "_can_set_experts_implementation")
     return type(  # type: ignore[return-value]
         f"Recursive{family.prefix}{suffix}",
         (AdaptedLayersMixin, mixin, base),
@@ -218,6 +220,7 @@ def family_class(
             "__doc__": f"{base.__name__} with a layout and a recurrence; see {mixin.__name__}.",
             "__annotations__": {"config": config},
             "config_class": config,
+            **{name: getattr(base, name) for name in choices},
             **members,
         },
     )

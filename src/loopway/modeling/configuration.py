@@ -30,7 +30,7 @@ class RecursiveConfigMixin:
         recurrence: how the state passes between stages, ``base``, ``anchor``, ``mesh``, …
         num_slots: MeSH's buffer length; None is boundaries + 2.
         transition_router_input: what MeSH's routers after the first stage see, ``embedding`` or ``prelude``.
-        scale_embeddings: multiply the input embeddings by sqrt(hidden_size) (paper, section 4).
+        scale_embeddings: multiply the input embeddings by sqrt(hidden_size) (paper, section 4), where the family doesn't.
         depth_scaled_init: divide the initial std of residual output projections by sqrt(2 · compute depth).
     """
 

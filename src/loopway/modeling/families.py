@@ -22,11 +22,15 @@ class Family:
         prefix: how its classes begin: ``GPTNeoX`` for ``GPTNeoXConfig``, ``GPTNeoXModel``, ``GPTNeoXForCausalLM``.
         residual_outputs: paths inside a layer of the linear maps, or of the experts' weights, whose output is added to
             the residual stream; their initial standard deviation shrinks with depth (paper, section 4).
+        causal_lm: the causal LM's class, where it isn't called ``<prefix>ForCausalLM``.
+        scales_embeddings: its own code multiplies embeddings by sqrt(hidden_size), so ours doesn't once more.
     """
 
     model_type: str
     prefix: str
     residual_outputs: tuple[str, ...] = ("self_attn.o_proj", "mlp.down_proj")
+    causal_lm: str | None = None
+    scales_embeddings: bool = False
 
     @property
     def config_class(self) -> type:
@@ -38,7 +42,7 @@ class Family:
 
     @property
     def causal_lm_class(self) -> type:
-        return getattr(transformers, f"{self.prefix}ForCausalLM")
+        return getattr(transformers, self.causal_lm or f"{self.prefix}ForCausalLM")
 
     @property
     def recursive_model_type(self) -> str:
@@ -53,6 +57,17 @@ FAMILIES: dict[str, Family] = {
         Family("qwen3", "Qwen3"),
         Family("mistral", "Mistral"),
         Family("olmo2", "Olmo2"),
+        Family("qwen2", "Qwen2"),
+        Family("phi3", "Phi3"),
+        Family("granite", "Granite"),
+        Family("smollm3", "SmolLM3"),
+        Family("olmo3", "Olmo3"),
+        Family("gemma3_text", "Gemma3Text", causal_lm="Gemma3ForCausalLM", scales_embeddings=True),
+        Family(
+            "qwen3_moe",
+            "Qwen3Moe",
+            residual_outputs=("self_attn.o_proj", "mlp.down_proj", "mlp.experts.down_proj"),
+        ),
     )
 }
 

@@ -30,6 +30,12 @@ def per_layer_fields(config_class: type) -> tuple[str, ...]:
     return tuple(filter(follows, names))
 
 
+def per_layer_lists(config: Any) -> dict[str, list[Any]]:
+    """The lists of a family's own config that have one entry a layer, by their names."""
+    found = {name: getattr(config, name, None) for name in per_layer_fields(type(config))}
+    return {name: values for name, values in found.items() if values is not None}
+
+
 def unrolled_layers(layout: Layout) -> list[int]:
     """The unique layer that each layer of the unrolled graph is."""
     return [unique for stage in layout.stages for unique in stage.layers]

@@ -17,7 +17,6 @@ from loopway.modeling.name_lists import AUTO_CLASSES, complete_lists
 
 #: The releases of transformers that the tests have passed with: from the first to before the second.
 TESTED_TRANSFORMERS = ("5.17", "5.24")
-_SUFFIXES = ("Config", "Model", "ForCausalLM")
 
 
 def register_configs() -> None:
@@ -46,11 +45,9 @@ def register_family(family: Family) -> None:
         raise FamilyError(
             f"family {family.model_type!r} is registered already, as {FAMILIES[family.model_type]}"
         )
-    missing = [
-        name
-        for name in (f"{family.prefix}{suffix}" for suffix in _SUFFIXES)
-        if not hasattr(transformers, name)
-    ]
+    causal_lm = family.causal_lm or f"{family.prefix}ForCausalLM"
+    names = (f"{family.prefix}Config", f"{family.prefix}Model", causal_lm)
+    missing = [name for name in names if not hasattr(transformers, name)]
     if missing:
         raise FamilyError(
             f"family {family.model_type!r} can't be registered: transformers {transformers.__version__} has no "

@@ -52,7 +52,8 @@ class RecursiveStack(nn.Module):
         self.recurrence = build_recurrence(config.recurrence, config.recurrence_options)
         self.layout: Layout = config.parsed_layout
         self.stages: Sequence[Stage] = self.layout.stages
-        self.embedding_scale = math.sqrt(config.hidden_size) if config.scale_embeddings else None
+        scaled = config.scale_embeddings and not config.family.scales_embeddings
+        self.embedding_scale = math.sqrt(config.hidden_size) if scaled else None
         self.recompute = "none"
         self.trace: list[StageRecord] | None = None
 

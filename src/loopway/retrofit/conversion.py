@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from loopway.layout import Layout
 from loopway.modeling.building import recursive_config
 from loopway.modeling.causal_lm import causal_lm_class
+from loopway.modeling.per_layer import per_layer_lists
 from loopway.modeling.weights import Weights, model_with, weights_of
 from loopway.recurrence import build_recurrence
 from loopway.recurrence.mesh import MeSH
@@ -98,6 +99,9 @@ def convert(
         set_routers(states, router_gap)
     with _evaluating(model):
         filled = fill_layers(model, parsed, fill, calibration)
+    for name, values in per_layer_lists(model.config).items():  # a layer stays of its kind wherever it goes
+        options[name] = [values[layer.sources[0]] for layer in filled]
+    config = recursive_config(model.config, layout=layout, recurrence=recurrence, **{**unscaled, **options})
     weights = Weights(weights_of(model).outside, [layer.weights for layer in filled])
     cls = causal_lm_class(config.family)  # type: ignore[attr-defined]
     recursive = model_with(cls, config, weights, states.state_dict(), like=model)

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from loopway.checks import not_among
-from loopway.errors import ConfigError
+from loopway.errors import ConfigError, FamilyError
 from loopway.layout import Layout
 from loopway.modeling.weights import layers_of, weights_of
 from loopway.retrofit.calibration import importance
@@ -152,4 +152,9 @@ def _mean(layers: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         precise = torch.promote_types(values[0].dtype, torch.float32)
         return torch.stack([value.to(precise) for value in values]).mean(0).to(values[0].dtype)
 
+    if any(layer.keys() != layers[0].keys() for layer in layers):
+        raise FamilyError(
+            "layers that fold into one have different weights (experts in one, none in another), so they have no mean: choose "
+            "a layout that folds layers of one kind"
+        )
     return {name: mean([layer[name] for layer in layers]) for name in layers[0]}

@@ -8,7 +8,7 @@ from transformers import PreTrainedConfig
 from loopway.errors import ConfigError, FamilyError, LayoutError
 from loopway.layout import Layout
 from loopway.modeling.families import family_named
-from loopway.modeling.per_layer import of_unique_layers, per_layer_fields
+from loopway.modeling.per_layer import of_unique_layers, per_layer_lists
 
 
 def check_fits(config: PreTrainedConfig, layout: Layout) -> None:
@@ -39,9 +39,8 @@ def check_fits(config: PreTrainedConfig, layout: Layout) -> None:
             f"layout {layout} computes {layout.compute_depth} layers and the model has {depth}; these would fit: "
             f"{', '.join(fitting_layouts(depth))}"
         )
-    for name in per_layer_fields(type(config)):
-        if values := getattr(config, name, None):
-            of_unique_layers(name, values, layout)
+    for name, values in per_layer_lists(config).items():
+        of_unique_layers(name, values, layout)
 
 
 def fitting_layouts(depth: int) -> list[str]:
