@@ -77,6 +77,7 @@ class RecursiveCausalLMMixin:
     _no_split_modules: ClassVar[list[str]] = ["RecursiveStack"]
     _pp_plan: ClassVar[None] = None  # stages share layers, so layers can't be dealt out to workers
     _base_model_class: ClassVar[type[PreTrainedModel]]
+    lm_head: Any
 
     def __init__(self, config: PreTrainedConfig) -> None:
         construct(self, config, config.family, self._base_model_class)  # type: ignore[arg-type,attr-defined]
@@ -125,6 +126,7 @@ class RecursiveCausalLMMixin:
         hidden = outputs.last_hidden_state
         targets = shifted(labels) if shift_labels is None and labels is not None else shift_labels
 
+        result: Any
         loss = logits = None
         # A wrapped head (LoRA, quantised, hooked, sharded) is more than its weight: it is called.
         is_linear = type(self.lm_head) is nn.Linear and type(self.lm_head.weight) is nn.Parameter

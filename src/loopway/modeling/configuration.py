@@ -59,7 +59,7 @@ class RecursiveConfigMixin:
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Another layout is another depth, and so are lists of one entry a layer."""
-        before = vars(self).get("layout")
+        before: Any = vars(self).get("layout")
         if name == "layout" and None not in (before, value) and Layout.parse(before) != Layout.parse(value):
             layout = Layout.parse(value)
             lists = {

@@ -137,7 +137,7 @@ def _with_pullback(
 ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """A function's value, and what gives the gradient of its argument for that of its value."""
     if torch.compiler.is_compiling():  # the compiler follows this one, which refuses hooks of saved tensors
-        value, pull = torch.func.vjp(function, tensor)
+        value, pull, *_ = torch.func.vjp(function, tensor)
         return value, lambda gradient: pull(gradient)[0]
     with torch.enable_grad():
         value = function(tensor.requires_grad_())
