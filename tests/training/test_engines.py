@@ -115,6 +115,15 @@ def test_every_key_that_transformers_reads_of_fsdp_config_is_known(tiny_config: 
     tiny_config(training={"fsdp_config": {key: None for key in read}})
 
 
+def test_a_hub_that_cannot_be_used_is_told_before_data_is_prepared(tiny_config: Build) -> None:
+    section = tiny_config(training={"push_to_hub": True}).training
+    with pytest.raises(
+        ConfigError, match=r"training.push_to_hub: the Hub can't be used: .*leave it out"
+    ) as error:
+        training_arguments(section, Path("unused"), validate=True)  # tests have no network
+    assert "\n" not in str(error.value)
+
+
 def test_fp16_on_a_cpu_is_an_error_and_not_silently_float32(tiny_config: Build) -> None:
     with pytest.raises(ConfigError, match=r"training.fp16: a CPU can't train in it.*set bf16"):
         training_arguments(tiny_config(training={"fp16": True}).training, Path("unused"), validate=True)

@@ -27,10 +27,10 @@ DEFINING = """
     accelerator_config activation_checkpointing_kwargs adam_beta1 adam_beta2 adam_epsilon average_tokens_across_devices bf16
     bf16_full_eval dataloader_in_order ddp_broadcast_buffers ddp_bucket_cap_mb ddp_find_unused_parameters ddp_static_graph
     debug deepspeed eval_delay eval_on_start eval_steps eval_strategy eval_use_gather_object fp16 fp16_full_eval fsdp
-    fsdp_config full_determinism gradient_checkpointing_kwargs greater_is_better learning_rate liger_kernel_config
+    fsdp_config full_determinism gradient_checkpointing_kwargs greater_is_better learning_rate
     lr_scheduler_kwargs lr_scheduler_type max_grad_norm max_steps metric_for_best_model neftune_noise_alpha num_train_epochs
     optim optim_args optim_target_modules seed skip_memory_metrics tf32 torch_compile torch_compile_backend
-    torch_compile_mode use_liger_kernel warmup_steps weight_decay
+    torch_compile_mode warmup_steps weight_decay
 """
 
 

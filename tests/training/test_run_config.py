@@ -62,6 +62,16 @@ def test_an_unknown_key_names_the_nearest_known_one(
         ("training.global_batch_size=0", "training.global_batch_size: got 0, expected at least 1"),
         ("training.max_steps=-1", "training.max_steps: got -1, expected more than 0"),
         ("training.eval_strategy=epoch", "training.eval_strategy: got 'epoch', expected steps"),
+        ("training.save_strategy=best", "training.save_strategy: got 'best', expected steps"),
+        ("training.learning_rate=.inf", "training.learning_rate: got inf, expected a finite number"),
+        (
+            "training={max_steps: null, num_train_epochs: .nan}",
+            "training.num_train_epochs: got nan, expected a finite",
+        ),
+        (
+            "training.torch_compile_backend=inductr",
+            "training.torch_compile_backend: got 'inductr', expected perhaps induc",
+        ),
         ("training.seed=-1", "training.seed: got -1, expected 0 to"),
         ("training=3", "training: got 3, expected a mapping"),
         ("data.sequence_length=long", "data.sequence_length: got 'long', expected a valid integer"),
@@ -96,6 +106,11 @@ def test_a_wrong_value_names_field_given_and_expected(
             "training.output_dir can't be set: everything of a run goes to its own folder",
         ),
         ("training.gradient_accumulation_steps=2", "set global_batch_size"),
+        ("training.use_liger_kernel=true", "its kernels know no recursive models"),
+        (
+            "model={preset: null, family: llama, rope_theta: 5}",
+            "rope_theta can't be set: set model.rope_parameters",
+        ),
         ("training={recompute: layer, gradient_checkpointing: true}", "leave the latter out"),
         ("training.num_train_epochs=2", "give one of max_steps and num_train_epochs; both are given"),
         ("training.max_steps=null", "give one of max_steps and num_train_epochs; neither is given"),
@@ -117,6 +132,10 @@ def test_what_cannot_be_meant_is_an_error(tiny: dict[str, Any], override: str, m
         ({"hidden_size": "big"}, "hidden_size"),
         ({"hidden_size": 30}, "divisible"),
         ({"hidden_act": "gleu"}, "can't be built: KeyError"),
+        (
+            {"preset": None, "family": "llama", "num_attention_heads": 4, "num_key_value_heads": 3},
+            "model.num_key_value_heads: got 3, expected a divisor of num_attention_heads, 4",
+        ),
         ({"num_attention_heads": 0}, "can't be built: ZeroDivisionError"),
         ({"scale_embeddings": "very"}, "scale_embeddings"),
         ({"max_position_embeddings": 16}, "data.sequence_length: 32 tokens are more than the model's"),
@@ -169,6 +188,7 @@ def test_a_strategy_of_no_is_not_the_false_that_yaml_reads(tiny: dict[str, Any])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_is_configured_by_its_own_fields(tiny: dict[str, Any], family: str) -> None:
     fields = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "initializer_range": 0.03}
+    fields |= {} if family == "gpt_neox" else {"num_key_value_heads": 1}
     model = {"family": family, "layout": "1+2R3+1", "recurrence": "anchor", **fields}
     config = RunConfig.from_dict(tiny | {"model": model}).build_model_config()
     assert config.model_type == f"recursive_{family}"

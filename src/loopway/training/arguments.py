@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import DynamoBackend
 from transformers import Trainer, TrainingArguments, get_scheduler
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer_utils import SchedulerType
@@ -25,7 +26,7 @@ from transformers.utils.import_utils import is_torch_xla_available
 from loopway.checks import check_value, not_among, one_line, unknown_key, wrong_value
 from loopway.errors import ConfigError
 from loopway.modeling.recompute import RECOMPUTE_LEVELS
-from loopway.training.engines import check_deepspeed, check_fsdp, check_nested, check_precision
+from loopway.training.engines import check_deepspeed, check_fsdp, check_hub, check_nested, check_precision
 from loopway.training.trackers import tracker_names
 
 # Section 4 of the paper; what it leaves open (logging, evaluation, checkpoints) is ten times a run.
@@ -80,6 +81,8 @@ REFUSED: dict[str, str] = {
     "include_num_input_tokens_seen": "tokens are in every line of metrics.jsonl",
     "save_only_model": "a run could not be resumed",
     "load_best_model_at_end": "the final model is the one after the last step",
+    "use_liger_kernel": "its kernels know no recursive models, and the loss never holds all logits anyway",
+    "liger_kernel_config": "its kernels know no recursive models",
     "parallelism_config": "give accelerate's own configuration file to accelerate launch",
     "local_rank": "set by torchrun or accelerate launch",
 }
@@ -116,6 +119,8 @@ def complete_training(given: dict[str, Any], learning_rate: float | None) -> dic
             raise unknown_key("training", key, known)
         if value is not None:
             section[key] = check_value(f"training.{key}", value, _TYPES[key])
+        if isinstance(value, float) and not math.isfinite(value):
+            raise wrong_value(f"training.{key}", value, "a finite number")
     check_nested(section)
     _check_length(section)
     for key in ("global_batch_size", "per_device_train_batch_size", "per_device_eval_batch_size"):
@@ -139,13 +144,16 @@ def complete_training(given: dict[str, Any], learning_rate: float | None) -> dic
     for key, choices in (("lr_scheduler_type", SchedulerType), ("optim", OptimizerNames)):
         if key in section and section[key] not in (names := [choice.value for choice in choices]):
             raise not_among(f"training.{key}", section[key], names)
+    backend, backends = section.get("torch_compile_backend"), [name.lower() for name in DynamoBackend.list()]
+    if backend is not None and backend.lower() not in backends:
+        raise not_among("training.torch_compile_backend", backend, backends)
     if "learning_rate" not in section:
         if learning_rate is None:
             raise ConfigError("training.learning_rate is missing; only a model.preset brings its own")
         section["learning_rate"] = learning_rate
     for key in _STRATEGIES:
-        if section.get(key) == "epoch":
-            raise wrong_value(f"training.{key}", "epoch", "steps (0.1 steps is a tenth of the run) or no")
+        if (strategy := section.get(key)) in ("epoch", "best"):
+            raise wrong_value(f"training.{key}", strategy, "steps (0.1 steps is a tenth of the run) or no")
     if "per_device_train_batch_size" not in section:
         section["per_device_train_batch_size"] = math.gcd(8, section.get("global_batch_size", 8))
     section.setdefault("per_device_eval_batch_size", section["per_device_train_batch_size"])
@@ -197,7 +205,7 @@ def _check_length(section: dict[str, Any]) -> None:
     if len(lengths) != 1:
         found = "neither is" if not lengths else "both are"
         raise ConfigError(f"training: give one of max_steps and num_train_epochs; {found} given")
-    if not 0 < section[lengths[0]] < math.inf:
+    if section[lengths[0]] <= 0:
         raise wrong_value(f"training.{lengths[0]}", section[lengths[0]], "more than 0")
 
 
@@ -237,6 +245,7 @@ def training_arguments(section: dict[str, Any], checkpoints: Path, *, validate: 
         arguments = _one_device_a_worker(fields)
         check_fsdp(arguments)
         check_precision(arguments)
+        check_hub(arguments)
         _check_optimizer(arguments)
         micro_batch = arguments.train_batch_size * arguments.world_size
         global_batch = section.get("global_batch_size", micro_batch)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate.utils import DistributedType, str_to_bool
+from huggingface_hub import HfApi
 from transformers import TrainingArguments
 from transformers.integrations.deepspeed import is_deepspeed_available
 from transformers.trainer_pt_utils import AcceleratorConfig
@@ -146,3 +147,15 @@ def check_precision(arguments: TrainingArguments) -> None:
         raise ConfigError(
             "training.fp16: a CPU can't train in it, and would in float32: set bf16, leave it out, or run on a GPU"
         )
+
+
+def check_hub(arguments: TrainingArguments) -> None:
+    """Raise ConfigError unless the Hub, to which the run is to be pushed, can be reached with a login."""
+    if not arguments.push_to_hub:
+        return
+    try:
+        HfApi(token=arguments.hub_token).whoami()
+    except Exception as error:
+        raise ConfigError(
+            f"training.push_to_hub: the Hub can't be used: {one_line(error)}; log in with `hf auth login`, or leave it out"
+        ) from error

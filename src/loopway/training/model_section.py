@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, StrictStr, field_validator, model_validator
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from loopway.checks import one_line, unknown_key
+from loopway.checks import one_line, unknown_key, wrong_value
 from loopway.errors import ConfigError, LoopwayError
 from loopway.modeling.building import build_config
 from loopway.modeling.configuration import RecursiveConfigMixin, config_class
@@ -26,6 +26,8 @@ _REFUSED = {
     "num_unique_layers": "the layout says how many layers there are",
     "model_type": "give family",
     "architectures": "give family",
+    "rope_theta": "set model.rope_parameters, as in {rope_type: default, rope_theta: 500000}",
+    "rope_scaling": "set model.rope_parameters, as in {rope_type: linear, rope_theta: 10000, factor: 2}",
 }
 
 
@@ -112,6 +114,7 @@ class ModelConfig(BaseModel):
                 config = pythia_config(self.preset, layout=self.layout, **fields)
             else:
                 config = build_config(self.decoder_family, {**fields, "layout": self.layout})
+            _check_heads(config)
             with torch.device("meta"):  # the constructors find what the config's own checks let pass
                 AutoModelForCausalLM.from_config(config)
         except LoopwayError:
@@ -148,3 +151,10 @@ class ModelConfig(BaseModel):
             return AutoModelForCausalLM.from_config(config)
         folder = PretrainedFolder(self.pretrained)
         return folder.model(every_weight=True, config=config, dtype=torch.float32, device_map=None)
+
+
+def _check_heads(config: PreTrainedConfig) -> None:
+    """Of grouped heads, which the family's constructors don't look at."""
+    heads, groups = getattr(config, "num_attention_heads", 1), getattr(config, "num_key_value_heads", None)
+    if groups and heads % groups:
+        raise wrong_value("model.num_key_value_heads", groups, f"a divisor of num_attention_heads, {heads}")
