@@ -231,13 +231,15 @@ def test_a_run_folder_that_cannot_be_made_is_one_line(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no file-size limit to stand for a full disk")
-def test_a_full_disk_is_one_line_and_the_same_command_works_once_there_is_room(here: Path) -> None:
+def test_a_full_disk_is_one_line_and_the_same_command_works_once_there_is_room(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import resource
 
     (here / "long.txt").write_text("a state of our union, and then another state\n" * 4000)
     (here / "held.txt").write_text("the state of the union is strong\n" * 100)
-    command = [sys.executable, "-m", "loopway", "train", "run.yaml", "--out", "out"]
-    command += ["data.train=long.txt", "data.validation=held.txt"]
+    arguments = ["train", "run.yaml", "--out", "out", "data.train=long.txt", "data.validation=held.txt"]
+    command = [sys.executable, "-m", "loopway", *arguments]
 
     def little_room() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
@@ -247,4 +249,4 @@ def test_a_full_disk_is_one_line_and_the_same_command_works_once_there_is_room(h
     assert done.stderr.splitlines()[-1].startswith("loopway: the system says 'File too large'")
     assert "Traceback" not in done.stderr
     assert not (here / "out").exists()
-    assert subprocess.run(command, cwd=here, capture_output=True).returncode == 0
+    assert run_main(monkeypatch, *arguments) == 0

@@ -32,7 +32,7 @@ def test_workers_of_torchrun_share_every_run_of_a_comparison(
         },
         "data": {"train": str(tmp_path / "*.txt"), "sequence_length": 32, "vocab_size": 280},
         "training": {"max_steps": 4, "global_batch_size": 4, "per_device_train_batch_size": 2},
-        "variants": {"base": {}, "mesh": {"recurrence": "mesh"}},
+        "variants": {"mesh": {"recurrence": "mesh"}},
     }
     path = tmp_path / "compare.yaml"
     path.write_text(yaml.safe_dump(config | {"data": config["data"] | {"validation_fraction": 0.3}}))
@@ -43,7 +43,7 @@ def test_workers_of_torchrun_share_every_run_of_a_comparison(
     assert finished.returncode == 0, finished.stderr[-3000:]
     assert finished.stdout.count("Everything is in") == 1
     rows = json.loads((tmp_path / "shared" / "results.json").read_text())
-    assert [row["variant"] for row in rows] == ["base", "mesh"]
+    assert [row["variant"] for row in rows] == ["mesh"]
     for row in rows:
         run = RunFolder(tmp_path / "shared" / "runs" / f"{row['variant']}-seed0")
         (sitting,) = json.loads(run.provenance.read_text())["sittings"]

@@ -284,7 +284,6 @@ def test_models_named_twice_are_one_and_results_are_json(
         (["gone"], "'gone' is no folder here, and as a name on the Hugging Face Hub it can't be opened"),
         (["./gone"], "no folder gone; give a run folder or a model folder"),
         (["tasks"], "tasks: holds no model (no config.json); give a run folder or a model folder"),
-        (["mesh", "--tasks", "riddels"], "--tasks: got 'riddels', expected perhaps riddles"),
         (["mesh", "--tasks", ","], "--tasks: names no task; for example --tasks piqa,arc_easy"),
         (["mesh", "--tasks", "riddles", "--suite", "tasks"], "give --suite or --tasks, not both"),
         (["mesh", "--suite", "papper"], "--suite: got 'papper', expected perhaps paper"),

@@ -13,12 +13,9 @@ import loopway
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("workers", "ways"), [(2, 5), (4, 2)])
-def test_a_sharded_model_has_the_losses_and_weights_of_a_whole_one(
-    workers: int, ways: int, tmp_path: Path
-) -> None:
+def test_a_sharded_model_has_the_losses_and_weights_of_a_whole_one(tmp_path: Path) -> None:
     script = Path(__file__).with_name("sharded_worker.py")
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(workers)]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     finished = subprocess.run(
         [sys.executable, *launcher, str(script), str(tmp_path)], capture_output=True, text=True
     )
@@ -29,8 +26,8 @@ def test_a_sharded_model_has_the_losses_and_weights_of_a_whole_one(
     assert alone[-1] < 0.97 * alone[0]
     expected = model.state_dict()
     found = json.loads((tmp_path / "losses.json").read_text())
-    # Layer by layer; and the core as one unit, with two workers at every level of recomputation.
-    assert len(found) == ways
+    # Layer by layer; and the core as one unit, at every level of recomputation.
+    assert len(found) == 5
     for name, sharded in found.items():
         assert sharded == pytest.approx(alone, rel=1e-5), name
         weights = torch.load(tmp_path / f"{name}.pt", weights_only=True)

@@ -78,6 +78,6 @@ def unchanged(tensor: Tensor) -> Tensor:
 
 def changes_logits(model: Any) -> bool:
     """Whether the family does more to logits than its head's linear map does."""
-    probe = torch.zeros(1, 1, model.config.vocab_size, device="cpu")
+    probe = torch.empty(1, 1, model.config.vocab_size, device="meta")
     found = logits_of(model, probe, unchanged)
     return found.shape != probe.shape or (found is not probe and found._base is not probe)
