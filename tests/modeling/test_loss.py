@@ -46,9 +46,8 @@ class Accuracy(Trainer):
     """Reads logits in training, as metrics, penalties of entropy and distillation do."""
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
-        loss: Any
-        outputs: Any
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+        found: Any = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+        loss, outputs = found
         assert outputs.logits.shape == (*inputs["labels"].shape, model.config.vocab_size)
         return (loss, outputs) if return_outputs else loss
 

@@ -26,7 +26,11 @@ def same_bits(model: Any, folder: Path, **options: Any) -> Any:
     loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
     ids = random_ids()
     with torch.no_grad():
-        assert torch.equal(loaded.eval()(ids).logits, model(ids).logits)
+        found, expected = loaded.eval()(ids).logits, model(ids).logits
+    assert all(torch.equal(weight, loaded.state_dict()[name]) for name, weight in model.state_dict().items())
+    # Products of single experts differ in their last digit with where in memory the weights lie.
+    rounding = 1e-4 if "experts" in str(model.state_dict().keys()) else 0.0
+    torch.testing.assert_close(found, expected, rtol=rounding, atol=rounding)
     assert type(loaded) is type(model)
     return loaded
 
@@ -130,7 +134,7 @@ def test_the_auto_classes_open_every_kind_of_model(tmp_path: Path) -> None:
         model.save_pretrained(tmp_path)
         base: Any = AutoModel.from_pretrained(tmp_path)
         ids = random_ids()
-        assert torch.equal(model.lm_head(base.eval()(ids).last_hidden_state), model(ids).logits)
+        torch.testing.assert_close(model.head_logits(base.eval()(ids).last_hidden_state), model(ids).logits)
         assert type(AutoConfig.for_model(model.config.model_type)) is type(model.config)
 
 

@@ -23,6 +23,7 @@ from tests.retrofit.pretrained import TEXTS, WORDS
 
 FAMILIES = ("gpt_neox", "llama", "qwen3", "mistral", "olmo2")
 MODELS = [(family, recurrence) for family in FAMILIES for recurrence in ("base", "mesh")]
+MODELS += [(family, "mesh") for family in ("granite", "olmo3", "qwen3_moe")]
 MODELS += [("llama", "anchor+anchor*"), ("gpt_neox", "static"), ("qwen3", "dynamic")]
 FIRST = "gpt_neox base"  # by name, which the harness evaluates
 

@@ -163,8 +163,8 @@ def test_a_layer_stays_of_its_kind_where_it_goes_to_another_position() -> None:
         loopway.retrofit_model(model, layout="1+1R6+1")
     # Layers 1, 3 and 6 are kept; the second stands where layers 2 and 5 were, which are sliding.
     recursive = loopway.retrofit_model(model, layout="1+3R2+1", fill="spaced")
-    layers: Any = layers_of(recursive)
-    assert [layer.self_attn.sliding_window for layer in layers] == [5, None, None, None, 5]
+    unique: Any = layers_of(recursive)
+    assert [layer.self_attn.sliding_window for layer in unique] == [5, None, None, None, 5]
     assert recursive.config.layer_types == [sliding, *[full] * 6, sliding]
     average = loopway.retrofit_model(model, layout="1+3R2+1", fill="average")
     assert average.config.layer_types == kinds

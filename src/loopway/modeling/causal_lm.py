@@ -77,7 +77,7 @@ class RecursiveCausalLMMixin:
     _no_split_modules: ClassVar[list[str]] = ["RecursiveStack"]
     _pp_plan: ClassVar[None] = None  # stages share layers, so layers can't be dealt out to workers
     _base_model_class: ClassVar[type[PreTrainedModel]]
-    lm_head: Any
+    lm_head: Any  # a linear map, or what wraps one
 
     def __init__(self, config: PreTrainedConfig) -> None:
         construct(self, config, config.family, self._base_model_class)  # type: ignore[arg-type,attr-defined]

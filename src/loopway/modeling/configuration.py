@@ -59,11 +59,11 @@ class RecursiveConfigMixin:
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Another layout is another depth, and so are lists of one entry a layer."""
-        before: Any = vars(self).get("layout")
-        if name == "layout" and None not in (before, value) and Layout.parse(before) != Layout.parse(value):
-            layout = Layout.parse(value)
+        given: Any = vars(self).get("layout") if name == "layout" and value is not None else None
+        before = None if given is None else Layout.parse(given)
+        if before is not None and before != (layout := Layout.parse(value)):
             lists = {
-                key: of_unique_layers(key, of_unique_layers(key, values, Layout.parse(before)), layout)
+                key: of_unique_layers(key, of_unique_layers(key, values, before), layout)
                 for key, values in self.per_layer_lists.items()
             }
             super().__setattr__(name, value)
