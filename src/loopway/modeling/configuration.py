@@ -60,7 +60,7 @@ class RecursiveConfigMixin:
     def __setattr__(self, name: str, value: Any) -> None:
         """Another layout is another depth, and so are lists of one entry a layer."""
         given: Any = vars(self).get("layout") if name == "layout" and value is not None else None
-        before = None if given is None else Layout.parse(given)
+        before = None if given is None else Layout.parse(given)  # type: ignore[arg-type]
         if before is not None and before != (layout := Layout.parse(value)):
             lists = {
                 key: of_unique_layers(key, of_unique_layers(key, values, before), layout)
