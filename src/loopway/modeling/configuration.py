@@ -59,19 +59,19 @@ class RecursiveConfigMixin:
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Another layout is another depth, and so are lists of one entry a layer."""
-        given: Any = vars(self).get("layout") if name == "layout" and value is not None else None
-        before = None if given is None else Layout.parse(given)  # type: ignore[arg-type]
-        if before is not None and before != (layout := Layout.parse(value)):
-            lists = {
-                key: of_unique_layers(key, of_unique_layers(key, values, before), layout)
-                for key, values in self.per_layer_lists.items()
-            }
+        given: Any = vars(self).get("layout")
+        if name != "layout" or None in (given, value) or Layout.parse(given) == Layout.parse(value):
             super().__setattr__(name, value)
-            for key, values in lists.items():
-                setattr(self, key, values)
-            self._unroll(layout)
-        else:
-            super().__setattr__(name, value)
+            return
+        before, layout = Layout.parse(given), Layout.parse(value)
+        lists = {
+            key: of_unique_layers(key, of_unique_layers(key, values, before), layout)
+            for key, values in self.per_layer_lists.items()
+        }
+        super().__setattr__(name, value)
+        for key, values in lists.items():
+            setattr(self, key, values)
+        self._unroll(layout)
 
     @property
     def per_layer_lists(self) -> dict[str, list[Any]]:
