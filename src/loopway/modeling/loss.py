@@ -89,7 +89,9 @@ class _ChunkedLoss(torch.autograd.Function):
         losses = []
         with torch.autocast(hidden.device.type, enabled=False):
             head, offset = weight.to(narrow), None if bias is None else bias.to(narrow)
-            chunks = (part.split(_CHUNK_ROWS) for part in (hidden, targets, hidden_gradient))
+            # What finishes logits keeps several copies of them.
+            size = _CHUNK_ROWS if finish is None else _CHUNK_ROWS // 4
+            chunks = (part.split(size) for part in (hidden, targets, hidden_gradient))
             for rows, wanted, gradient in zip(*chunks, strict=True):
                 rows = rows.to(narrow)
                 loss, error = _chunk_loss_and_error(F.linear(rows, head, offset), wanted, exact, finish)
