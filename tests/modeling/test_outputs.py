@@ -133,6 +133,16 @@ def test_embeddings_are_scaled_by_the_root_of_the_hidden_size_unless_told_not_to
         torch.testing.assert_close(from_embeddings, model(ids).logits, rtol=0.0, atol=0.0)
 
 
+@pytest.mark.parametrize(("multiplier", "factor"), [(12.0, 12.0), (1.0, 32**0.5)])
+@torch.no_grad()
+def test_a_familys_own_multiplier_of_embeddings_replaces_the_root(multiplier: float, factor: float) -> None:
+    model = tiny_model(family="granite", embedding_multiplier=multiplier)
+    ids = random_ids()
+    with loopway.trace_stages(model) as records:
+        model(ids)
+    torch.testing.assert_close(records[0].input, model.get_input_embeddings()(ids) * factor)
+
+
 @torch.no_grad()
 def test_the_transition_routers_see_the_embeddings_or_the_preludes_output() -> None:
     ids = random_ids()

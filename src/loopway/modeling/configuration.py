@@ -3,6 +3,7 @@
 Knows nothing of modules; building a config allocates no weights.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,7 +31,8 @@ class RecursiveConfigMixin:
         recurrence: how the state passes between stages, ``base``, ``anchor``, ``mesh``, …
         num_slots: MeSH's buffer length; None is boundaries + 2.
         transition_router_input: what MeSH's routers after the first stage see, ``embedding`` or ``prelude``.
-        scale_embeddings: multiply the input embeddings by sqrt(hidden_size) (paper, section 4), where the family doesn't.
+        scale_embeddings: multiply the input embeddings by sqrt(hidden_size) (paper, section 4), unless the family multiplies
+            them itself; see :attr:`stack_embedding_scale`.
         depth_scaled_init: divide the initial std of residual output projections by sqrt(2 · compute depth).
     """
 
@@ -108,6 +110,15 @@ class RecursiveConfigMixin:
             transition_router_input=self.transition_router_input,
             initializer_range=self.initializer_range,  # type: ignore[attr-defined]
         )
+
+    @property
+    def stack_embedding_scale(self) -> float | None:
+        """The factor of the embeddings at the stack's input; None where the family multiplies them itself, or none is wanted.
+
+        Families that do: by sqrt(hidden_size) in their code, or by an ``embedding_multiplier`` other than 1.
+        """
+        by_family = self.family.scales_embeddings or getattr(self, "embedding_multiplier", None) not in (None, 1)
+        return math.sqrt(self.hidden_size) if self.scale_embeddings and not by_family else None  # type: ignore[attr-defined]
 
     @contextmanager
     def building_unique_layers(self) -> Iterator[None]:

@@ -4,7 +4,6 @@ It stands in a decoder's layer list as its only layer. The decoder's own forward
 it runs the stages. Knows nothing of embeddings, masks or heads.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,8 +51,7 @@ class RecursiveStack(nn.Module):
         self.recurrence = build_recurrence(config.recurrence, config.recurrence_options)
         self.layout: Layout = config.parsed_layout
         self.stages: Sequence[Stage] = self.layout.stages
-        scaled = config.scale_embeddings and not config.family.scales_embeddings
-        self.embedding_scale = math.sqrt(config.hidden_size) if scaled else None
+        self.embedding_scale: float | None = config.stack_embedding_scale
         self.recompute = "none"
         self.trace: list[StageRecord] | None = None
 
