@@ -27,7 +27,7 @@ def test_hidden_states_are_the_scaled_embeddings_and_one_state_for_every_unrolle
     ids = random_ids()
     states = model(ids, output_hidden_states=True).hidden_states
     assert len(states) == model.config.num_hidden_layers + 1 == 9
-    scale = {"gemma3_text": 1.0, "granite": 4.0 * 32**0.5}  # Gemma's embedding scales by itself
+    scale = {"gemma3_text": 1.0, "granite": 4.0}  # they multiply embeddings themselves
     embeddings = model.get_input_embeddings()(ids) * scale.get(family, 32**0.5)
     torch.testing.assert_close(states[0], embeddings, rtol=0.0, atol=1e-12)
     # As in every family, the last is what the head reads: after the final norm.
