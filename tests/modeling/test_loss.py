@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tiny_models import FAMILIES, gradients, random_ids, tiny_model
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Trainer, TrainingArguments, default_data_collator
 
 from loopway.modeling import loss as loss_module
@@ -214,6 +215,55 @@ def test_a_frozen_head_gets_no_gradient_and_the_states_get_theirs() -> None:
     chunked = torch.autograd.grad(loss_module.loss_from_hidden(hidden, weight, targets), hidden)
     plain = torch.autograd.grad(loss_module.loss_from_logits(F.linear(hidden, weight), targets), hidden)
     torch.testing.assert_close(chunked, plain, rtol=2e-5, atol=2e-5)
+
+
+class Products(TorchDispatchMode):
+    """Counts matrix products, and notes the shapes of what is allocated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+        self.shapes: list[torch.Size] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        self.count += func.overloadpacket._qualified_op_name in ("aten::mm", "aten::addmm", "aten::addmm_")
+        if isinstance(found, torch.Tensor):
+            self.shapes.append(found.shape)
+        return found
+
+
+@pytest.mark.parametrize("finish", [None, torch.tanh])
+@pytest.mark.parametrize(
+    ("grad_enabled", "trained", "products"),
+    [
+        (False, ("hidden", "weight"), 1),
+        (True, (), 1),
+        (True, ("hidden",), 2),
+        (True, ("weight",), 2),
+        (True, ("hidden", "weight"), 3),
+    ],
+)
+def test_a_chunk_makes_only_the_gradients_that_are_wanted(
+    grad_enabled: bool, trained: tuple[str, ...], products: int, finish: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loss_module, "_LOGITS_HELD", 0)
+    monkeypatch.setattr(loss_module, "_CHUNK_ROWS", 32)
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(1, 64, 12, generator=generator, requires_grad="hidden" in trained)
+    weight = torch.randn(50, 12, generator=generator, requires_grad="weight" in trained)
+    targets = torch.randint(50, (1, 64), generator=generator)
+    with torch.set_grad_enabled(grad_enabled), Products() as seen:
+        loss = loss_module.loss_from_hidden(hidden, weight, targets, finish=finish)
+    logits = F.linear(hidden, weight)
+    expected = loss_module.loss_from_logits(logits if finish is None else finish(logits), targets)
+    torch.testing.assert_close(loss, expected.detach() if products == 1 else expected)
+    assert seen.count == products * (2 if finish is None else 8)
+    assert (weight.shape in seen.shapes) == (grad_enabled and "weight" in trained)
+    leaves = [leaf for leaf in (hidden, weight) if leaf.requires_grad and grad_enabled]
+    if leaves:
+        found, wanted = (torch.autograd.grad(value, leaves) for value in (loss, expected))
+        torch.testing.assert_close(found, wanted)
 
 
 def test_the_graph_of_a_chunked_loss_can_be_kept() -> None:

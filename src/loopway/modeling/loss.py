@@ -51,7 +51,7 @@ def loss_from_hidden(
     bias: Tensor | None = None,
     finish: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """As :func:`loss_from_logits`, from the last hidden state ``[batch, seq, hidden]``; long inputs go in chunks.
+    """Mean cross entropy as in :func:`loss_from_logits`, from hidden states ``[batch, seq, hidden]``; long inputs in chunks.
 
     Args:
         bias: of the head, ``[vocab]``.
@@ -61,12 +61,14 @@ def loss_from_hidden(
         logits = F.linear(hidden, head_weight, bias)
         return loss_from_logits(logits if finish is None else finish(logits), targets, num_items)
     targets = targets.flatten().to(hidden.device)
-    loss = _ChunkedLoss.apply(hidden.flatten(0, -2), head_weight, bias, targets, finish)
+    loss = _ChunkedLoss.apply(
+        hidden.flatten(0, -2), head_weight, bias, targets, finish, torch.is_grad_enabled()
+    )
     return _divided(loss, (targets != IGNORE_INDEX).sum() if num_items is None else num_items)
 
 
 class _ChunkedLoss(torch.autograd.Function):
-    """Cross entropy of the head's logits, summed over rows; a chunk's gradients are made beside its logits.
+    """Cross entropy of the head's logits, summed over rows; a chunk's gradients are made beside its logits, if wanted.
 
     The weight's gradient adds up in float32 (float64) whatever the products are in: added up in half precision, its error
     would grow with the number of chunks.
@@ -80,27 +82,35 @@ class _ChunkedLoss(torch.autograd.Function):
         bias: Tensor | None,
         targets: Tensor,
         finish: Callable[[Tensor], Tensor] | None,
+        grad_enabled: bool,  # needs_input_grad is also true under torch.no_grad
     ) -> Tensor:
+        of_hidden, of_weight, of_bias = (grad_enabled and needed for needed in ctx.needs_input_grad[:3])
+        differentiated = of_hidden or of_weight or of_bias
         exact = torch.promote_types(hidden.dtype, torch.float32)
         narrow = _product_dtype(hidden)
-        weight_gradient = torch.zeros_like(weight, dtype=exact) if ctx.needs_input_grad[1] else None
-        bias_gradient = torch.zeros_like(bias, dtype=exact) if ctx.needs_input_grad[2] else None  # type: ignore[arg-type]
-        hidden_gradient = torch.empty_like(hidden)
+        weight_gradient = torch.zeros_like(weight, dtype=exact) if of_weight else None
+        bias_gradient = torch.zeros_like(bias, dtype=exact) if of_bias else None  # type: ignore[arg-type]
+        hidden_gradient = torch.empty_like(hidden) if of_hidden else None
         losses = []
         with torch.autocast(hidden.device.type, enabled=False):
             head, offset = weight.to(narrow), None if bias is None else bias.to(narrow)
             # What finishes logits keeps several copies of them.
             size = _CHUNK_ROWS if finish is None else _CHUNK_ROWS // 4
-            chunks = (part.split(size) for part in (hidden, targets, hidden_gradient))
-            for rows, wanted, gradient in zip(*chunks, strict=True):
+            chunks = zip(hidden.split(size), targets.split(size), strict=True)
+            for index, (rows, wanted) in enumerate(chunks):
                 rows = rows.to(narrow)
-                loss, error = _chunk_loss_and_error(F.linear(rows, head, offset), wanted, exact, finish)
+                loss, error = _chunk_loss_and_error(
+                    F.linear(rows, head, offset), wanted, exact, finish, differentiated
+                )
                 losses.append(loss)
+                if not differentiated:
+                    continue
                 counted = (wanted != IGNORE_INDEX).unsqueeze(1)
                 if bias_gradient is not None:
                     bias_gradient.add_((error * counted).sum(0))
                 error = error.to(narrow)
-                gradient.copy_(error @ head * counted)
+                if hidden_gradient is not None:
+                    hidden_gradient[index * size : (index + 1) * size] = error @ head * counted
                 if weight_gradient is None:
                     continue
                 if narrow == exact:
@@ -108,27 +118,34 @@ class _ChunkedLoss(torch.autograd.Function):
                 else:
                     weight_gradient.add_(error.T @ (rows * counted))
         ctx.save_for_backward(hidden_gradient, weight_gradient, bias_gradient)
-        ctx.weight_dtype = weight.dtype
+        ctx.dtypes = (hidden.dtype, weight.dtype, weight.dtype)
         return torch.stack(losses).sum()
 
     @staticmethod
     @once_differentiable
     def backward(  # type: ignore[override]
         ctx: Any, gradient: Tensor
-    ) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
-        of_hidden, *of_head = ctx.saved_tensors
-        of_weight, of_bias = (
-            None if part is None else (part * gradient).to(ctx.weight_dtype) for part in of_head
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None, None]:
+        of_hidden, of_weight, of_bias = (
+            None if part is None else (part * gradient).to(dtype)
+            for part, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         )
-        return (of_hidden * gradient).to(of_hidden.dtype), of_weight, of_bias, None, None
+        return of_hidden, of_weight, of_bias, None, None, None
 
 
 def _chunk_loss_and_error(
-    logits: Tensor, targets: Tensor, exact: torch.dtype, finish: Callable[[Tensor], Tensor] | None
+    logits: Tensor,
+    targets: Tensor,
+    exact: torch.dtype,
+    finish: Callable[[Tensor], Tensor] | None,
+    differentiated: bool,
 ) -> tuple[Tensor, Tensor]:
-    """As :func:`_loss_and_error`, of logits ``[rows, vocab]`` as the linear map gives them."""
-    if finish is None:
-        return _loss_and_error(logits.to(exact), targets)
+    """Return what :func:`_loss_and_error` does, for the linear map's logits ``[rows, vocab]``.
+
+    Unless ``differentiated``, the second means nothing.
+    """
+    if finish is None or not differentiated:
+        return _loss_and_error((logits if finish is None else finish(logits)).to(exact), targets)
     finished, pull = _with_pullback(finish, logits)
     loss, error = _loss_and_error(finished.detach().to(exact, copy=True), targets)
     return loss, pull(error.to(finished.dtype))
@@ -161,7 +178,7 @@ def _loss_and_error(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _product_dtype(hidden: Tensor) -> torch.dtype:
-    """What a linear map of these states computes in, autocast included."""
+    """The precision in which a linear map of these states computes, autocast included."""
     device = hidden.device.type
     if torch.is_autocast_enabled(device) and hidden.dtype != torch.float64:
         return torch.get_autocast_dtype(device)
