@@ -153,6 +153,20 @@ def test_a_family_of_the_users_own_is_retrofitted_too(monkeypatch: pytest.Monkey
         assert torch.isfinite(logits_of(recursive, random_ids())).all()
 
 
+def test_layers_without_experts_stay_so_where_they_go_to_another_position() -> None:
+    model = pretrained("qwen3_moe", 6, decoder_sparse_step=2, mlp_only_layers=[3])  # 1 and 5 have experts
+    recursive = loopway.retrofit_model(model, layout="1+2R2+1", fill="spaced")  # of layers 0, 1, 4, 5
+    assert [hasattr(layer.mlp, "experts") for layer in layers_of(recursive)] == [False, True, False, True]  # type: ignore[union-attr]
+    plain = loopway.export_model(recursive)
+    assert plain.config.mlp_only_layers == [0, 2, 4]  # type: ignore[attr-defined]
+    assert torch.equal(logits_of(plain, random_ids()), logits_of(recursive, random_ids()))
+    with pytest.raises(loopway.LoopwayError, match="experts in one, none in another"):
+        loopway.retrofit_model(model, layout="1+2R2+1", fill="average")
+    unshared = loopway.retrofit_model(model, layout="2+4")
+    assert (unshared.config.decoder_sparse_step, unshared.config.mlp_only_layers) == (2, [3])
+    assert torch.equal(logits_of(unshared, random_ids()), logits_of(model, random_ids()))
+
+
 def test_a_layer_stays_of_its_kind_where_it_goes_to_another_position() -> None:
     sliding, full = "sliding_attention", "full_attention"
     kinds = [sliding, *[full, sliding, full] * 2, sliding]

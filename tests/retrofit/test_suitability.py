@@ -15,14 +15,14 @@ MIXED = ["full_attention", "sliding_attention"]
 
 @pytest.mark.parametrize("depth", range(1, 100))
 def test_layouts_that_are_suggested_fit(depth: int) -> None:
-    suggested = fitting_layouts(depth)
+    suggested = fitting_layouts(depth, {})
     assert [Layout.parse(layout).compute_depth for layout in suggested] == [depth] * len(suggested)
     for layout in suggested:
         check_fits(LlamaConfig(num_hidden_layers=depth), Layout.parse(layout))
 
 
 def test_the_suggestion_for_thirty_layers_shares_a_third() -> None:
-    assert fitting_layouts(30) == ["6+9R2+6", "6+6R3+6", "30"]
+    assert fitting_layouts(30, {}) == ["6+9R2+6", "6+6R3+6", "30"]
 
 
 def test_a_layout_of_another_depth_is_refused_with_some_that_fit() -> None:
@@ -38,6 +38,14 @@ def test_layers_of_differing_attention_types_are_not_folded() -> None:
     with pytest.raises(loopway.LoopwayError, match=r"fold layers 1 \(sliding_attention\) and 2 \(full_atten"):
         check_fits(config, Layout.parse("1+1R4+1"))
     for layout in ("1+2R2+1", "6"):  # each fold is of one type
+        check_fits(config, Layout.parse(layout))
+
+
+def test_layouts_that_are_suggested_fold_layers_of_one_kind() -> None:
+    config = Qwen3Config(num_hidden_layers=12, layer_types=MIXED * 6, use_sliding_window=True)
+    with pytest.raises(loopway.LoopwayError, match=r"these would fit: 4\+2R2\+4, 3\+2R3\+3, 12$"):
+        check_fits(config, Layout.parse("1+1R2+1"))
+    for layout in ("4+2R2+4", "3+2R3+3"):
         check_fits(config, Layout.parse(layout))
 
 

@@ -1,7 +1,8 @@
 """Lists of a family's config that have one entry a layer (kinds of attention, layers without rotary positions).
 
 A layer that runs several times has one entry: such lists are those of the unique layers, repeated as the layout repeats
-them. Knows nothing of what the entries mean.
+them. What a config says by index, which layers are dense among layers with experts, moves with the layers. Knows nothing
+of what the entries mean.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,6 +35,27 @@ def per_layer_lists(config: Any) -> dict[str, list[Any]]:
     """The lists of a family's own config that have one entry a layer, by their names."""
     found = {name: getattr(config, name, None) for name in per_layer_fields(type(config))}
     return {name: values for name, values in found.items() if values is not None}
+
+
+def dense_layers_moved(config: Any, sources: Sequence[int]) -> dict[str, Any]:
+    """Fields that say by index which layers have no experts, for a model whose layer ``i`` was layer ``sources[i]``.
+
+    Empty where the config has no such fields, or they say the same of the moved layers.
+
+    Args:
+        config: of the layers that ``sources`` counts.
+    """
+    if not hasattr(config, "mlp_only_layers"):
+        return {}
+    step = config.decoder_sparse_step
+
+    def is_dense(layer: int) -> bool:
+        return layer in config.mlp_only_layers or (layer + 1) % step != 0
+
+    dense = [position for position, source in enumerate(sources) if is_dense(source)]
+    if dense == list(filter(is_dense, range(len(sources)))):
+        return {}
+    return {"mlp_only_layers": dense, "decoder_sparse_step": 1}
 
 
 def unrolled_layers(layout: Layout) -> list[int]:

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from loopway.layout import Layout
 from loopway.modeling.building import recursive_config
 from loopway.modeling.causal_lm import causal_lm_class
-from loopway.modeling.per_layer import per_layer_lists
+from loopway.modeling.per_layer import dense_layers_moved, per_layer_lists, unrolled_layers
 from loopway.modeling.weights import Weights, model_with, weights_of
 from loopway.recurrence import build_recurrence
 from loopway.recurrence.mesh import MeSH
@@ -88,7 +88,7 @@ def convert(
     start_at_base: bool = True,
     **options: Any,
 ) -> Retrofit:
-    """As :func:`retrofit_model`, with what every layer was made from."""
+    """Retrofit as :func:`retrofit_model` does, and return also what every layer was made from."""
     parsed = Layout.parse(layout)
     check_fits(model.config, parsed)
     # The layers come with their values; only the family's own rule is left for what is reset later.
@@ -99,9 +99,14 @@ def convert(
         set_routers(states, router_gap)
     with _evaluating(model):
         filled = fill_layers(model, parsed, fill, calibration)
-    for name, values in per_layer_lists(model.config).items():  # a layer stays of its kind wherever it goes
-        options[name] = [values[layer.sources[0]] for layer in filled]
-    config = recursive_config(model.config, layout=layout, recurrence=recurrence, **{**unscaled, **options})
+    # A layer stays of its kind wherever it goes.
+    sources = [layer.sources[0] for layer in filled]
+    kinds: dict[str, Any] = {
+        name: [values[sources[unique]] for unique in unrolled_layers(parsed)]
+        for name, values in per_layer_lists(model.config).items()
+    }
+    for name, value in (kinds | dense_layers_moved(model.config, sources)).items():
+        setattr(config, name, value)
     weights = Weights(weights_of(model).outside, [layer.weights for layer in filled])
     cls = causal_lm_class(config.family)  # type: ignore[attr-defined]
     recursive = model_with(cls, config, weights, states.state_dict(), like=model)

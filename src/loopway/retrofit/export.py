@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from loopway.errors import FamilyError, RecurrenceError
 from loopway.modeling.configuration import RecursiveConfigMixin
+from loopway.modeling.per_layer import dense_layers_moved, unrolled_layers
 from loopway.modeling.stack import find_stack
 from loopway.modeling.weights import Weights, model_with, weights_of
 
@@ -56,4 +57,5 @@ def export_model(model: PreTrainedModel, *, drop_recurrence: bool = False) -> Pr
 def _plain_config(config: PreTrainedConfig) -> PreTrainedConfig:
     ours = {field.name for field in fields(RecursiveConfigMixin)} | _NOT_OF_FAMILY
     values = {name: value for name, value in config.to_dict().items() if name not in ours}
+    values |= dense_layers_moved(config, unrolled_layers(config.parsed_layout))  # type: ignore[attr-defined]
     return config.family.config_class(**values)  # type: ignore[attr-defined]

@@ -3,6 +3,9 @@
 Looks at configs only, so that a mistake is found before any weight is read.
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from transformers import PreTrainedConfig
 
 from loopway.errors import ConfigError, FamilyError, LayoutError
@@ -34,21 +37,37 @@ def check_fits(config: PreTrainedConfig, layout: Layout) -> None:
             f"give the checkpoint in float32, bfloat16 or float16"
         )
     depth: int = config.num_hidden_layers  # type: ignore[attr-defined]
+    lists = per_layer_lists(config)
     if layout.compute_depth != depth:
         raise LayoutError(
             f"layout {layout} computes {layout.compute_depth} layers and the model has {depth}; these would fit: "
-            f"{', '.join(fitting_layouts(depth))}"
+            f"{', '.join(fitting_layouts(depth, lists))}"
         )
-    for name, values in per_layer_lists(config).items():
+    for name, values in lists.items():
         of_unique_layers(name, values, layout)
 
 
-def fitting_layouts(depth: int) -> list[str]:
-    """Some layouts that compute so many layers: two and three loops over about three fifths of them, and no loop."""
+def fitting_layouts(depth: int, lists: Mapping[str, Sequence[Any]]) -> list[str]:
+    """Some layouts that compute so many layers: two and three loops over at most three fifths of them, and no loop.
+
+    Args:
+        lists: per-layer lists by name; layers that loop together have equal entries.
+    """
     found = []
     for loops in (2, 3):
-        core = max(1, 3 * depth // 5 // loops)
-        rest = depth - core * loops
-        if rest >= 2:
-            found.append(f"{rest // 2}+{core}R{loops}+{rest - rest // 2}")
+        for core in range(max(1, 3 * depth // 5 // loops), 0, -1):
+            rest = depth - core * loops
+            layout = f"{rest // 2}+{core}R{loops}+{rest - rest // 2}"
+            if rest >= 2 and _folds_equal_layers(Layout.parse(layout), lists):
+                found.append(layout)
+                break
     return [*found, str(depth)]
+
+
+def _folds_equal_layers(layout: Layout, lists: Mapping[str, Sequence[Any]]) -> bool:
+    try:
+        for name, values in lists.items():
+            of_unique_layers(name, values, layout)
+    except FamilyError:
+        return False
+    return True
