@@ -60,7 +60,7 @@ class RecursiveConfigMixin:
         check_recurrence(self.recurrence, self.recurrence_options)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Another layout is another depth, and so are lists of one entry a layer."""
+        """Set a field; a new layout also changes the depth and the lists of one entry a layer."""
         given: Any = vars(self).get("layout")
         if name != "layout" or None in (given, value) or Layout.parse(given) == Layout.parse(value):
             super().__setattr__(name, value)
@@ -117,12 +117,13 @@ class RecursiveConfigMixin:
 
         Families that do: by sqrt(hidden_size) in their code, or by an ``embedding_multiplier`` other than 1.
         """
-        by_family = self.family.scales_embeddings or getattr(self, "embedding_multiplier", None) not in (None, 1)
-        return math.sqrt(self.hidden_size) if self.scale_embeddings and not by_family else None  # type: ignore[attr-defined]
+        multiplied = getattr(self, "embedding_multiplier", None) not in (None, 1)
+        wanted = self.scale_embeddings and not multiplied and not self.family.scales_embeddings
+        return math.sqrt(self.hidden_size) if wanted else None  # type: ignore[attr-defined]
 
     @contextmanager
     def building_unique_layers(self) -> Iterator[None]:
-        """Within, depth and per-layer lists are of the unique layers, so that the family's constructor builds those.
+        """Give depth and per-layer lists of the unique layers while the family's constructor runs, so it builds those.
 
         The config object itself is changed and put back: attention modules keep a reference to it.
         """

@@ -51,7 +51,7 @@ class _Answered:
 def after_base(
     model: Any, outputs: Any, *, head: Callable[[Tensor], Tensor] | None = None, **given: Any
 ) -> Any:
-    """What the family's forward gives after its base model's outputs: logits, and what it makes beside them.
+    """Run the family's forward on its base model's outputs: return logits, and what it makes beside them.
 
     Args:
         model: a recursive causal LM.

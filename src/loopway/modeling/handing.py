@@ -1,4 +1,4 @@
-"""What a family's forward hands each of its layers, where it isn't the same for all: masks and rotary tables by kind.
+"""Arguments that a family's forward gives to some layers only: masks and rotary tables by kind of layer.
 
 The forward runs over the layers of the unrolled graph, and finds stand-ins that note what they are called with; in the
 place of the last one the stack runs. Knows nothing of kinds.

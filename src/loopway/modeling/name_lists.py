@@ -48,7 +48,7 @@ def complete_lists(model_type: str, prefix: str, home: ModuleType) -> None:
 
 
 def _copy_entries(module: ModuleType, model_type: str, recursive: str) -> None:
-    """What the module's dictionaries say of the family holds for its recursive models."""
+    """Copy the family's entries in the module's dictionaries to its recursive model type."""
     for entries in list(vars(module).values()):
         if isinstance(entries, dict):
             for key, value in list(entries.items()):

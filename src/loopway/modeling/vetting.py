@@ -116,7 +116,7 @@ def read_config(folder: Path) -> PreTrainedConfig:
 
 
 def read_tokenizer_config(folder: Path) -> PreTrainedConfig:
-    """What transformers needs of a folder's config.json to open its tokenizer, if the tokenizer's settings pass.
+    """Read what transformers needs of a folder's config.json to open its tokenizer, if the tokenizer's settings pass.
 
     Only the model type and the tokenizer's class are taken over; the folder need not hold a model.
 
