@@ -196,6 +196,23 @@ def test_a_variant_is_trained_alone_and_the_comparison_takes_it_up(
     assert content(Path("runs/compare/runs/mesh-seed4")) == before
 
 
+def test_a_finished_comparison_is_reported_on_by_any_number_of_workers_and_grows_at_the_same_step(
+    config: dict[str, Any], in_this_process: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del config["training"]["global_batch_size"]
+    config |= {"variants": {"mesh": VARIANTS["mesh"]}, "seeds": [0]}
+    config["training"] |= {"per_device_train_batch_size": 2, "max_steps": 1}
+    written(config)
+    assert run_main(monkeypatch, "train", "compare.yaml", "--variant", "mesh") == 0
+    run = RunFolder(Path("runs/compare/runs/mesh-seed0"))
+    noted = json.loads(run.provenance.read_text())
+    noted["sittings"][-1]["workers"] = 2  # as if two had trained it
+    run.provenance.write_text(json.dumps(noted))
+    assert len(compare("compare.yaml").rows) == 1
+    with pytest.raises(ConfigError, match=r"now 2 .*set training.global_batch_size=4 to keep them"):
+        compare(written(config | {"seeds": [0, 1]}))
+
+
 def test_a_moved_comparison_whose_text_is_gone_goes_on_and_each_of_its_runs_finds_its_data(
     config: dict[str, Any],
     in_this_process: None,

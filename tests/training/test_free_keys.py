@@ -108,13 +108,37 @@ def test_without_a_global_batch_the_batch_and_the_number_of_workers_define_the_r
     train(implicit, run.path)
     stopped_after(4, run)
     smaller = {"per_device_train_batch_size": 1}
-    with pytest.raises(ConfigError, match=r"training.global_batch_size was 2, now 1"):
+    with pytest.raises(ConfigError, match=r"were 2 \(workers 1 × batch 2\), now 1 \(workers 1 × batch 1\)"):
         train(tiny_config(training={"global_batch_size": None, **smaller}), run.path)
-    with pytest.raises(ConfigError, match=r"training.global_batch_size was 2, now 4"):
+    with pytest.raises(
+        ConfigError, match=r"now 4 \(workers 2 × batch 2\): set training.global_batch_size=2 to"
+    ):
         run.check_same(implicit.to_dict(), [], workers=2)
     run.check_same(tiny_config(training={"global_batch_size": 2, **smaller}).to_dict(), [], workers=2)
     train(tiny_config(training={"global_batch_size": 2, **smaller}), run.path)
     assert run.is_finished
+
+
+def test_a_third_sitting_has_the_step_of_the_second_and_a_finished_run_no_step_to_come(
+    tiny_config: Build, tmp_path: Path
+) -> None:
+    def batch(size: int) -> dict[str, Any]:
+        return tiny_config(
+            training={"global_batch_size": None, "per_device_train_batch_size": size}
+        ).to_dict()
+
+    run = RunFolder(tmp_path / "run")
+    run.begin(batch(8), [], workers=2)
+    run.metrics.write_text("{}\n")
+    latest = {"config": batch(16), "sittings": [{"workers": 2}, {"workers": 1}]}
+    run.provenance.write_text(json.dumps(latest))
+    assert not run.begin(batch(16), [], workers=1) and not run.begin(batch(8), [], workers=2)
+    with pytest.raises(ConfigError, match=r"were 16 \(workers 1 × batch 16\), now 8 \(workers 1 × batch 8\)"):
+        run.begin(batch(8), [], workers=1)
+    run.summary.touch()
+    assert not run.begin(batch(8), [], workers=1)
+    with pytest.raises(ConfigError, match=r"now 4 \(training.global_batch_size\)"):
+        run.begin(tiny_config().to_dict(), [], workers=1)
 
 
 def test_a_plugin_may_be_named_by_another_path_and_must_be_the_same(

@@ -40,8 +40,12 @@ class PlannedRun:
     def folder(self) -> RunFolder:
         return RunFolder(self.comparison / "runs" / self.name)
 
-    def check_folder(self, workers: int) -> None:
-        """Raise ConfigError if a run of another config has the place, before anything is trained."""
+    def check_folder(self, workers: int | None) -> None:
+        """Raise ConfigError if a run of another config has the place, before anything is trained.
+
+        Args:
+            workers: that are to train the comparison's unfinished runs, whose steps must be as large; None without any.
+        """
         if self.folder.config.exists():
             self.folder.check_same(self.config.to_dict(), self.config.plugins, workers)
 

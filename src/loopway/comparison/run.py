@@ -129,8 +129,9 @@ def _claim(folder: Path, runs: list[PlannedRun], workers: int) -> bool:
                 f"{folder} holds a comparison that has {', '.join(missing)} too; keep these in the config, or choose "
                 f"another folder with --out"
             )
+    trains = not all(planned.folder.is_finished for planned in runs)
     for planned in runs:
-        planned.check_folder(workers)
+        planned.check_folder(workers if trains else None)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(claim, json.dumps({"runs": names}, indent=2) + "\n")
     return is_new

@@ -5,8 +5,9 @@ transformers define the result until they are listed. Knows keys and values; not
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Self
 
 # Fields of `training:`, by what they are about.
 _TRAINING = {
@@ -60,21 +61,39 @@ _TRAINING = {
 FREE_KEYS = frozenset({f"training.{name}" for name in _TRAINING} | {"data.sha256", "probe_every"})
 
 
-def defining(config: Mapping[str, Any], workers: int) -> dict[str, Any]:
-    """What of a run's config defines its result.
+def defining(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a run's config that defines its result, but for the size of a step: see :class:`StepSize`.
 
     Args:
         config: plain values, as :meth:`RunConfig.to_dict` gives them. Plugins count by their file names.
-        workers: that train; without `global_batch_size` the samples of a step follow from their number.
     """
     content = {key: value for key, value in config.items() if key not in FREE_KEYS}
     for section in ("data", "training"):
         items = config[section].items()
         content[section] = {key: value for key, value in items if f"{section}.{key}" not in FREE_KEYS}
-    by_workers = config["training"]["per_device_train_batch_size"] * workers
-    content["training"].setdefault("global_batch_size", by_workers)
+    content["training"].pop("global_batch_size", None)
     content["plugins"] = [PurePath(plugin).name for plugin in config["plugins"]]
     return content
+
+
+@dataclass(frozen=True)
+class StepSize:
+    """Samples of an optimizer step, and the setting that they follow from."""
+
+    samples: int
+    source: str
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], workers: int) -> Self:
+        """Read `global_batch_size`, or multiply the batch by the number of workers without it."""
+        training = config["training"]
+        if "global_batch_size" in training:
+            return cls(training["global_batch_size"], "training.global_batch_size")
+        batch = training["per_device_train_batch_size"]
+        return cls(batch * workers, f"workers {workers} × batch {batch}")
+
+    def __str__(self) -> str:
+        return f"{self.samples} ({self.source})"
 
 
 def free_settings(config: Mapping[str, Any]) -> dict[str, Any]:

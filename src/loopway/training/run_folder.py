@@ -18,7 +18,7 @@ import yaml
 from loopway.errors import ConfigError
 from loopway.files import aside_of, locked, write_atomically
 from loopway.training.checkpoint import problem_of, steps_of
-from loopway.training.free_keys import defining
+from loopway.training.free_keys import StepSize, defining
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,10 @@ class RunFolder:
         return self.path / "summary.json"
 
     @property
+    def _lock(self) -> Path:
+        return self.path / ".lock"
+
+    @property
     def is_finished(self) -> bool:
         return self.summary.exists()
 
@@ -108,7 +112,7 @@ class RunFolder:
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
         """Within, no other process trains in this folder. Raises ConfigError if one does."""
-        return locked(self.path / ".lock", f"another process is training in {self.path}")
+        return locked(self._lock, f"another process is training in {self.path}")
 
     def begin(self, config: dict[str, Any], plugins: list[str], workers: int = 1) -> bool:
         """Claim the folder for a run of `config`; True if it is new.
@@ -125,13 +129,13 @@ class RunFolder:
         """
         if self.config.exists():
             if self.has_progress:
-                self.check_same(config, plugins, workers)
+                self.check_same(config, plugins, None if self.is_finished else workers)
             elif self._differs(config, plugins):
                 with self.locked():
                     self._write_config(config, plugins)
             return False
         if self.path.exists() and (
-            not self.path.is_dir() or {*self.path.iterdir()} - {aside_of(self.config)}
+            not self.path.is_dir() or {*self.path.iterdir()} - {aside_of(self.config), self._lock}
         ):
             raise ConfigError(f"{self.path} exists and holds no run; choose another folder")
         was_there = self.path.exists()
@@ -149,10 +153,12 @@ class RunFolder:
     def abandon(self, *, keep_folder: bool) -> None:
         """Remove all that a new run has put here, as far as possible, and the folder unless it is to be kept.
 
-        The config goes last: whatever is left makes a run that has not begun.
+        The config goes last but for the lock: whatever is left makes a run that has not begun, and no other process takes
+        the lock before.
         """
         with contextlib.suppress(OSError):  # why it is abandoned says more
-            for entry in sorted(self.path.iterdir(), key=lambda entry: entry == self.config):
+            entries = self.path.iterdir()
+            for entry in sorted(entries, key=lambda entry: (entry == self._lock, entry == self.config)):
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
             if not keep_folder:
                 self.path.rmdir()
@@ -166,20 +172,33 @@ class RunFolder:
             for plugin in plugins:
                 shutil.copyfile(plugin, self.plugins / Path(plugin).name)
 
-    def check_same(self, config: dict[str, Any], plugins: list[str], workers: int = 1) -> None:
+    def check_same(self, config: dict[str, Any], plugins: list[str], workers: int | None = 1) -> None:
         """Raise ConfigError, naming the keys that differ, unless the run begun here gives the result of `config`.
 
         Keys that define no result may differ: see :mod:`loopway.training.free_keys`.
+
+        Args:
+            config: as :meth:`RunConfig.to_dict` gives it.
+            plugins: its Python files.
+            workers: that are to train; None if nothing is to be trained, where the size of a step isn't compared unless
+                `config` sets it.
         """
-        there, now = defining(self._read_config(), self._workers or workers), defining(config, workers)
+        there, now = defining(self._read_config()), defining(config)
         found = _differences(_as_read_back(there), _as_read_back(now))
         told = [f"{key} was {old!r}, now {new!r}" for key, (old, new) in [*found.items()][:3]]
         told += [f"{key} differs" for key in [*found][3:]]
+        if workers is not None or "global_batch_size" in config["training"]:
+            old_step, step = self._latest_step(workers or 1), StepSize.of(config, workers or 1)
+            if step.samples != old_step.samples:
+                told.append(
+                    f"the samples of a step were {old_step}, now {step}: set training.global_batch_size="
+                    f"{old_step.samples} to keep them"
+                )
         told += [f"the plugin {plugin} has changed" for plugin in plugins if self._is_changed(plugin)]
         if told:
             raise ConfigError(
                 f"{self.path} holds a run of another config: {'; '.join(told)}; to start anew choose another folder "
-                f"(--out) or delete this one, to resume go back to the config it began with"
+                f"(--out) or delete this one, to resume undo these changes"
             )
 
     def _differs(self, config: dict[str, Any], plugins: list[str]) -> bool:
@@ -192,13 +211,13 @@ class RunFolder:
         copy = self.plugins / Path(plugin).name
         return not copy.exists() or copy.read_bytes() != Path(plugin).read_bytes()
 
-    @property
-    def _workers(self) -> int | None:
-        """How many trained in the latest sitting; None before the first."""
+    def _latest_step(self, workers: int) -> StepSize:
+        """The step of the latest sitting, by its own config and workers; before the first, of so many `workers`."""
         if not self.provenance.exists():
-            return None
+            return StepSize.of(self._read_config(), workers)
         try:
-            return json.loads(self.provenance.read_text(encoding="utf-8"))["sittings"][-1]["workers"]
+            noted = json.loads(self.provenance.read_text(encoding="utf-8"))
+            return StepSize.of(noted["config"], noted["sittings"][-1]["workers"])
         except (ValueError, LookupError, TypeError):
             raise ConfigError(f"{self.provenance}: damaged; put it back, or choose another folder") from None
 
