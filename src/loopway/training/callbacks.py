@@ -5,10 +5,11 @@ Knows the Trainer's callbacks; knows nothing of configs and models.
 
 import contextlib
 import math
+import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, Self
 
@@ -21,6 +22,8 @@ from loopway.children import end_with
 from loopway.modeling.opening import no_file_bars
 from loopway.training.measurements import StepTimer
 from loopway.training.metrics_log import MetricsLog
+
+_STANDARD_ERROR = 2
 
 
 class RunLog(TrainerCallback):
@@ -125,8 +128,21 @@ def perplexity(loss: float) -> float:
 
 
 def say(console: Console, text: str) -> None:
-    """Print a line as it is, however long."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    """Print a line as it is, however long. A closed terminal or pipe ends no work: the line is lost."""
+    with lost_output_ignored():
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def lost_output_ignored() -> Iterator[None]:
+    """Suppress what printing to a closed terminal or pipe raises."""
+    try:
+        yield
+    except OSError:
+        pass
+    except SystemExit as error:
+        if not isinstance(error.__context__, BrokenPipeError):  # which rich turns into an exit
+            raise
 
 
 class ProgressBar(TrainerCallback):
@@ -160,7 +176,8 @@ class ProgressBar(TrainerCallback):
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.progress.stop()
+        with lost_output_ignored():
+            self.progress.stop()
         self._quiet.__exit__(None, None, None)
 
     def on_train_begin(
@@ -233,11 +250,14 @@ class Interruption(TrainerCallback):
         if self._received_here is not None:
             raise KeyboardInterrupt
         self._received_here = signal.Signals(number)
-        with contextlib.suppress(RuntimeError):  # the signal came while this very stream was written to
-            say(
-                self.console,
-                f"{self._received_here.name}: stops after this step, with a checkpoint; a second one stops at once",
-            )
+        if self.console.quiet:
+            return
+        text = f"{self._received_here.name}: stops after this step, with a checkpoint; a second one stops at once\n"
+        if self.console.is_terminal:
+            text = f"\n{text}"  # below the progress bar
+        # Not through the console: the signal may have come while it prints.
+        with contextlib.suppress(OSError):
+            os.write(_STANDARD_ERROR, text.encode())
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -256,7 +276,8 @@ class Interruption(TrainerCallback):
 def begin_loading(begin: Callable[[int], None] | None, parent: int | None, worker: int) -> None:
     """Begin a process that loads data, as `begin` does; it ends with the process that trains.
 
-    A scheduler sends SIGTERM to all processes of a run. The one that trains follows it; a second one also ends this one.
+    Ctrl-C and a closed terminal reach all processes of a run, and only the one that trains follows them. A scheduler sends
+    SIGTERM to all, too; a second SIGTERM also ends this one.
 
     Args:
         begin: the loader's own `worker_init_fn`.
@@ -264,6 +285,9 @@ def begin_loading(begin: Callable[[int], None] | None, parent: int | None, worke
         worker: its number.
     """
     end_with(parent)
+    for name in ("SIGINT", "SIGHUP"):  # Windows lacks the second
+        if (number := getattr(signal, name, None)) is not None:
+            signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     if begin is not None:
         begin(worker)
