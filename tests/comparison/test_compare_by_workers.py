@@ -8,8 +8,20 @@ from pathlib import Path
 
 import pytest
 import yaml
+from torch import distributed
 
+from loopway.comparison.workers import Workers
+from loopway.errors import LoopwayError
 from loopway.training.run_folder import RunFolder
+
+
+def test_a_worker_whose_run_failed_keeps_no_other_waiting() -> None:
+    store = distributed.HashStore()
+    first, second = Workers(0, store, 2), Workers(1, store, 2)
+    with pytest.raises(ZeroDivisionError):
+        second.agree("mesh-seed0", lambda: 1 // 0)
+    with pytest.raises(LoopwayError, match="mesh-seed0: worker 1 of 2 failed"):
+        first.agree("mesh-seed0", lambda: 0)
 
 
 @pytest.mark.slow

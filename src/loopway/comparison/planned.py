@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -64,12 +65,12 @@ class PlannedRun:
         meeting = workers.meeting(self.name, wanted=wanted)
         if meeting is None:
             return
-        received = _run_in_process(config, self.folder.path, data, self.name, meeting)
-        if received := workers.agree(f"{self.name}/signal", received):
+        run = partial(_run_in_process, config, self.folder.path, data, self.name, meeting)
+        if received := workers.agree(self.name, run):
             if workers.is_first:
                 say(
                     Console(stderr=True),
-                    f"{self.folder.path}: finished; the comparison stops here, run the same command to go on",
+                    f"{self.folder.path}: finished; the comparison stops here; rerun to resume",
                 )
             raise _ended_by(received)
 

@@ -4,11 +4,15 @@ Every worker trains every run in a process of its own, and those of one run meet
 for it. Knows nothing of what is trained.
 """
 
+import json
 import os
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Self
+
+from loopway.errors import LoopwayError
 
 # The others wait through all that the first does between two runs; if it dies, the launcher ends them.
 _PATIENCE = timedelta(days=7)
@@ -52,13 +56,24 @@ class Workers:
         port = self.store.get(key).decode()
         return {"MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": "False"} if port != "0" else None
 
-    def agree(self, name: str, number: int) -> int:
-        """Return the highest `number` that any worker gives; all have to ask, once for each `name`."""
+    def agree(self, name: str, act: Callable[[], int]) -> int:
+        """Return the highest number that any worker's `act` returns; all have to ask, once for each `name`.
+
+        Raises:
+            LoopwayError: another worker's `act` has raised; this one's own error is raised as it is.
+        """
         if self.store is None:
-            return number
+            return act()
         keys = [f"loopway/compare/{name}/{rank}" for rank in range(self.count)]
-        self.store.set(keys[self.rank], str(number))
-        return max(int(self.store.get(key)) for key in keys)
+        number = None
+        try:
+            number = act()
+        finally:  # or the others would wait for it
+            self.store.set(keys[self.rank], json.dumps(number))
+        numbers = [json.loads(self.store.get(key)) for key in keys]
+        if None in numbers:
+            raise LoopwayError(f"{name}: worker {numbers.index(None)} of {self.count} failed; see its log")
+        return max(numbers)
 
 
 def _free_port() -> int:
