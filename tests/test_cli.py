@@ -210,7 +210,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_exits_130(here: Path) -> None:
     finally:
         process.kill()
     assert process.returncode == 130
-    assert "run the same command to go on" in error.splitlines()[-1]
+    assert "rerun to resume" in error.splitlines()[-1]
     assert "Traceback" not in error
     assert list((here / "long" / "checkpoints").glob("checkpoint-*/trainer_state.json"))
 

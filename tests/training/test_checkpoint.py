@@ -195,6 +195,6 @@ def test_sigterm_to_all_processes_saves_and_exits_0_and_the_run_goes_on(
                 break
         _, messages = process.communicate()
     assert process.returncode == 0, messages
-    assert "run the same command to go on" in messages
+    assert "rerun to resume" in messages
     checkpoint, broken = run.newest_checkpoint()
     assert checkpoint is not None and not broken and not run.is_finished

@@ -15,7 +15,9 @@ from transformers import TrainingArguments
 from loopway.errors import ConfigError
 from loopway.training.arguments import training_arguments
 from loopway.training.engines import check_deepspeed, check_fsdp
+from loopway.training.run import train
 from loopway.training.run_config import RunConfig
+from loopway.training.run_folder import RunFolder
 
 Build = Callable[..., RunConfig]
 
@@ -115,13 +117,18 @@ def test_every_key_that_transformers_reads_of_fsdp_config_is_known(tiny_config: 
     tiny_config(training={"fsdp_config": {key: None for key in read}})
 
 
-def test_a_hub_that_cannot_be_used_is_told_before_data_is_prepared(tiny_config: Build) -> None:
-    section = tiny_config(training={"push_to_hub": True}).training
+def test_a_hub_that_cannot_be_used_is_told_before_data_is_prepared_unless_the_run_is_finished(
+    tiny_config: Build, tmp_path: Path
+) -> None:
+    config = tiny_config(training={"push_to_hub": True})
     with pytest.raises(
         ConfigError, match=r"training.push_to_hub: the Hub can't be used: .*leave it out"
     ) as error:
-        training_arguments(section, Path("unused"), validate=True)  # tests have no network
-    assert "\n" not in str(error.value)
+        train(config, tmp_path / "run")  # tests have no network
+    assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
+    run = RunFolder(tmp_path / "run")
+    done = train(tiny_config(training={"max_steps": 1}), run.path)
+    assert train(tiny_config(training={"max_steps": 1, "push_to_hub": True}), run.path) == done
 
 
 def test_fp16_on_a_cpu_is_an_error_and_not_silently_float32(tiny_config: Build) -> None:

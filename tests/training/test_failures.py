@@ -295,6 +295,7 @@ def test_what_ends_a_run_is_told_with_the_library_s_own_words_or_left_as_it_is(
         train_batch_size=1,
         eval_batch_size=1,
         gradient_accumulation_steps=1,
+        gradient_checkpointing=False,
     )
     with pytest.raises(Exception) as caught, failures_told(arguments):  # type: ignore[arg-type]
         raise error
@@ -321,10 +322,16 @@ def test_a_device_without_memory_is_told_in_the_same_words_and_the_run_takes_the
         train(tiny_config(), run.path)
     advice = (
         "there wasn't enough memory: lower training.per_device_train_batch_size, now 2, with "
-        "training.global_batch_size=4, or set training.recompute (selective, layer or stage), which takes time; "
+        "training.global_batch_size=4, or set training.recompute (selective, layer, stage), which takes time; rerun with that "
+        "to resume from the newest whole checkpoint in "
     )
     assert str(caught.value).startswith(advice) and "\n" not in str(caught.value)
-    train(
-        tiny_config(training={"per_device_train_batch_size": 1, "recompute": "stage"}), run.path
-    )  # as it says
+    smallest = tiny_config(training={"per_device_train_batch_size": 1, "recompute": "stage"})
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(TrainingError, match="memory: take a device with more"),
+    ):
+        patch.setattr("loopway.training.trainer.SampleTrainer.compute_loss", full)
+        train(smallest, run.path)
+    train(smallest, run.path)  # as the first one said
     assert run.is_finished

@@ -331,7 +331,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(
     tiny_config: Build,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
     number: signal.Signals,
     error: type[BaseException],
 ) -> None:
@@ -349,9 +349,9 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(
     with pytest.raises(error):
         train(config, tmp_path / "run")
     assert signal.getsignal(number) == before
-    message = " ".join(capsys.readouterr().err.split())
+    message = " ".join(capfd.readouterr().err.split())
     assert f"{number.name}: stops after this step, with a checkpoint" in message
-    assert "stopped after step 3; run the same command to go on" in message
+    assert "stopped after step 3; rerun to resume" in message
     assert not (tmp_path / "run" / "summary.json").exists()
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["checkpoint-3"]
     monkeypatch.setattr(MetricsLog, "append", append)
@@ -433,6 +433,19 @@ def test_whole_epochs_repeat_nothing_but_the_epochs(tiny_config: Build, tmp_path
     assert summary.steps == 2 * per_epoch // 8
     assert summary.tokens == summary.steps * 8 * 512
     assert 1.5 < summary.epochs <= 2
+
+
+def test_a_run_of_epochs_keeps_the_steps_that_it_began_with(
+    tiny_config: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(training={"max_steps": None, "num_train_epochs": 0.5, "save_steps": 2})
+    with monkeypatch.context() as patch:
+        patch.setattr("loopway.training.run.steps_of_epochs", lambda *_: 4)  # as another release counts
+        train(config, tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
+    run.summary.unlink()
+    shutil.rmtree(run.checkpoints / "checkpoint-4")
+    assert train(config, run.path).steps == 4
 
 
 def test_without_a_validation_set_there_is_no_validation_loss(tiny_config: Build, tmp_path: Path) -> None:

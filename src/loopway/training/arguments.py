@@ -26,7 +26,7 @@ from transformers.utils.import_utils import is_torch_xla_available
 from loopway.checks import check_value, not_among, one_line, unknown_key, wrong_value
 from loopway.errors import ConfigError
 from loopway.modeling.recompute import RECOMPUTE_LEVELS
-from loopway.training.engines import check_deepspeed, check_fsdp, check_hub, check_nested, check_precision
+from loopway.training.engines import check_deepspeed, check_fsdp, check_nested, check_precision
 from loopway.training.trackers import tracker_names
 
 # Section 4 of the paper; what it leaves open (logging, evaluation, checkpoints) is ten times a run.
@@ -245,7 +245,6 @@ def training_arguments(section: dict[str, Any], checkpoints: Path, *, validate: 
         arguments = _one_device_a_worker(fields)
         check_fsdp(arguments)
         check_precision(arguments)
-        check_hub(arguments)
         _check_optimizer(arguments)
         micro_batch = arguments.train_batch_size * arguments.world_size
         global_batch = section.get("global_batch_size", micro_batch)

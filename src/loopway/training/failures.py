@@ -13,6 +13,7 @@ from transformers import TrainingArguments
 
 from loopway.checks import one_line
 from loopway.errors import LoopwayError
+from loopway.modeling.recompute import RECOMPUTE_LEVELS
 
 _NO_MEMORY = re.compile(r"out of memory|can't allocate memory|cannot allocate memory", re.IGNORECASE)
 _CONNECTION = re.compile(r"gloo|nccl|process ?group|connection|socket|TCPStore", re.IGNORECASE)
@@ -28,8 +29,13 @@ class TrainingError(LoopwayError):
 
 
 @contextmanager
-def failures_told(arguments: TrainingArguments) -> Iterator[None]:
-    """Within, what ends the run from outside is a TrainingError of one line."""
+def failures_told(arguments: TrainingArguments, recompute: str = "none") -> Iterator[None]:
+    """Within, what ends the run from outside is a TrainingError of one line.
+
+    Args:
+        arguments: of the run.
+        recompute: its ``training.recompute``.
+    """
     try:
         yield
     except LoopwayError as error:
@@ -38,26 +44,26 @@ def failures_told(arguments: TrainingArguments) -> Iterator[None]:
         # A process that loads data raised it, and its traceback was put in front.
         raise type(error)(str(error).strip().splitlines()[-1].partition(": ")[2]) from error
     except (RuntimeError, MemoryError) as error:
-        reason = _reason(error, arguments)
+        reason = _reason(error, arguments, recompute)
         if reason is None:
             raise
         raise TrainingError(
-            f"{reason}; the same command goes on from the newest whole checkpoint in {arguments.output_dir}; "
-            f"the cause: {_cause(error)}"
+            f"{reason} from the newest whole checkpoint in {arguments.output_dir}; the cause: {_cause(error)}"
         ) from error
 
 
-def _reason(error: Exception, arguments: TrainingArguments) -> str | None:
+def _reason(error: Exception, arguments: TrainingArguments, recompute: str) -> str | None:
+    """What is wrong and what to do to resume; None for an error that doesn't come from outside."""
     text = str(error)
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or _NO_MEMORY.search(text):
-        return f"there wasn't enough memory: {_less_memory(arguments)}"
+        return f"there wasn't enough memory: {_less_memory(arguments, recompute)}; rerun with that to resume"
     if _LOADING_PROCESS.search(text):
-        return "a process that loads data died"
+        return "a process that loads data died; rerun to resume"
     is_of_connection = isinstance(error, distributed.DistError) or _CONNECTION.search(text)
     if arguments.world_size > 1 and is_of_connection and _NO_ANSWER.search(text):
         return (
             f"worker {arguments.process_index} of {arguments.world_size} lost another one, which died or didn't answer "
-            f"for training.ddp_timeout, {arguments.ddp_timeout} s (see that worker's log)"
+            f"for training.ddp_timeout, {arguments.ddp_timeout} s (see that worker's log); rerun to resume"
         )
     return None
 
@@ -68,16 +74,18 @@ def _cause(error: Exception) -> str:
     return f"{type(error).__name__}: {words}" if words else type(error).__name__
 
 
-def _less_memory(arguments: TrainingArguments) -> str:
-    """What takes less memory and leaves the result as it is: a run may resume with it."""
+def _less_memory(arguments: TrainingArguments, recompute: str) -> str:
+    """Advice that takes less memory and leaves the result as it is: a run may resume with it."""
     train, evaluation = arguments.train_batch_size, arguments.eval_batch_size
     step = train * arguments.world_size * arguments.gradient_accumulation_steps
-    ways = ["set training.recompute (selective, layer or stage), which takes time"]
-    if train > 1:
-        ways.insert(
-            0,
-            f"lower training.per_device_train_batch_size, now {train}, with training.global_batch_size={step}",
-        )
+    ways = []
     if evaluation > train:
-        ways.insert(0, f"lower training.per_device_eval_batch_size, now {evaluation}")
-    return ", or ".join(ways)
+        ways.append(f"lower training.per_device_eval_batch_size, now {evaluation}")
+    if train > 1:
+        ways.append(
+            f"lower training.per_device_train_batch_size, now {train}, with training.global_batch_size={step}"
+        )
+    stronger = RECOMPUTE_LEVELS[RECOMPUTE_LEVELS.index(recompute) + 1 :]
+    if stronger and not arguments.gradient_checkpointing:
+        ways.append(f"set training.recompute ({', '.join(stronger)}), which takes time")
+    return ", or ".join(ways or ["take a device with more memory"])

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from accelerate.utils import broadcast_object_list
 from rich.console import Console
-from transformers import PreTrainedConfig, PreTrainedModel, set_seed
+from transformers import PreTrainedConfig, PreTrainedModel, TrainerState, set_seed
 from transformers.integrations.integration_utils import TensorBoardCallback
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 
 from loopway.data.loading import RunData, open_data
@@ -29,6 +30,7 @@ from loopway.probing.callback import ProbeLog
 from loopway.training.allocator import set_up_allocator
 from loopway.training.arguments import core_steps, steps_of_epochs, training_arguments
 from loopway.training.callbacks import Interruption, ProgressBar, RunLog, perplexity, say
+from loopway.training.engines import check_hub
 from loopway.training.failures import failures_told
 from loopway.training.measurements import (
     device_name,
@@ -80,8 +82,10 @@ def train(
     # What happens to all workers is said once.
     console = (console or Console(stderr=True)) if arguments.should_save else Console(quiet=True)
     was_there = run.path.exists()
-    with failures_told(arguments):
+    with failures_told(arguments, config.training.get("recompute", "none")):
         with arguments.main_process_first(local=False, desc="the run folder"):
+            if arguments.process_index == 0 and not run.is_finished:
+                check_hub(arguments)
             is_new = run.begin(config.to_dict(), config.plugins, arguments.world_size)
         if run.is_finished:
             say(console, f"{run.path}: already finished, nothing to do")
@@ -122,6 +126,7 @@ class _Run:
         self.console = console
         self.title = title
         self.arguments = training_arguments(config.training, run.checkpoints, validate=bool(data.validation))
+        self.checkpoint, self.steps_begun = self._choose_checkpoint()
         self.train_samples = self._training_samples(model_config.vocab_size)
         self.validation_samples = data.validation_samples(vocab_size=model_config.vocab_size)
         if config.probe_every is not None and self.validation_samples is None:
@@ -140,13 +145,14 @@ class _Run:
         self.teacher = self._meet_original()
 
     def _training_samples(self, vocab_size: int) -> TokenSamples:
-        """In the order in which they are seen, to the last step."""
+        """The samples in the order in which they are seen, to the last step, which a checkpoint fixes."""
         args = self.arguments
         self.samples_per_step = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
         per_epoch = self.data.training_samples().samples_per_epoch
         self.steps_per_epoch = per_epoch / self.samples_per_step
-        if args.max_steps <= 0:
-            args.max_steps = steps_of_epochs(args.num_train_epochs, per_epoch, self.samples_per_step)
+        if args.max_steps <= 0:  # a release before may have counted another number of steps
+            steps = steps_of_epochs(args.num_train_epochs, per_epoch, self.samples_per_step)
+            args.max_steps = self.steps_begun or steps
         return self.data.training_samples(args.max_steps * self.samples_per_step, vocab_size=vocab_size)
 
     def _meet_original(self) -> Teacher | None:
@@ -179,7 +185,7 @@ class _Run:
         write_line(self.run.original, name, loss)
 
     def execute(self) -> RunSummary:
-        checkpoint = self._choose_checkpoint()
+        checkpoint = self.checkpoint
         step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
         if checkpoint:
             say(self.console, f"{self.run.path}: going on after step {step}")
@@ -209,16 +215,18 @@ class _Run:
             self._evaluate_final(trainer)
             return self._finish(trainer, run_log)
 
-    def _choose_checkpoint(self) -> Path | None:
-        """The newest whole one: the first worker reads and chooses, the others are told."""
-        name = None
+    def _choose_checkpoint(self) -> tuple[Path | None, int]:
+        """The newest whole one, and how many steps its run was to have: the first worker reads, the others are told."""
+        name, steps = None, 0
         if self.arguments.process_index == 0:
             checkpoint, broken = self.run.newest_checkpoint()
             for path, problem in broken.items():
                 say(self.console, f"{path}: not whole, passed over ({problem})")
-            name = checkpoint.name if checkpoint else None
-        [name] = broadcast_object_list([name])
-        return self.run.checkpoints / name if name else None
+            if checkpoint:
+                state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+                name, steps = checkpoint.name, state.max_steps
+        name, steps = broadcast_object_list([name, steps])
+        return self.run.checkpoints / name if name else None, steps
 
     def _close_tensorboard(self) -> None:
         """Its thread writes into the folder, which may be removed."""
@@ -273,10 +281,7 @@ class _Run:
             write_atomically(self.run.validation_losses, json.dumps(content) + "\n")
 
     def _stop(self, received: signal.Signals, step: int) -> None:
-        say(
-            self.console,
-            f"{self.run.path}: stopped after step {step}; run the same command to go on from there",
-        )
+        say(self.console, f"{self.run.path}: stopped after step {step}; rerun to resume")
         if received == signal.SIGINT:
             raise KeyboardInterrupt
         raise SystemExit(128 + received)
@@ -292,7 +297,7 @@ class _Run:
         if args.should_save and not any(aside.glob("*.safetensors")):
             raise LoopwayError(
                 f"{self.run.path}: the trained model's weights were not written; checkpoints are in "
-                f"{self.run.checkpoints}; let the sharding plugin gather whole weights and run the same command again"
+                f"{self.run.checkpoints}; let the sharding plugin gather whole weights and rerun"
             )
         losses = trainer.sample_losses
         speed = run_log.timer.settled_steps_per_second()

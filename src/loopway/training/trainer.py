@@ -234,7 +234,7 @@ class SampleTrainer(Trainer):
             retire(checkpoints, self.state.global_step, self.args.save_total_limit)
 
         trouble = f"the checkpoint of step {self.state.global_step} can't be written to {checkpoints}"
-        advice = "those from before are whole: run the same command again when the cause is gone"
+        advice = "those from before are whole: rerun to resume when the cause is gone"
         all_or_none = partial(self._all_or_none, trouble=trouble, advice=advice)
         try:
             all_or_none(partial(new_aside, checkpoints) if self.args.should_save else None)
@@ -260,7 +260,7 @@ class SampleTrainer(Trainer):
     def _load(self, checkpoint: str | None, load: Callable[..., None], *args: Any, **kwargs: Any) -> None:
         """One part of a checkpoint, which another worker has found to be whole."""
         if checkpoint is not None:
-            advice = f"run the same command again when the cause is gone, or remove {checkpoint} to go on from an earlier one"
+            advice = f"rerun to resume when the cause is gone, or remove {checkpoint} to resume from an earlier one"
             self._all_or_none(
                 partial(load, checkpoint, *args, **kwargs),
                 trouble=f"{checkpoint} can't be read",
