@@ -216,13 +216,19 @@ def _write(path: Path, result: dict[str, Any]) -> None:
 
 def export(out: Path, run: Run, folder: RunFolder) -> None:
     """Copy what `collect` needs of a finished run to OUT/STUDY/runs/NAME, whole or not at all."""
-    place = folder_of(out / run.study.stem, run.variant, run.seed).path
+    place = exported(out, run)
     aside = place.with_name(f".{place.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     for name in SMALL:
         shutil.copyfile(folder.path / name, aside / name)
+    shutil.rmtree(place, ignore_errors=True)
     aside.rename(place)
+
+
+def exported(out: Path, run: Run) -> Path:
+    """Return the folder in which `export` puts a run."""
+    return folder_of(out / run.study.stem, run.variant, run.seed).path
 
 
 def status(studies: Studies, runs: Path, todo: list[Run], place: Place) -> Table:
@@ -322,6 +328,8 @@ def _run(given: argparse.Namespace) -> None:
     os.chdir(ROOT)  # where the studies' paths begin
     studies, place = Studies(given.studies), here()
     todo = studies.missing(place, given.only)
+    if given.out is not None:
+        todo = [run for run in todo if not exported(given.out, run).exists()]
     if given.status:
         Console().print(status(studies, given.runs, todo, place))
         return

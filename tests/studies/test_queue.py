@@ -15,6 +15,7 @@ import yaml
 
 from loopway.data import PreparationConfig, prepare
 from loopway.errors import ConfigError
+from loopway.training.run_folder import RunFolder
 from studies.nano import queue
 from studies.nano.plan import FIRST, Place, Run, Studies, Wanted
 
@@ -197,6 +198,24 @@ def test_on_another_machine_a_run_that_fails_is_told_and_finished_ones_are_writt
     queue.main()
     assert "added: one/mesh-seed0" in capsys.readouterr().out
     assert list(Studies(folder, first=()).stored("one")["mesh"]["seeds"]) == ["0"]
+
+
+def test_what_out_has_already_is_not_trained_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, finished = folder.parent / "out", RunFolder(folder.parent / "finished")
+    finished.path.mkdir()
+    for name in queue.SMALL:
+        (finished.path / name).write_text("{}")
+    runs = Studies(folder, first=()).missing(queue.here(), "one")
+    for run in (*runs, runs[0]):  # another queue may have written a run meanwhile
+        queue.export(out, run, finished)
+    arguments = ["queue", "--studies", str(folder), "--runs", str(folder.parent / "runs"), "--out", str(out)]
+    arguments += ["--only", "one", "--manifest", str(folder.parent / "manifest.json")]
+    monkeypatch.chdir(os.getcwd())
+    monkeypatch.setattr("sys.argv", arguments)
+    queue.main()
+    assert "nothing to train" in capsys.readouterr().out
 
 
 def test_its_mistakes_are_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
