@@ -187,7 +187,11 @@ def add_exported(studies: Studies, manifest: dict[str, Any], folder: Path) -> li
     """Add all runs that `--out FOLDER` wrote to their studies' result files; return their names."""
     names = []
     for path in sorted(folder.glob("*/runs/*-seed*")):
+        if path.name.startswith("."):  # half written
+            continue
         study, (variant, _, seed) = path.parents[1].name, path.name.rpartition("-seed")
+        if not seed.isdecimal():
+            raise ConfigError(f"{path}: not a run's name, which is VARIANT-seedN; rename or remove it")
         if study not in studies.files:
             raise ConfigError(f"{path}: there is no study {study!r}; there are {', '.join(studies.files)}")
         run = Run(studies.files[study], variant, int(seed), here())

@@ -218,6 +218,16 @@ def test_what_out_has_already_is_not_trained_again(
     assert "nothing to train" in capsys.readouterr().out
 
 
+def test_what_a_killed_export_left_behind_is_not_collected(folder: Path) -> None:
+    runs = folder.parent / "out" / "one" / "runs"
+    (runs / ".base-seed0.partial").mkdir(parents=True)
+    studies = Studies(folder, first=())
+    assert queue.add_exported(studies, {}, folder.parent / "out") == []
+    (runs / "base-seed0 (copy)").mkdir()
+    with pytest.raises(ConfigError, match=r"base-seed0 \(copy\): not a run's name"):
+        queue.add_exported(studies, {}, folder.parent / "out")
+
+
 def test_its_mistakes_are_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     for options, message in (
         (["training.max_steps=3"], "training.max_steps=3: would not be the study's run; give --out"),
