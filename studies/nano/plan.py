@@ -132,10 +132,14 @@ class Studies:
     def result_file(self, study: str) -> Path:
         return self.results / f"{study}.json"
 
-    def stored(self, study: str) -> dict[str, Any]:
-        """Return the variants of a study's result file; empty where there is none yet."""
+    def result(self, study: str) -> dict[str, Any] | None:
+        """Return a study's result as `collect` gave it; None where there is none yet."""
         path = self.result_file(study)
-        return json.loads(path.read_text(encoding="utf-8"))["variants"] if path.exists() else {}
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def stored(self, study: str) -> dict[str, Any]:
+        """Return the variants of a study's result; empty where there is none yet."""
+        return (self.result(study) or {"variants": {}})["variants"]
 
     def missing(self, here: Place, only: str | None = None) -> list[Run]:
         """Return all runs that no result file holds, those of most value first.
@@ -158,8 +162,8 @@ class Studies:
                 listed.setdefault((study, variant, seed), Run(self.files[study], variant, seed, place))
         return list(listed.values())
 
-    def twin(self, run: Run) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        """Return variant and seed of another study's stored run that is the same one; None if there is none."""
+    def twin(self, run: Run) -> tuple[str, str] | None:
+        """Return study and variant of another study's stored run that is the same one; None if there is none."""
         for study, path in self.files.items():
             if path == run.study:
                 continue
@@ -168,7 +172,7 @@ class Studies:
                 if stored is None or Place.of(stored) != run.place or name not in read_yaml(path)["variants"]:
                     continue
                 if Run(path, name, run.seed, run.place).identity == run.identity:
-                    return variant, stored
+                    return study, name
         return None
 
     def _in_order(self) -> Iterator[tuple[str, str, int]]:

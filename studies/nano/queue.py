@@ -176,11 +176,10 @@ class Queue:
 
 def add_result(studies: Studies, manifest: dict[str, Any], run: Run, folder: RunFolder) -> None:
     """Add a finished run to its study's result file."""
-    path = studies.result_file(run.study.stem)
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    known = studies.result(run.study.stem)
     plan = CompareConfig.load(run.study, [f"seeds=[{run.seed}]"])
     result = collect(plan, run.study.stem, folder.path.parents[1], manifest, known)
-    _write(path, result)
+    _write(studies.result_file(run.study.stem), result)
 
 
 def add_exported(studies: Studies, manifest: dict[str, Any], folder: Path) -> list[str]:
@@ -204,12 +203,15 @@ def add_twin(studies: Studies, run: Run) -> bool:
     """Add a run that another study has already; False if none has."""
     if (found := studies.twin(run)) is None:
         return False
-    variant, stored = found
-    path = studies.result_file(run.study.stem)
-    result = json.loads(path.read_text(encoding="utf-8"))
-    kept = {key: value for key, value in variant.items() if key not in ("seeds", "unpaired")}
-    result["variants"].setdefault(run.variant, kept | {"seeds": {}})["seeds"][str(run.seed)] = stored
-    _write(path, result)
+    study, variant = found
+    other = studies.result(study)
+    assert other is not None
+    empty = {"study": run.study.stem, "domains": other["domains"], "targets": other["targets"], "variants": {}}
+    result, there = studies.result(run.study.stem) or empty, other["variants"][variant]
+    kept = {key: value for key, value in there.items() if key not in ("seeds", "unpaired")}
+    seeds = result["variants"].setdefault(run.variant, kept).setdefault("seeds", {})
+    seeds[str(run.seed)] = there["seeds"][str(run.seed)]
+    _write(studies.result_file(run.study.stem), result)
     return True
 
 
@@ -341,21 +343,21 @@ def _run(given: argparse.Namespace) -> None:
     if given.collect is not None:
         print(f"added: {', '.join(add_exported(studies, manifest, given.collect)) or 'nothing'}")
         return
-    if given.out is None:
-        todo = [run for run in todo if not add_twin(studies, run)]
-    todo = [run for run in todo if run.place.device == place.device]
-    todo = todo[: given.first]
-    if not todo:
-        print("nothing to train on this machine; --status shows what waits for another")
-        return
-    tokens = Path(str(todo[0].config().data.train[0]))
-    if not tokens.exists():
-        raise DataError(f"{tokens}: no such folder; make nano-data makes it (docs/studies.md)")
-    os.environ["OMP_NUM_THREADS"] = "1"
     hand_on = partial(add_result, studies, manifest) if given.out is None else partial(export, given.out)
     given.runs.mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with locked(given.runs / ".queue.lock", f"another queue is training in {given.runs}"):
+        if given.out is None:
+            todo = [run for run in todo if not add_twin(studies, run)]
+        todo = [run for run in todo if run.place.device == place.device]
+        todo = todo[: given.first]
+        if not todo:
+            print("nothing to train on this machine; --status shows what waits for another")
+            return
+        tokens = Path(str(todo[0].config().data.train[0]))
+        if not tokens.exists():
+            raise DataError(f"{tokens}: no such folder; make nano-data makes it (docs/studies.md)")
+        os.environ["OMP_NUM_THREADS"] = "1"
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
         processes = None if given.processes == "auto" else int(given.processes)
         is_last = given.out is None and given.priority == "lowest"
         queue = Queue(given.runs, hand_on, processes, until, tuple(given.overrides), is_last)

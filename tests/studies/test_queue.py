@@ -15,6 +15,7 @@ import yaml
 
 from loopway.data import PreparationConfig, prepare
 from loopway.errors import ConfigError
+from loopway.files import locked
 from loopway.training.run_folder import RunFolder
 from studies.nano import queue
 from studies.nano.plan import FIRST, Place, Run, Studies, Wanted
@@ -112,6 +113,29 @@ def test_a_run_that_another_study_has_is_taken_from_there(folder: Path) -> None:
     assert taken == ["one/base-seed0", "two/mesh-seed0"]
     assert studies.stored("two")["mesh"]["seeds"]["0"]["loss"] == 1.25
     assert studies.stored("two")["mesh"]["layout"] == "1+1R2+1"
+
+
+def test_a_study_without_a_result_begins_with_the_runs_of_another(folder: Path) -> None:
+    store(folder, "one", mesh=variant("mesh", seed0=stored(loss=1.25)))
+    studies = Studies(folder, first=())
+    taken = [run.name for run in studies.missing(CPU, "two") if queue.add_twin(studies, run)]
+    assert taken == ["two/mesh-seed0"]
+    assert studies.result("two") == studies.result("one") | {"study": "two"}  # type: ignore[operator]
+
+
+def test_no_result_is_written_while_another_queue_trains(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs, place = folder.parent / "runs", queue.here()
+    store(folder, "one", mesh=variant("mesh", seed0=stored(place)))
+    runs.mkdir()
+    arguments = ["queue", "--studies", str(folder), "--runs", str(runs), "--only", "two"]
+    monkeypatch.chdir(os.getcwd())
+    monkeypatch.setattr("sys.argv", [*arguments, "--manifest", str(folder.parent / "manifest.json")])
+    with locked(runs / ".queue.lock", "never"), pytest.raises(SystemExit, match="2"):
+        queue.main()
+    assert "another queue is training" in capsys.readouterr().err
+    assert not (folder / "results" / "two.json").exists()
 
 
 def test_the_studies_of_the_repository_are_queued_as_they_should_be() -> None:
