@@ -12,7 +12,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from loopway.data import DataConfig, PreparationConfig, PreparedData, open_data, prepare
 from loopway.data.beginnings import beginning_of, set_beginning
-from loopway.data.tokenizer import train_tokenizer
+from loopway.data.preparation import request_of
+from loopway.data.tokenizer import load_tokenizer, train_tokenizer
 from loopway.errors import DataError
 
 TEXTS = make_texts(12)
@@ -118,6 +119,22 @@ def test_a_folder_of_an_earlier_version_stays_as_it_is() -> None:
     Path("data/manifest.json").write_text(json.dumps(manifest))
     prepared = prepared_with("bos")
     assert documents(prepared) == before and beginning_of(prepared.tokenizer) == []
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_data_prepared_with_a_choice_are_not_those_without_one(is_whole: bool) -> None:
+    prepared_with("plain", add_bos_token=True)
+    message = r"was prepared with data\.add_bos_token = True, not None"
+    if not is_whole:
+        Path("data").rename("data.incomplete")
+        config = PreparationConfig(train=["texts.jsonl"], tokenizer="plain", validation_fraction=0.2)
+        request = request_of(config.model_copy(update={"add_bos_token": True}), load_tokenizer("plain"))
+        Path("data.incomplete/request.json").write_text(json.dumps({"request": request, "sources": []}))
+        Path("data.incomplete/manifest.json").unlink()
+        Path("data.incomplete/checkpoint.json").write_text("{}")
+        message = r"a preparation with data\.add_bos_token = True, not None"
+    with pytest.raises(DataError, match=message):
+        prepared_with("plain")
 
 
 def opened(*folders: str, **fields: Any) -> Any:

@@ -21,7 +21,7 @@ from loopway.data.beginnings import beginning_of, chosen_beginning, set_beginnin
 from loopway.data.checkpoint import Checkpoint
 from loopway.data.config import PreparationConfig
 from loopway.data.encoding import Encoded, Encoding, encode_in_order
-from loopway.data.prepared import MANIFEST
+from loopway.data.prepared import MANIFEST, differing_key
 from loopway.data.progress import Meter
 from loopway.data.readers import Hash
 from loopway.data.records import Document, Piece, Position, read_documents
@@ -104,10 +104,12 @@ class Assembly:
         """Makes sure that what lies here was begun for this request and this text, and notes the text as it is now."""
         if self._checkpoint.exists():
             claim = json.loads(self._request.read_text(encoding="utf-8"))
-            if (there := claim["request"]) != self.request:
-                begun = there["config"] | {"tokenizer's content": there["given_tokenizer"]}
-                wanted = self.request["config"] | {"tokenizer's content": self.request["given_tokenizer"]}
-                key = next((key for key in wanted if wanted[key] != begun.get(key)), "format")
+            begun, wanted = (
+                request["config"]
+                | {"tokenizer's content": request["given_tokenizer"], "format": request["format"]}
+                for request in (claim["request"], self.request)
+            )
+            if (key := differing_key(begun, wanted)) is not None:
                 raise DataError(
                     f"{self.folder}: holds the beginnings of a preparation with data.{key} = {begun.get(key)!r}, not "
                     f"{wanted.get(key)!r}; go back to that, choose another folder, or delete this one"

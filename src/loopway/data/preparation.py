@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from loopway.data.assembly import Assembly
 from loopway.data.config import HubDataset, PreparationConfig
-from loopway.data.prepared import FORMAT, MANIFEST, PreparedData, is_prepared, read_manifest
+from loopway.data.prepared import FORMAT, MANIFEST, PreparedData, differing_key, is_prepared, read_manifest
 from loopway.data.progress import Meter
 from loopway.data.readers import PIECE_BYTES
 from loopway.data.sides import SINGLE_DOCUMENT
@@ -130,10 +130,11 @@ def _check_same(folder: Path, config: PreparationConfig) -> list[str]:
     Raises :class:`DataError` naming the first thing in which the folder differs from what is wanted.
     """
     manifest, advice = read_manifest(folder), "choose another folder, or delete this one"
-    for key, value in request_of(config, None)["config"].items():
-        there = manifest["config"].get(key)
-        if there != value:
-            raise DataError(f"{folder}: was prepared with data.{key} = {there!r}, not {value!r}; {advice}")
+    before, now = manifest["config"], request_of(config, None)["config"]
+    if (key := differing_key(before, now)) is not None:
+        raise DataError(
+            f"{folder}: was prepared with data.{key} = {before.get(key)!r}, not {now.get(key)!r}; {advice}"
+        )
     if config.tokenizer is not None and Path(config.tokenizer).expanduser().exists():
         given = fingerprint(load_tokenizer(config.tokenizer))
         if given != manifest["tokenizer"]["fingerprint"]:

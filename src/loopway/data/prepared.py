@@ -6,6 +6,7 @@ Knows how such a folder is opened and checked, not how it is made.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -42,6 +43,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{folder}: prepared by another version of loopway; choose another folder, or delete this one"
         )
     return manifest
+
+
+def differing_key(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
+    """Return the first key whose values differ, or None; a missing key counts as None."""
+    return next((key for key in {**wanted, **there} if there.get(key) != wanted.get(key)), None)
 
 
 @dataclass(frozen=True)
