@@ -55,7 +55,7 @@ def environment(packages: Path | None) -> dict[str, str]:
 
 
 def commands(out: Path, quick: bool, device: str) -> dict[str, list[str]]:
-    """The command of each part, without its time limit."""
+    """Return the command of each part, without its time limit."""
     benchmark = ["benchmarks/gpu.py", "--out", str(out / "gpu.json"), "--device", device]
     studies = [
         "-m",
@@ -63,7 +63,7 @@ def commands(out: Path, quick: bool, device: str) -> dict[str, list[str]]:
         "--out",
         str(out),
         "--runs",
-        str(ROOT / "runs" / "gpu"),
+        str(ROOT / "runs" / ("gpu-quick" if quick else "gpu")),  # which has runs of other configs
         "--processes",
         "auto",
     ]
@@ -82,10 +82,12 @@ def main() -> int:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--bundle", type=Path, help="archive of `make gpu-bundle`, if the machine needs one")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny sizes, to see that it runs; results go to OUT/quick"
+    )
     given = parser.parse_args()
     end = time.monotonic() + 60 * given.minutes
-    out = given.out.resolve()
+    out = given.out.resolve() / ("quick" if given.quick else "")  # a rehearsal's are no results
     out.mkdir(parents=True, exist_ok=True)
     packages = unpack(given.bundle.resolve()) if given.bundle and given.bundle.exists() else None
     codes = []

@@ -100,10 +100,12 @@ def test_a_copy_of_the_tree_trains_on_a_machine_that_has_nothing_of_ours(
     without = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(command, cwd=tree, env=without, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    kept = list((tmp_path / "out" / "width-64" / "runs").iterdir())
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["quick"], "a rehearsal's are no results"
+    kept = list((tmp_path / "out" / "quick" / "width-64" / "runs").iterdir())
     assert len(kept) == 2 and not list((tree / "studies" / "nano" / "results").glob("*.partial"))
     for run in kept:
         summary = json.loads((run / "summary.json").read_text())
         assert summary["device"] == "cpu" and summary["steps"] == 4
     assert (tree / "data" / "nano" / "train.bin").is_file()
-    assert (tree / "runs" / "gpu" / "width-64" / "runs").is_dir(), "the copy's own code and folders are used"
+    assert (tree / "runs" / "gpu-quick" / "width-64").is_dir(), "the copy's own code and folders are used"
+    assert not (tree / "runs" / "gpu").exists(), "where the real runs belong"
