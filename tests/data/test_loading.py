@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ from loopway.data import (
     prepare,
     write_token_file,
 )
+from loopway.data.config import TokenDigests
 from loopway.data.loading import expected_vocab_size
+from loopway.data.token_file import TokenFile
 from loopway.data.tokenizer import load_tokenizer, train_tokenizer, vocabulary_size
 from loopway.errors import DataError
 
@@ -336,6 +339,29 @@ def test_pinned_tokens_of_a_text_are_checked_when_it_is_prepared_and_when_it_is_
         assert opened("other-text", folder=str(tmp_path / "data"), **pinned).train
     with pytest.raises(DataError, match=r"data.sha256.train"):
         opened("other-text", folder=str(tmp_path / "data"), **(pinned | {"sha256": {"train": "0" * 64}}))
+
+
+def test_pinned_tokens_are_read_whole_once_by_one_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note = tmp_path / "tokens.json"
+    config = DataConfig(
+        train=["a"], sequence_length=LENGTH, sha256=TokenDigests(train=digest("a/train.bin"))
+    )
+    open_data(config, "unused").keep_identity(note, has_begun=False)
+    read: list[TokenFile] = []
+    pieces = TokenFile.pieces
+    monkeypatch.setattr(TokenFile, "pieces", lambda file: read.append(file) or pieces(file))
+    open_data(config, "unused", note).keep_identity(note, has_begun=True)
+    open_data(config, "unused", check_pins=False)
+    assert not read
+    other = config.model_copy(update={"sha256": TokenDigests(train="0" * 64)})
+    with pytest.raises(DataError, match=r"data.sha256.train"):
+        open_data(other, "unused", note)
+    before = json.loads(note.read_text())
+    assert before.pop("sha256") == {"train": digest("a/train.bin")}
+    note.write_text(json.dumps(before))  # as earlier versions wrote it
+    assert open_data(config, "unused", note).train and len(read) == 2
 
 
 def test_a_pin_is_64_hex_digits() -> None:

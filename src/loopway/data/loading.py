@@ -5,7 +5,7 @@ From text, which is prepared first, or from token files. Knows nothing of models
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,11 @@ class RunData:
     def keep_identity(self, path: Path, *, has_begun: bool) -> None:
         """Notes in a file which tokens these are; raises :class:`DataError` if a run has begun with others."""
         now = TokensNote(
-            fingerprint(self.tokenizer), _identities(self.train), _identities(self.validation), self.places
+            fingerprint(self.tokenizer),
+            _identities(self.train),
+            _identities(self.validation),
+            self.places,
+            _pins(self.config),
         )
         before = TokensNote.read(path) if has_begun else None
         if before is not None and (part := before.differs_in(now)) is not None:
@@ -84,11 +88,16 @@ class RunData:
         return vocab_size if any(tokens.foreign for tokens in found) else None
 
 
-def open_data(config: DataConfig, folder: Path | str, note: Path | None = None) -> RunData:
+def open_data(
+    config: DataConfig, folder: Path | str, note: Path | None = None, *, check_pins: bool = True
+) -> RunData:
     """Opens the data of a run; text is prepared in ``folder``, unless that is done already.
 
     Token files of a run that has begun are looked for where its ``note``, of :meth:`RunData.keep_identity`, says; then
     where the config says.
+
+    Comparing tokens with ``config.sha256`` reads all of them. It is omitted where the note says that this was done (the
+    note's fingerprints are compared anyway), and with ``check_pins`` False, for all workers but the first.
 
     Raises :class:`DataError` for what :func:`prepare` refuses, for token files that are damaged, for tokens and text
     side by side, for files whose tokenizers differ or aren't known, for too few tokens for a sample, and for other tokens
@@ -101,7 +110,8 @@ def open_data(config: DataConfig, folder: Path | str, note: Path | None = None) 
     data = replace(data, config=config, places=places_of(config, located))
     _check_long_enough(config, "train", data.train)
     _check_long_enough(config, "validation", data.validation)
-    _check_digests(data)
+    if check_pins:
+        _check_digests(data, noted.sha256 if noted is not None else {})
     return data
 
 
@@ -300,11 +310,17 @@ def _check_long_enough(config: DataConfig, part: str, found: list[FoundTokens]) 
         )
 
 
-def _check_digests(data: RunData) -> None:
-    for field, found in (("train", data.train), ("validation", data.validation)):
-        expected = getattr(data.config.sha256, field, None)
-        if expected is None:
+def _pins(config: DataConfig) -> dict[str, str]:
+    """Return `data.sha256` by part, without those that are None."""
+    return config.sha256.model_dump(exclude_none=True) if config.sha256 is not None else {}
+
+
+def _check_digests(data: RunData, checked: Mapping[str, str]) -> None:
+    """Raise :class:`DataError` where tokens aren't the pinned ones; pins in ``checked`` were compared before."""
+    for field, expected in _pins(data.config).items():
+        if expected == checked.get(field):
             continue
+        found: list[FoundTokens] = getattr(data, field)
         digest = hashlib.sha256()
         for file in (file for tokens in found for file in tokens.files):
             for piece in file.pieces():

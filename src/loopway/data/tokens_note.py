@@ -32,6 +32,8 @@ class TokensNote:
     validation: list[list[dict[str, Any]]]
     places: dict[str, str] = field(default_factory=dict)
     """Of token files and their tokenizer's folder: absolute, by the names that the config gives them."""
+    sha256: dict[str, str] = field(default_factory=dict)
+    """Digests of all tokens by part, as far as the config pins them: they were compared when this was written."""
 
     @classmethod
     def read(cls, path: Path) -> Self | None:

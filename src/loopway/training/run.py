@@ -94,7 +94,8 @@ def train(
             try:
                 with arguments.main_process_first(local=False, desc="data"):
                     place = data_folder or next(filter(is_prepared, run.data_places), run.data)
-                    data = open_data(config.data, place, run.tokens if run.has_progress else None)
+                    note = run.tokens if run.has_progress else None
+                    data = open_data(config.data, place, note, check_pins=arguments.should_save)
                 if data.notice and data_folder is None:  # a comparison says so itself
                     say(console, data.notice)
                 model_config = config.build_model_config(data.tokenizer)
