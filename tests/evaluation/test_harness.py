@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from loopway.data.beginnings import chosen_beginning, set_beginning
@@ -153,6 +154,14 @@ def test_a_text_is_asked_about_as_documents_begin(
     (rolling,) = asked.loglikelihood_rolling(request("loglikelihood_rolling", " the stone"), True)
     ((alone, _),) = asked.loglikelihood(request("loglikelihood", "", " the stone"), True)
     assert (rolling, alone) == (pytest.approx(expected, rel=1e-4), pytest.approx(expected, rel=1e-4))
+    asked.add_bos_token = True
+    asked.loglikelihood_rolling(request("loglikelihood_rolling", " the tree"), True)
+    assert asked.add_bos_token is True
+    prefix = None if add_bos_token else tokenizer.eos_token_id  # as docs/evaluation.md says of the command line
+    plain = HFLM(model, tokenizer=tokenizer, add_bos_token=False, prefix_token_id=prefix)  # type: ignore[arg-type]
+    assert plain.loglikelihood_rolling(request("loglikelihood_rolling", " the stone"), True) == [
+        pytest.approx(expected, rel=1e-4)
+    ]
 
 
 def test_every_answer_is_the_model_s_own_log_likelihood(

@@ -91,11 +91,11 @@ class HarnessModel(HFLM):
 
     def loglikelihood_rolling(self, requests: list, disable_tqdm: bool = False) -> list:
         # The harness puts the prefix token before each text, so the tokenizer mustn't put it there, too.
-        self.add_bos_token = False
+        before, self.add_bos_token = self.add_bos_token, False
         try:
             return self._ask("loglikelihood_rolling", requests, super().loglikelihood_rolling, disable_tqdm)
         finally:
-            self.add_bos_token = None
+            self.add_bos_token = before
 
     def generate_until(self, requests: list, disable_tqdm: bool = False) -> list:
         if any(request.args[1].get("do_sample") for request in requests):
