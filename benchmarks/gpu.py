@@ -1,4 +1,4 @@
-"""What do training and decoding cost on a GPU? The most valuable parts first, as many as there is time for.
+"""Cost of training and decoding on a GPU. The most valuable parts first, as many as there is time for.
 
     python benchmarks/gpu.py --minutes 6 --out gpu.json
     python benchmarks/gpu.py --device cpu --quick --out gpu.json
@@ -73,7 +73,7 @@ PARTS = {
 
 
 class OutOfTime(BaseException):
-    """Not an Exception, so that no library takes it for an error of its own and goes on."""
+    """End of a part's time. Not an Exception: no library may catch it as an error of its own."""
 
 
 @contextlib.contextmanager
@@ -151,7 +151,7 @@ class Run:
         print(name, json.dumps(figures, indent=2), file=sys.stderr)
 
     def expected_seconds(self, part: Part) -> float:
-        """By what the parts so far took beside what they should; a quick run's take no time worth a guess."""
+        """Estimate of a part's time, scaled by how long earlier parts took against theirs; 0 in a quick run."""
         if self.bench.quick:
             return 0
         return part.seconds * (max(0.5, self.taken / self.estimated) if self.estimated else 1)

@@ -50,7 +50,7 @@ _CALLS = 10  # of a kernel between two looks at the clock
 
 @dataclass
 class Bench:
-    """Where parts run, how small they are, and when they should come to an end (of `time.monotonic`)."""
+    """Device, size and end of time (of `time.monotonic`) of all parts."""
 
     device: torch.device
     quick: bool = False
@@ -68,7 +68,7 @@ class Bench:
         return Work(sequences * _SEQUENCE, _SEQUENCE, size, self.device, bf16=True)
 
     def compiled(self, called: Any) -> Any:
-        """By inductor; in a quick run traced only, since making code takes minutes there."""
+        """Compile with inductor; a quick run only traces, since inductor takes minutes."""
         return torch.compile(called, backend="aot_eager" if self.quick else "inductor")
 
     def measure(self, variants: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
@@ -99,7 +99,7 @@ def one_line(error: BaseException) -> str:
 
 
 def free_memory() -> None:
-    """Of models that nothing refers to any more, and of what was compiled for them."""
+    """Free the memory of models that nothing refers to any more, and of code compiled for them."""
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()
     gc.collect()
@@ -188,7 +188,7 @@ def _repeat(step: Callable[[], Any], times: int) -> None:
 
 
 def _compared(seconds: dict[str, list[float]], variants: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Of variants that were measured in the same rounds."""
+    """Ratios between variants that were measured in the same rounds."""
     compared = _beside_hugging_face(seconds)
     if {"base", "mesh"} <= seconds.keys():
         ratios = [mesh / base for mesh, base in zip(seconds["mesh"], seconds["base"], strict=True)]

@@ -57,7 +57,7 @@ def _cell(found: Any, write: Callable[[Any], str], *path: str) -> str:
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]], names: int = 1) -> str:
-    """With so many columns of names before those of numbers."""
+    """Return a Markdown table; its first `names` columns hold names, the others numbers."""
     head = list(head)
     lines = [head, [":--"] * names + ["--:"] * (len(head) - names), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,4 +1,4 @@
-"""What a GPU machine without network lacks, as one archive: `python -m studies.gpu_bundle --out build/gpu-bundle.tar.xz`.
+"""Pack what a GPU machine without network lacks in one archive: `python -m studies.gpu_bundle --out build/gpu-bundle.tar.xz`.
 
 Holds the tokens of the nano studies and the packages that a usual GPU image hasn't got, unpacked. Downloads those packages
 from the package index, for another Python and platform than this one's. Knows nothing of what is done there.

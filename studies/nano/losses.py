@@ -61,7 +61,7 @@ class Study:
     """One result file."""
 
     def __init__(self, result: dict[str, Any], noise: Noise | None = None) -> None:
-        """With the noise given, or else its own.
+        """Take the noise given, or else estimate its own.
 
         A variant's runs that began with other layers than the rest (`unpaired`) stand for it until there are as many that
         began with equal ones; the two never mix.

@@ -1,4 +1,4 @@
-"""What of the nano studies is still to be trained, in order of value, and where each run belongs.
+"""Runs of the nano studies that are still to be trained, in order of value, and where each belongs.
 
 Reads the studies' configs and result files. Knows nothing of how a run is trained.
 """
@@ -42,7 +42,7 @@ FIRST = (
 
 
 class Place(NamedTuple):
-    """What all runs of one study and seed share: the kind of device and what matrix products are computed in."""
+    """Kind of device and precision of matrix products, which all runs of one study and seed share."""
 
     device: str
     precision: str
@@ -54,7 +54,7 @@ class Place(NamedTuple):
 
     @property
     def overrides(self) -> list[str]:
-        """What to set of a run's config so that it is trained here."""
+        """Overrides of a run's config by which it is trained here."""
         settings = (
             ["training.use_cpu=true"] if self.device == "cpu" else ["training.per_device_eval_batch_size=128"]
         )
@@ -83,14 +83,14 @@ class Run:
 
     @property
     def identity(self) -> str:
-        """What tells a run from others, whichever study it stands in: model, data, training and place."""
+        """Model, data, training and place as text, equal for equal runs of different studies."""
         config = self.config()
         sections = [config.model.model_dump(), config.data.model_dump(), config.training]
         return json.dumps([*sections, self.place], sort_keys=True)
 
     @property
     def tokens(self) -> int:
-        """That the run trains on."""
+        """Number of tokens that the run trains on."""
         config = self.config()
         return (
             config.data.sequence_length * config.training["global_batch_size"] * config.training["max_steps"]

@@ -148,7 +148,7 @@ class Queue:
         self._note()
 
     def _wanted(self, wanted: int) -> int:
-        """Twice as many processes, as long as all together are faster with more."""
+        """Double the number of processes, as long as all together are faster with more."""
         speeds = [child.tokens_per_second for child in self.children]
         if len(speeds) < wanted or None in speeds or wanted in self._rates:
             return wanted
@@ -238,7 +238,7 @@ def exported(out: Path, run: Run) -> Path:
 
 
 def status(studies: Studies, runs: Path, todo: list[Run], place: Place) -> Table:
-    """What is done, running and next, with estimated hours."""
+    """Return a table of what is done, running and next, with estimated hours."""
     running = _running(runs)
     table = Table(title=f"this machine: {place}", title_justify="left")
     for heading in ("run", "where", "hours", "state"):

@@ -171,7 +171,7 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
         time.sleep(0.05)
 
 
-def test_stopped_at_any_moment_it_goes_on_and_writes_each_run_at_once(folder: Path) -> None:
+def test_stopped_at_any_moment_it_resumes_and_writes_each_run_at_once(folder: Path) -> None:
     runs, results = folder.parent / "runs", folder / "results" / "one.json"
     first = start(folder, "--only", "one", "--first", "2")
     wait_for(results, first)  # the first run is finished and stored, the second is begun or about to be
@@ -180,7 +180,7 @@ def test_stopped_at_any_moment_it_goes_on_and_writes_each_run_at_once(folder: Pa
     first.send_signal(signal.SIGTERM)
     assert first.wait() == 128 + signal.SIGTERM
     running = json.loads((runs / "queue.json").read_text())["running"]
-    assert running == [], "nothing goes on without the queue"
+    assert running == [], "nothing runs without the queue"
     second = start(folder, "--only", "one", "--first", "1")
     output, _ = second.communicate()
     assert second.returncode == 0, output

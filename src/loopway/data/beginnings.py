@@ -1,4 +1,4 @@
-"""What a document begins with: the special tokens that are put before its text, the same ones wherever a text is read.
+"""Beginnings of documents: the special tokens that are put before a text, the same ones wherever it is read.
 
 A tokenizer holds the choice: what it puts before one text is what training files, prompts and questions begin with. What it
 puts behind one counts nowhere, since preparation ends documents itself. Knows nothing of files and models.
@@ -23,7 +23,7 @@ def beginning_of(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def chosen_beginning(tokenizer: PreTrainedTokenizerBase, add_bos_token: bool | None) -> list[int]:
-    """What documents begin with by ``data.add_bos_token``; warns where the tokenizer itself does otherwise.
+    """Return what documents begin with by ``data.add_bos_token``; warn where the tokenizer itself does otherwise.
 
     Raises:
         DataError: a beginning-of-text token is wanted, and the tokenizer has none.

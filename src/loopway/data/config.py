@@ -110,4 +110,4 @@ class DataConfig(_TextOptions):
     mask_documents: StrictBool = False
     """True: attention does not cross from one document of a sample to the next."""
     sha256: TokenDigests | None = None
-    """What the tokens must be, or nothing is trained. None: any."""
+    """Digests that the tokens must have, or nothing is trained. None: any."""

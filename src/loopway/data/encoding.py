@@ -30,7 +30,7 @@ _MOST_IN_FLIGHT = 64 * 2**20
 _LONGEST_TEXT = 2**20
 """Characters that are encoded in one go; the memory of it is some hundred times that."""
 _CONTEXTS = ("a", "\n", ".")
-"""What a part of a text is encoded behind: a letter fits before a space, the others within words."""
+"""Contexts that a part of a text is encoded behind: a letter fits before a space, the others within words."""
 _BETWEEN_WORDS = re.compile(r"(?<=\S)(?= \S)")
 
 
@@ -45,7 +45,7 @@ class Encoding:
     seed: int
     """Of the documents' digests."""
     beginning: tuple[int, ...] = ()
-    """What every document begins with."""
+    """Ids that every document begins with."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ def encode_in_order(
             raise failure
     except BrokenProcessPool:
         raise DataError(
-            "a process that tokenises was killed, perhaps for want of memory; run the same command to go on, with "
+            "a process that tokenises was killed, perhaps for want of memory; rerun the same command to resume, with "
             "fewer processes (in a script of your own, call it under if __name__ == '__main__', or with processes=1)"
         ) from None
     finally:

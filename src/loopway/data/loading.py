@@ -33,7 +33,7 @@ class RunData:
     train: list[FoundTokens]
     validation: list[FoundTokens]
     places: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Of token files and their tokenizer's folder: absolute, by the names that the config gives them."""
+    """Absolute paths of token files and their tokenizer's folder, by the names that the config gives them."""
 
     @property
     def notice(self) -> str | None:

@@ -1,7 +1,7 @@
 """From text to a prepared folder: reads, splits by document, trains or loads the tokenizer, writes token files.
 
-Work goes on in ``<folder>.incomplete``, with a checkpoint every few seconds, and the folder is renamed once it is whole.
-Interrupted, the same call goes on from the checkpoint; the bytes are the same, whatever the number of processes and
+Work happens in ``<folder>.incomplete``, with a checkpoint every few seconds, and the folder is renamed once it is whole.
+Interrupted, the same call resumes from the checkpoint; the bytes are the same, whatever the number of processes and
 wherever it was interrupted. Knows nothing of models, runs and samples.
 """
 
@@ -101,7 +101,7 @@ def prepare(
 
 
 def request_of(config: PreparationConfig, given: PreTrainedTokenizerFast | None) -> dict[str, Any]:
-    """What a prepared folder depends on, beside the content of its sources."""
+    """Return all that a prepared folder depends on, beside the content of its sources."""
     # Whether unreadable records are skipped makes no difference as long as there are none, and may change after one.
     fields = config.model_dump(mode="json", exclude={"skip_unreadable"})
     if config.add_bos_token is None:  # as before there was this key

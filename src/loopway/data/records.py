@@ -42,11 +42,11 @@ class Piece:
     progress: float
     """Bytes of the source, as it lies on disk, that have been read by the end of this piece."""
     is_first: bool = True
-    """Of a part: whether the document begins here."""
+    """Whether the document begins here; only of a part."""
     is_last: bool = True
-    """Of a part: whether the document ends here."""
+    """Whether the document ends here; only of a part."""
     digest: bytes = b""
-    """Of a part: the digest of the whole document."""
+    """Digest of the whole document; only of a part."""
 
 
 class Document(NamedTuple):

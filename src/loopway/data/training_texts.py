@@ -19,11 +19,11 @@ from loopway.data.splitting import digest_of, keys_of, new_hash, set_aside
 
 SAMPLE_BYTES = 256 * 2**20
 WORD_BYTES = 10 * 2**20
-"""Of all different words of a sample; training takes up to a hundred times that in memory."""
+"""Bytes of all different words of a sample; training takes up to a hundred times that in memory."""
 _PART = 2**16
 """Characters that are given at a time: tokenizers reads 256 texts ahead, and takes a hundred times a text's memory."""
 _BEFORE_SPACE = re.compile(r"(?<=\S)(?=[ \t\r\n])")
-"""Where a byte-level BPE always ends a word."""
+"""Places at which a byte-level BPE always ends a word."""
 _WORD = re.compile(r"\w+|[^\w\s]+")  # about what a byte-level BPE takes for one
 
 
