@@ -206,8 +206,9 @@ def add_twin(studies: Studies, run: Run) -> bool:
     study, variant = found
     other = studies.result(study)
     assert other is not None
-    empty = {"study": run.study.stem, "domains": other["domains"], "targets": other["targets"], "variants": {}}
-    result, there = studies.result(run.study.stem) or empty, other["variants"][variant]
+    corpus = {key: other[key] for key in ("domains", "targets")}
+    result = studies.result(run.study.stem) or {"study": run.study.stem, **corpus, "variants": {}}
+    there = other["variants"][variant]
     kept = {key: value for key, value in there.items() if key not in ("seeds", "unpaired")}
     seeds = result["variants"].setdefault(run.variant, kept).setdefault("seeds", {})
     seeds[str(run.seed)] = there["seeds"][str(run.seed)]

@@ -345,9 +345,7 @@ def test_pinned_tokens_are_read_whole_once_by_one_worker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     note = tmp_path / "tokens.json"
-    config = DataConfig(
-        train=["a"], sequence_length=LENGTH, sha256=TokenDigests(train=digest("a/train.bin"))
-    )
+    config = DataConfig(train=["a"], sequence_length=LENGTH, sha256=TokenDigests(train=digest("a/train.bin")))
     open_data(config, "unused").keep_identity(note, has_begun=False)
     read: list[TokenFile] = []
     pieces = TokenFile.pieces

@@ -157,7 +157,8 @@ def test_a_text_is_asked_about_as_documents_begin(
     asked.add_bos_token = True
     asked.loglikelihood_rolling(request("loglikelihood_rolling", " the tree"), True)
     assert asked.add_bos_token is True
-    prefix = None if add_bos_token else tokenizer.eos_token_id  # as docs/evaluation.md says of the command line
+    # As docs/evaluation.md says of the harness's own command line.
+    prefix = None if add_bos_token else tokenizer.eos_token_id
     plain = HFLM(model, tokenizer=tokenizer, add_bos_token=False, prefix_token_id=prefix)  # type: ignore[arg-type]
     assert plain.loglikelihood_rolling(request("loglikelihood_rolling", " the stone"), True) == [
         pytest.approx(expected, rel=1e-4)
