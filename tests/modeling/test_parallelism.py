@@ -104,7 +104,7 @@ def test_pipeline_stages_are_not_offered_since_they_share_layers(family: str) ->
 def test_a_device_map_does_not_cut_the_stack_in_two(family: str, tmp_path: Path) -> None:
     model = tiny_model(LAYOUT, "mesh", family, dtype=torch.float32)
     model.save_pretrained(tmp_path / "model")
-    memory = sum(weight.nbytes for weight in model.parameters()) * 95 // 100  # for all but some of the layers
+    memory = sum(weight.nbytes for weight in model.parameters()) * 99 // 100  # for all but some of the layers
     split: Any = AutoModelForCausalLM.from_pretrained(
         tmp_path / "model",
         device_map="auto",

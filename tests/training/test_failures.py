@@ -209,7 +209,7 @@ def test_memory_that_is_not_there_ends_every_worker(
     words = workers.last_words(1)
     assert "there wasn't enough memory" in words and "per_device_train_batch_size, now 2, with" in words
     assert "worker 0 of 2 lost another one" in workers.last_words(0)
-    goes_on(workers.run, lambda count: start(count, sections=sections), 1)
+    assert workers.run.newest_checkpoint()[0] is not None
 
 
 @pytest.mark.parametrize("loading_processes", [0, 1])
