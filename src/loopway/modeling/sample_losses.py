@@ -48,6 +48,7 @@ def _own_logits(model: Any, outputs: Any, rows: Tensor) -> tuple[Tensor, bool]:
     """Logits ``[rows, vocab]`` by the model's own forward, whose base model gives the states ``[rows, hidden]``.
 
     Also whether the base model was asked for them; else the logits mean nothing.
+    The model itself is called, not a stand-in as in family_head: it may be compiled, or ask a part of its base model.
     """
     base, asked = model.base_model, False
     own = base.__dict__.get("forward")  # accelerate's hooks put one there
