@@ -32,19 +32,19 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def aside_of(path: Path) -> Path:
-    """Where :func:`write_atomically` writes before; a killed process leaves it behind."""
+    """Return the path that :func:`write_atomically` fills first; a killed process leaves it behind."""
     return path.with_name(f".{path.name}.partial")
 
 
 def sha256_of(path: Path) -> str:
-    """Of what the file holds, in hexadecimal digits."""
+    """Return the SHA-256 of a file's content, in hexadecimal digits."""
     with path.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 @contextlib.contextmanager
 def locked(path: Path, otherwise: str) -> Iterator[None]:
-    """Within, no other process holds the lock file ``path``, where the system has such locks.
+    """Hold the lock file ``path`` alone within the block, where the system has such locks.
 
     Raises:
         ConfigError: one does; the message begins with ``otherwise``.

@@ -1,4 +1,4 @@
-"""What a process that trains on a CPU does with memory that it has freed: keep it, or give it back to the system.
+"""Policy for memory that a process on a CPU has freed: keep it, or return it to the system.
 
 Memory that was given back is cleared, page by page, when it is needed again, which a small model's steps notice. A large
 model's activations leave holes that nothing fits into if they are kept: a step of a 160M-parameter model then holds a

@@ -164,7 +164,7 @@ def complete_training(given: dict[str, Any], learning_rate: float | None) -> dic
 
 
 def _check_positive(key: str, section: dict[str, Any], expected: str, engines: tuple[str, ...]) -> None:
-    """Of a key of ours that comes between the gradients and the optimizer."""
+    """Check a key of ours that acts between gradients and optimizer: its value, and engines that exclude it."""
     if key not in section:
         return
     if not 0 < section[key] < math.inf:
@@ -177,7 +177,7 @@ def _check_positive(key: str, section: dict[str, Any], expected: str, engines: t
 
 
 def core_steps(section: dict[str, Any], max_steps: int) -> int:
-    """For how many steps looped layers and the recurrence are trained alone."""
+    """Return for how many steps looped layers and the recurrence are trained alone."""
     given = section.get("core_first", 0)
     return math.ceil(_exact(given) * max_steps) if given < 1 else int(given)
 
@@ -196,7 +196,7 @@ def steps_of_epochs(epochs: float, samples: int, per_step: int) -> int:
 
 
 def _exact(number: float) -> Fraction:
-    """As it is written: 0.1 is a tenth. Products of floats can be just below, or above, a whole number."""
+    """Return the number as written: 0.1 is a tenth. A product of floats can just miss a whole number."""
     return Fraction(str(number))
 
 

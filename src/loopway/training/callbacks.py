@@ -1,4 +1,4 @@
-"""What happens beside the steps: the metrics log, progress on the screen, interruption.
+"""Callbacks beside the steps: the metrics log, progress on the screen, interruption.
 
 Knows the Trainer's callbacks; knows nothing of configs and models.
 """
@@ -230,7 +230,7 @@ class Interruption(TrainerCallback):
     def __init__(self, console: Console) -> None:
         self.console = console
         self.received: signal.Signals | None = None
-        """What the run ends for: the same in all workers, known at the end of a step."""
+        """The signal that ends the run: the same in all workers, known at the end of a step."""
         self._received_here: signal.Signals | None = None
         self._before: dict[signal.Signals, Any] = {}
 

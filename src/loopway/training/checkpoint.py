@@ -43,7 +43,7 @@ def seal(aside: Path, checkpoint: Path) -> None:
 
 
 def problem_of(checkpoint: Path) -> str | None:
-    """What keeps a checkpoint from being whole: a file that is missing, changed or too many; None if nothing does.
+    """Return why a checkpoint isn't whole (a file that is missing, changed or too many), or None if it is.
 
     Its files should be opened only after this: some formats run what is written in them.
     """

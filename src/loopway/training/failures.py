@@ -1,4 +1,4 @@
-"""What ends a run from outside it: memory that isn't there, a worker or a loading process that is gone.
+"""Failures from outside a run: memory that isn't there, a worker or a loading process that is gone.
 
 Turns what libraries raise then into one line that says what to do. Knows nothing of models and data.
 """
@@ -53,7 +53,7 @@ def failures_told(arguments: TrainingArguments, recompute: str = "none") -> Iter
 
 
 def _reason(error: Exception, arguments: TrainingArguments, recompute: str) -> str | None:
-    """What is wrong and what to do to resume; None for an error that doesn't come from outside."""
+    """Return the problem and how to resume, or None for an error that doesn't come from outside."""
     text = str(error)
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or _NO_MEMORY.search(text):
         return f"there wasn't enough memory: {_less_memory(arguments, recompute)}; rerun with that to resume"

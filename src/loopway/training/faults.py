@@ -1,4 +1,4 @@
-"""Where numbers first went wrong: the module of a forward pass, or the weight of a backward pass.
+"""The first place of a non-finite number: the module of a forward pass, or the weight of a backward pass.
 
 Knows nothing of training.
 """

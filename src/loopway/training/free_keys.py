@@ -1,4 +1,4 @@
-"""Which keys of a run's config may change when it resumes. Every key that isn't listed here defines the result.
+"""Keys of a run's config that may change on resume. Every key that isn't listed here defines the result.
 
 A listed key changes no result, or only the order in which floating-point sums are taken (equal up to rounding). New fields of
 transformers define the result until they are listed. Knows keys and values; nothing of folders and files.

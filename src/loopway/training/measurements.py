@@ -1,4 +1,4 @@
-"""What a run costs: seconds of its steps alone, the machine's speed at products, and peak memory.
+"""Costs of a run: seconds of its steps alone, the machine's speed at products, and peak memory.
 
 Knows nothing of models and data.
 """
@@ -23,7 +23,7 @@ class StepTimer:
         self._mark = time.perf_counter()
 
     def restart(self) -> None:
-        """What happened since the last step doesn't count."""
+        """Discard the time since the last step."""
         self._mark = time.perf_counter()
 
     def step_done(self) -> None:
@@ -66,7 +66,7 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def product_flops_per_second(device: torch.device, dtype: torch.dtype) -> float:
-    """How many floating-point operations a second large matrix products reach here, the best of a few.
+    """Return the floating-point operations per second of large matrix products here, the best of a few.
 
     Measured, so that it needs no table of devices; takes a tenth of a second and no random numbers.
     """

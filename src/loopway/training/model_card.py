@@ -106,7 +106,7 @@ def model_card(
 
 
 def run_sections(config: Mapping[str, Any], summary: RunSummary) -> list[str]:
-    """What a finished run tells: its recipe and its losses.
+    """Return a finished run's sections: its recipe and its losses.
 
     Args:
         config: the run's, as plain values; of paths that begin at a root only the last part is shown, and no password.
@@ -186,7 +186,7 @@ def _source(entry: Any) -> str:
 
 
 def _public(value: Any) -> Any:
-    """Where files lie on its author's machine is nobody's matter, and nobody may know a `hub_token`."""
+    """Remove the folders of paths on the author's machine, and tokens of the Hub."""
     if isinstance(value, dict):
         return {key: _public(item) for key, item in value.items() if not str(key).endswith("_token")}
     if isinstance(value, list):

@@ -82,7 +82,7 @@ class ModelConfig(BaseModel):
 
     @property
     def family_fields(self) -> dict[str, Any]:
-        """What is set beyond preset, family and layout; a null stands for the default."""
+        """Fields set beyond preset, family and layout; a null stands for the default."""
         return {key: value for key, value in (self.model_extra or {}).items() if value is not None}
 
     @property
@@ -154,7 +154,7 @@ class ModelConfig(BaseModel):
 
 
 def _check_heads(config: PreTrainedConfig) -> None:
-    """Of grouped heads, which the family's constructors don't look at."""
+    """Check the number of grouped heads, which the family's constructors don't."""
     heads, groups = getattr(config, "num_attention_heads", 1), getattr(config, "num_key_value_heads", None)
     if groups and heads % groups:
         raise wrong_value("model.num_key_value_heads", groups, f"a divisor of num_attention_heads, {heads}")

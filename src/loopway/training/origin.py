@@ -36,7 +36,7 @@ def record_text(record: Mapping[str, Any]) -> str:
 
 
 def origin_section(record: Mapping[str, Any]) -> str:
-    """Which model it was made from, and how; in Markdown."""
+    """Describe in Markdown which model it was made from, and how."""
     layout, start = Layout.parse(record["layout"]), record["start"]
     shared = [
         f"{layer} from {' and '.join(map(str, sources))}"
@@ -65,5 +65,5 @@ def origin_header(record: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _name(record: Mapping[str, Any]) -> str:
-    """As it was called, of a folder only the last part."""
+    """Return the source's name; for a folder, only the last part."""
     return record["source"] if record.get("on_hub") else PurePath(record["source"]).name

@@ -25,7 +25,7 @@ from loopway.training.origin import RECORD, read_record
 
 
 class OriginalConfig(BaseModel):
-    """Which model it is, and how much of the loss it gives."""
+    """The original model, and its share of the loss."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -34,7 +34,7 @@ class OriginalConfig(BaseModel):
     distillation: float = Field(default=0.0, ge=0, le=1)
     """The share of the loss that its predictions give; the text's own tokens give the rest. 0: it isn't learned from."""
     temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    """By which both models' logits are divided where they are compared."""
+    """Divides both models' logits where they are compared."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Original:
-    """Which model a run's retrofit was made from, and what it has to do with the run.
+    """The model that a run's retrofit was made from, and its role in the run.
 
     Attributes:
         name: a folder or a name on the Hub.
@@ -84,7 +84,7 @@ class Original:
 
     @classmethod
     def find(cls, config: OriginalConfig | None, pretrained: str | None) -> "Original | None":
-        """What the config names, or else the pretrained model's record; None if neither does.
+        """Return the model that the config names, or else the pretrained model's record; None if neither does.
 
         Raises:
             ConfigError: there is an ``original:`` section, and no model in it or in the record.

@@ -30,7 +30,7 @@ NUMERICS = 3
 def note_sitting(
     path: Path, config: dict[str, Any], data: RunData, arguments: TrainingArguments, first_step: int
 ) -> None:
-    """Add a sitting, which goes on after `first_step` steps, to the run.json at `path`, or begin it.
+    """Add a sitting, which resumes after `first_step` steps, to the run.json at `path`, or begin it.
 
     Its `settings` are the keys that may change from one sitting to the next.
     """
@@ -55,7 +55,7 @@ def note_sitting(
 
 
 def _checkout() -> dict[str, Any]:
-    """Of Loopway itself, where it runs from a git checkout: the commit, and whether files differ from it."""
+    """Return Loopway's commit and whether files differ from it; nothing outside a git checkout."""
     here = Path(__file__)
 
     def git(*arguments: str) -> str:

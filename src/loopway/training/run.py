@@ -1,4 +1,4 @@
-"""One training run, from a config to a finished run folder; started again, it goes on where it was.
+"""One training run, from a config to a finished run folder. Rerun to resume.
 
 The same config, seed and machine give the same bits, interrupted or not. Knows nothing of comparisons.
 """
@@ -57,7 +57,7 @@ def train(
     title: str | None = None,
     console: Console | None = None,
 ) -> RunSummary:
-    """Train the model of `config` in `folder`, or go on with what is there; a finished run's summary comes back.
+    """Train the model of `config` in `folder`, or resume what is there; a finished run only returns its summary.
 
     Args:
         config: the run.
@@ -110,7 +110,7 @@ def train(
 
 
 class _Run:
-    """What the steps of one sitting share."""
+    """One sitting of a run."""
 
     def __init__(
         self,
@@ -157,7 +157,7 @@ class _Run:
         return self.data.training_samples(args.max_steps * self.samples_per_step, vocab_size=vocab_size)
 
     def _meet_original(self) -> Teacher | None:
-        """Of a retrofit: note the loss of what it was made from, and make that its teacher where the config says so."""
+        """Note the loss of a retrofit's original, and return it as the teacher where the config says so."""
         pretrained = self.config.model.pretrained
         original = Original.find(self.config.original, pretrained)
         has_line = self.run.original.exists() or self.validation_samples is None
@@ -230,7 +230,7 @@ class _Run:
         return self.run.checkpoints / name if name else None, steps
 
     def _close_tensorboard(self) -> None:
-        """Its thread writes into the folder, which may be removed."""
+        """Stop its thread, which writes into the folder: that may be removed."""
         if self.tensorboard.tb_writer is not None:
             self.tensorboard.tb_writer.close()
 
@@ -238,7 +238,7 @@ class _Run:
         return ProgressBar(self.console, self.title, log, read_line(self.run.original))
 
     def _tokens_per_second_at_best(self) -> float:
-        """What all workers would train on if they did nothing but products at this one's measured speed."""
+        """Tokens per second of all workers if they only multiplied matrices at this one's measured speed."""
         args, length = self.arguments, self.config.data.sequence_length
         dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
         flops = parameter_report(self.model.config, context_length=length).training_flops
@@ -269,7 +269,7 @@ class _Run:
         return trainer
 
     def _evaluate_final(self, trainer: SampleTrainer) -> None:
-        """Once after the last step, unless the schedule has just done so; keep every sample's loss."""
+        """Evaluate after the last step, unless the schedule has just done so; keep every sample's loss."""
         if self.validation_samples is None:
             return
         losses = trainer.sample_losses
@@ -331,7 +331,7 @@ class _Run:
         return summary
 
     def _write_card(self, folder: Path, summary: RunSummary) -> None:
-        """And, of a retrofit, the record that it came with."""
+        """Write the model card and, for a retrofit, its record."""
         sections, header = run_sections(self.config.to_dict(), summary), {}
         if (name := self.config.model.pretrained) and (record := read_record(name)):
             write_atomically(folder / RECORD, record_text(record))

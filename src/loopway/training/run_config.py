@@ -38,7 +38,7 @@ class RunConfig(BaseModel):
     training: dict[str, Any]
     """``TrainingArguments`` fields and ``global_batch_size``, the recipe's defaults filled in."""
     original: OriginalConfig | None = None
-    """What a retrofit was made from, of a run that trains one further."""
+    """The model that a retrofit was made from, for a run that trains one further."""
     plugins: list[str] = []
     """Python files that are run before the model is built, for ``loopway.register_recurrence``."""
     probe_every: int | None = None

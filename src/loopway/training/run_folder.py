@@ -47,7 +47,7 @@ class RunFolder:
 
     @property
     def data_places(self) -> list[Path]:
-        """Where its prepared text may lie: in the run, or beside the runs of the comparison that it is part of."""
+        """Possible places of its prepared text: in the run, or beside the runs of the comparison that it is part of."""
         comparison = self.path.absolute().parent.parent
         return [self.data, *([comparison / "data"] if (comparison / "comparison.json").is_file() else [])]
 

@@ -28,7 +28,7 @@ class Spikes(TrainerCallback, ExportableState):
         self._recent: deque[list[float]] = deque(maxlen=REMEMBERED)
 
     def judge(self, *values: float) -> bool:
-        """Whether one of a step's values is a spike; remembers them."""
+        """Return whether one of a step's values is a spike; remember them."""
         if self.deviations is None:
             return False
         recent, is_spike = [*zip(*self._recent, strict=True)], False
@@ -46,7 +46,7 @@ class Spikes(TrainerCallback, ExportableState):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """What a checkpoint remembers goes on."""
+        """Restore the values that a checkpoint remembers."""
         callbacks: Any = state.stateful_callbacks
         if (saved := callbacks.get(type(self).__name__)) is not None:
             self._recent.extend(saved["attributes"]["recent"])

@@ -36,11 +36,11 @@ class RunSummary(BaseModel):
     """Mean over every target of the validation set; None without one."""
     validation_perplexity: float | None
     original_loss: float | None = None
-    """On the same set, of the model that a retrofit was made from."""
+    """Validation loss of the model that a retrofit was made from."""
     tokens_per_second: float | None
-    """Of the median step, the first ones left out; without evaluation and saving."""
+    """Speed of the median step, without the first ones, evaluation and saving."""
     peak_memory_bytes: int
-    """Of the last sitting: allocated on a GPU, resident on a CPU."""
+    """Peak of the last sitting: allocated on a GPU, resident on a CPU."""
     wall_seconds: float
     """From the first step to the end, evaluation and saving included, over all sittings."""
     device: str
@@ -71,7 +71,7 @@ class RunSummary(BaseModel):
 
 
 def library_versions() -> dict[str, str]:
-    """What the numbers depend on. Loopway itself may run from a copy of the tree, not installed."""
+    """Versions of all packages that affect the numbers. Loopway may run from a copy of the tree, not installed."""
     packages = ("torch", "transformers", "accelerate", "tokenizers")
     own = {"python": platform.python_version(), "loopway": __version__}
     return own | {package: version(package) for package in packages}

@@ -51,7 +51,7 @@ class SampleLosses:
     sums: np.ndarray
     """Summed loss of the sample's targets, in nats, [samples]."""
     targets: np.ndarray
-    """How many targets it has, [samples]."""
+    """Number of targets per sample, [samples]."""
 
     @property
     def mean(self) -> float:
@@ -72,7 +72,7 @@ class SampleTrainer(Trainer):
         teacher: Teacher | None = None,
         **kwargs: Any,
     ) -> None:
-        """What transformers' own takes, and:
+        """Take the arguments of transformers' own, and:
 
         Args:
             tokenizer: saved with every checkpoint.
@@ -93,7 +93,7 @@ class SampleTrainer(Trainer):
         self.core_steps = core_steps
         self.teacher = teacher
         self.sample_losses: SampleLosses | None = None
-        """Of the latest evaluation."""
+        """Losses of the latest evaluation."""
         self._step_loss: torch.Tensor | float = 0.0
         """Summed over the batches of this worker so far; after the last one, over all workers."""
         self._step_inputs: list[dict[str, Any]] = []
@@ -151,14 +151,14 @@ class SampleTrainer(Trainer):
         return loss
 
     def _keep_core_gradients(self, model: Any) -> None:
-        """Before they are clipped; the optimizer passes over weights without a gradient."""
+        """Drop all other gradients before they are clipped; the optimizer skips weights without one."""
         core = {id(parameter) for parameter in core_parameters(unwrap_model(model))}
         for parameter in model.parameters():
             if id(parameter) not in core:
                 parameter.grad = None
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        """Of every step, before its update; with fp16 a scaler leaves out steps that overflow."""
+        """Check the gradient's norm before every update; with fp16 a scaler skips steps that overflow."""
         norm = super()._get_grad_norm(model, grad_norm)
         if norm is not None and self.accelerator.scaler is None and not math.isfinite(float(norm)):
             raise self._fault("a gradient isn't finite", self._first_bad_gradient(model))
@@ -176,7 +176,7 @@ class SampleTrainer(Trainer):
             self.log({f"skipped_{name}": value for name, value in values.items()})
 
     def _first_bad_module(self, model: Any) -> str | None:
-        """In the batches of this step, by the same weights."""
+        """Repeat this step's batches with the same weights, up to the first non-finite output."""
         for inputs in self._step_inputs:
             whole = self._prepare_inputs(inputs)
             found = first_bad_module(unwrap_model(model), lambda whole=whole: self.compute_loss(model, whole))
@@ -185,7 +185,7 @@ class SampleTrainer(Trainer):
         return None
 
     def _first_bad_gradient(self, model: Any) -> str | None:
-        """Of this step's batches once more: clipping has made all gradients of the first time what the worst one is."""
+        """Recompute the gradients: clipping spread the non-finite norm."""
         model.zero_grad()
         for inputs in self._step_inputs:
             super().training_step(model, inputs)
@@ -223,7 +223,7 @@ class SampleTrainer(Trainer):
         return super()._get_output_dir(trial) if self._aside is None else str(self._aside)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Aside, sealed when all workers have written their part of it."""
+        """Write aside, and seal when all workers have written their part."""
         checkpoints = Path(str(self.args.output_dir))
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         aside = checkpoints / ASIDE
@@ -258,7 +258,7 @@ class SampleTrainer(Trainer):
         self._load(checkpoint, super()._load_rng_state)
 
     def _load(self, checkpoint: str | None, load: Callable[..., None], *args: Any, **kwargs: Any) -> None:
-        """One part of a checkpoint, which another worker has found to be whole."""
+        """Load one part of a checkpoint, which another worker has found whole."""
         if checkpoint is not None:
             advice = f"rerun to resume when the cause is gone, or remove {checkpoint} to resume from an earlier one"
             self._all_or_none(
