@@ -1,6 +1,6 @@
 """tokens.json: which tokens a run began with, and where its token files lay.
 
-A run resumes only with these tokens, wherever it is started. Knows nothing of how text or token files are opened.
+A run resumes with these tokens alone, wherever they lie by then. Knows nothing of how text or token files are opened.
 """
 
 import glob
@@ -25,13 +25,15 @@ class NoTokensError(DataError):
 
 @dataclass(frozen=True)
 class TokensNote:
-    """Identity of a run's tokens, by part, and their places."""
+    """Fingerprints of a run's tokens, by part, and their places."""
 
     tokenizer: str
     train: list[list[dict[str, Any]]]
     validation: list[list[dict[str, Any]]]
     places: dict[str, str] = field(default_factory=dict)
     """Absolute paths of token files and their tokenizer's folder, by the names that the config gives them."""
+    sha256: dict[str, str] = field(default_factory=dict)
+    """Digests of all tokens by part, as far as the config pins them: they were compared when this was written."""
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
@@ -52,7 +54,7 @@ class TokensNote:
 
 
 def places_of(config: DataConfig, located: DataConfig) -> dict[str, str]:
-    """Return where token files and their tokenizer's folder are now: absolute, by their names in the config."""
+    """Return absolute paths of token files and their tokenizer's folder, by the names that the config gives them."""
     places: dict[str, str] = {}
     for part in ("train", "validation"):
         for given, entry in zip(getattr(config, part) or [], getattr(located, part) or [], strict=True):
@@ -78,7 +80,7 @@ def locate(config: DataConfig, places: Mapping[str, str]) -> DataConfig:
 
 
 def locate_entries(entries: Sequence[Entry], places: Mapping[str, str], part: str) -> list[Entry]:
-    """Apply :func:`locate` to the entries of one part."""
+    """Return the entries of one part with noted places in place of names, as :func:`locate` does."""
     found: list[Entry] = []
     for entry in entries:
         if isinstance(entry, str):
