@@ -16,7 +16,7 @@ from loopway.training.run_folder import RunFolder
 
 
 def test_a_worker_whose_run_failed_keeps_no_other_waiting() -> None:
-    store = distributed.HashStore()
+    store = distributed.HashStore()  # type: ignore[attr-defined]
     first, second = Workers(0, store, 2), Workers(1, store, 2)
     with pytest.raises(ZeroDivisionError):
         second.agree("mesh-seed0", lambda: 1 // 0)
