@@ -159,7 +159,8 @@ def test_a_text_is_asked_about_as_documents_begin(
     assert asked.add_bos_token is True
     # As docs/evaluation.md says of the harness's own command line.
     prefix = None if add_bos_token else tokenizer.eos_token_id
-    plain = HFLM(model, tokenizer=tokenizer, add_bos_token=False, prefix_token_id=prefix)  # type: ignore[arg-type]
+    options: Any = {"tokenizer": tokenizer, "add_bos_token": False, "prefix_token_id": prefix}
+    plain: Any = HFLM(model, **options)  # type: ignore[arg-type]
     assert plain.loglikelihood_rolling(request("loglikelihood_rolling", " the stone"), True) == [
         pytest.approx(expected, rel=1e-4)
     ]
