@@ -44,7 +44,7 @@ def train(connection: Connection, layout: str, tokens: int) -> None:
     ).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     ids = torch.randint(_SIZE["vocab_size"], (tokens // 128, 128))
-    while steps := connection.recv():
+    while steps := connection.recv():  # 0 ends it
         started = time.perf_counter()
         for _ in range(steps):
             model(ids, labels=ids, use_cache=False).loss.backward()
@@ -118,6 +118,8 @@ def main() -> None:
         return {"tokens_per_second": speed, "of_fair_share": shares}
 
     common.report({"alone": alone, "beside_busy_processes": beside})
+    for connection in processes.values():
+        connection.send(0)
 
 
 @contextlib.contextmanager
