@@ -117,8 +117,13 @@ def test_accelerate_s_fsdp_config_shards_layers_and_writes_whole_weights(
 
 
 SBATCH = CONFIGS / "slurm.sbatch"
+needs_shutdown_timeout = pytest.mark.skipif(
+    "--shutdown-timeout" not in torch.distributed.run.get_args_parser().format_help(),
+    reason="torchrun of this torch has no --shutdown-timeout",
+)
 
 
+@needs_shutdown_timeout
 def test_the_slurm_script_starts_torchrun_with_loopway_s_own_command() -> None:
     text = SBATCH.read_text().replace("\\\n", " ")
     (line,) = re.findall(r"^srun .*torchrun +(.*) &$", text, re.MULTILINE)
@@ -174,6 +179,7 @@ def job_until(seen: str, folder: Path, environment: dict[str, str]) -> str:
     return log.read_text()
 
 
+@needs_shutdown_timeout
 def test_a_slurm_job_whose_time_is_up_saves_requeues_and_goes_on(tiny_config: Build, tmp_path: Path) -> None:
     (tmp_path / "slurm").mkdir()
     environment = played_slurm(tmp_path / "slurm")

@@ -41,6 +41,11 @@ from loopway.training.faults import first_bad_gradient, first_bad_module
 from loopway.training.original import Teacher
 from loopway.training.spikes import Spikes
 
+# accelerate calls the CPU of a worker cpu:0, where torch 2.11 loads nothing to.
+torch.serialization.register_package(
+    30, lambda _: None, lambda storage, location: storage if location.startswith("cpu:") else None
+)
+
 
 @dataclass(frozen=True)
 class SampleLosses:
