@@ -108,11 +108,11 @@ def test_fsdp2_through_the_trainer_is_the_same_run_and_goes_on_with_another_numb
     train(RunConfig.load(config), one.path)
     alone = losses(one)
     script, sharded = Path(__file__).with_name("fsdp_worker.py"), ["training.fsdp=true"]
-    run = train_together(2, tmp_path / "sharded", *sharded, script=script)
+    run = train_together(4, tmp_path / "sharded", *sharded, script=script)
     assert losses(run) == pytest.approx(alone, rel=1e-5)
     assert any("fsdp" in path.name for path in steps_of(run.checkpoints)[12].iterdir())
     AutoModelForCausalLM.from_pretrained(run.model)
 
     as_if_killed_after(4, run)
-    train_together(1, run.path, *sharded, script=script)
+    train_together(2, run.path, *sharded, script=script)
     assert losses(run) == pytest.approx(alone, rel=1e-5)
