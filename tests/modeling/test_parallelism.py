@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from packaging.version import Version
 from parallel_worker import backward, computed, opened, whole_gradients
 from tiny_models import FAMILIES, family_config, random_ids, tiny_config, tiny_model
 from torch import Tensor
@@ -19,6 +20,8 @@ from loopway.modeling import families
 from loopway.modeling.cache import StageCache
 
 ROWS = [name for name in FAMILIES if name in families.FAMILIES]  # a family once
+#: torch 2.11 can't gather a tensor of two weights side by side, each sharded, which is how experts are stored.
+SPREAD = [name for name in ROWS if name != "qwen3_moe" or Version(torch.__version__) >= Version("2.13")]
 LAYOUT = "1+2R2+1"
 SIZES: dict[str, Any] = {"vocab_size": 64}  # even: older releases of transformers shard no other head
 
@@ -27,7 +30,7 @@ SIZES: dict[str, Any] = {"vocab_size": 64}  # even: older releases of transforme
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of every family the model itself with as many layers, a recursive one, and one whose head is tied."""
     folder = tmp_path_factory.mktemp("parallel")
-    for family in ROWS:
+    for family in SPREAD:
         own = family_config(family, num_hidden_layers=4, tie_word_embeddings=False, **SIZES)
         AutoModelForCausalLM.from_config(own).save_pretrained(folder / family / "own")
         for kind, tied in (("untied", False), ("tied", True)):
@@ -48,7 +51,7 @@ def spread(folder: Path) -> dict[str, dict[str, Any]]:
     return torch.load(folder / "found.pt", weights_only=True)
 
 
-@pytest.mark.parametrize("family", ROWS)
+@pytest.mark.parametrize("family", SPREAD)
 def test_tensor_parallelism_shards_what_the_family_shards_and_the_embedding(
     family: str, spread: dict[str, dict[str, Any]]
 ) -> None:
@@ -61,7 +64,7 @@ def test_tensor_parallelism_shards_what_the_family_shards_and_the_embedding(
 
 
 @pytest.mark.parametrize("kind", ["untied", "tied"])
-@pytest.mark.parametrize("family", ROWS)
+@pytest.mark.parametrize("family", SPREAD)
 def test_under_tensor_parallelism_a_model_computes_generates_learns_and_saves_the_same(
     family: str, kind: str, folder: Path, spread: dict[str, dict[str, Any]]
 ) -> None:
@@ -75,7 +78,7 @@ def test_under_tensor_parallelism_a_model_computes_generates_learns_and_saves_th
     assert_equal(dict(saved.named_parameters()), found["weights"], family)
 
 
-@pytest.mark.parametrize("family", ROWS)
+@pytest.mark.parametrize("family", SPREAD)
 def test_under_transformers_own_fsdp_every_layer_is_a_unit_and_gradients_are_the_same(
     family: str, folder: Path, spread: dict[str, dict[str, Any]]
 ) -> None:

@@ -176,8 +176,9 @@ class ProgressBar(TrainerCallback):
         return self
 
     def __exit__(self, *_: object) -> None:
-        with lost_output_ignored():
-            self.progress.stop()
+        if self.progress.live.is_started:  # rich 14 prints an empty line even where it isn't
+            with lost_output_ignored():
+                self.progress.stop()
         self._quiet.__exit__(None, None, None)
 
     def on_train_begin(
