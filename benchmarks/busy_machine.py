@@ -24,7 +24,7 @@ from loopway.threads import BY_USER, WAITING
 #: spin while others are measured.
 WAYS: dict[str, dict[str, str]] = {
     "unset": {},
-    "spin_100000": {"GOMP_SPINCOUNT": "100000"},
+    "spin_30000": {"GOMP_SPINCOUNT": "30000"},
     "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
 }
 _BUSY = "while True: pass"

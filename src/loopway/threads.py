@@ -7,7 +7,7 @@ needs, and training slows down by far more than the other work's share. Knows no
 import os
 
 #: Variables of the GNU OpenMP runtime, which PyTorch's builds for Linux use. A thread that waits spins briefly, then sleeps.
-WAITING = {"GOMP_SPINCOUNT": "30000"}
+WAITING = {"GOMP_SPINCOUNT": "100000"}
 BY_USER = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 """Variables with which a user decides it."""
 
