@@ -8,10 +8,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.processes import Processes
 
 # Started in the background or by nohup, a process ignores these, and so do those that it starts.
 for number, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
@@ -29,6 +32,14 @@ settings.load_profile("loopway")
 def golden() -> Path:
     """The folder of golden vectors, made by an independent float64 implementation that builds the buffer."""
     return Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def processes() -> Iterator[Processes]:
+    """Begins processes that are real ones, and take no time to import."""
+    processes = Processes()
+    yield processes
+    processes.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,4 @@
 import json
-import os
 import random
 import signal
 import subprocess
@@ -12,6 +11,7 @@ from typer.testing import CliRunner
 
 from loopway.cli import app
 from tests.command_line import run_main
+from tests.processes import Processes
 
 RUN = """
 model: {preset: pythia-14m, hidden_size: 32, layout: 1+1R2+1, recurrence: mesh}
@@ -186,30 +186,17 @@ def test_params_shows_a_model_beside_vanilla(
     assert capfd.readouterr().err.startswith("loopway: unknown Pythia size")
 
 
-def test_ctrl_c_saves_says_how_to_go_on_and_exits_130(here: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "loopway",
-        "train",
-        "run.yaml",
-        "training.max_steps=100000",
-        "--out",
-        "long",
-    ]
-    command += ["training.save_steps=100000", "training.eval_strategy=no", "training.logging_steps=1"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-    try:
-        metrics = here / "long" / "metrics.jsonl"
+def test_ctrl_c_saves_says_how_to_go_on_and_exits_130(here: Path, processes: Processes) -> None:
+    overrides = ["max_steps=100000", "save_steps=100000", "eval_strategy=no", "logging_steps=1"]
+    errors, metrics = here / "errors.txt", here / "long" / "metrics.jsonl"
+    command = ("train", "run.yaml", *(f"training.{each}" for each in overrides), "--out", "long")
+    with processes.start(*command, errors=errors) as process:
         while not (metrics.exists() and metrics.read_text()):
-            assert process.poll() is None
-            time.sleep(0.1)
+            assert process.poll() is None, errors.read_text()
+            time.sleep(0.02)
         process.send_signal(signal.SIGINT)
-        _, error = process.communicate()
-    finally:
-        process.kill()
-    assert process.returncode == 130
+        assert process.wait() == 130
+    error = errors.read_text()
     assert "rerun to resume" in error.splitlines()[-1]
     assert "Traceback" not in error
     assert list((here / "long" / "checkpoints").glob("checkpoint-*/trainer_state.json"))
@@ -232,21 +219,21 @@ def test_a_run_folder_that_cannot_be_made_is_one_line(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no file-size limit to stand for a full disk")
 def test_a_full_disk_is_one_line_and_the_same_command_works_once_there_is_room(
-    here: Path, monkeypatch: pytest.MonkeyPatch
+    here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     import resource
 
     (here / "long.txt").write_text("a state of our union, and then another state\n" * 4000)
     (here / "held.txt").write_text("the state of the union is strong\n" * 100)
     arguments = ["train", "run.yaml", "--out", "out", "data.train=long.txt", "data.validation=held.txt"]
-    command = [sys.executable, "-m", "loopway", *arguments]
-
-    def little_room() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
-
-    done = subprocess.run(command, cwd=here, capture_output=True, text=True, preexec_fn=little_room)
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.splitlines()[-1].startswith("loopway: the system says 'File too large'")
-    assert "Traceback" not in done.stderr
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+        assert run_main(monkeypatch, *arguments) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    errors = capfd.readouterr().err
+    assert errors.splitlines()[-1].startswith("loopway: the system says 'File too large'")
+    assert "Traceback" not in errors
     assert not (here / "out").exists()
     assert run_main(monkeypatch, *arguments) == 0

@@ -4,9 +4,7 @@ import json
 import random
 import shutil
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,9 @@ from transformers import AutoModelForCausalLM
 
 import loopway
 from loopway.comparison.config import CompareConfig, load_run
+from loopway.comparison.planned import _run_in_process as run_in_process
 from loopway.comparison.run import compare
+from loopway.comparison.worker import worker_command
 from loopway.errors import ConfigError, DataError, LayoutError, RecurrenceError
 from loopway.trained.held_out import held_out_samples
 from loopway.trained.opening import open_trained
@@ -136,27 +136,53 @@ def test_all_variants_see_the_same_data_and_those_of_one_seed_start_from_it(conf
     assert [by_seed[5].training["seed"] for by_seed in plan.runs.values()] == [5, 5, 5]
 
 
+# A run that sends the comparison a signal after its fifth step, and waits until it is told of it.
+SIGNALS_AFTER_STEP_5 = """
+import os, signal, time
+from loopway.comparison.worker import main
+from loopway.training.metrics_log import MetricsLog
+
+append = MetricsLog.append
+
+def append_and_signal(self, line):
+    append(self, line)
+    if len(self.lines) == 5:
+        heard, handle = [], signal.getsignal(signal.SIGINT)
+        signal.signal(signal.SIGINT, lambda *given: heard.append(handle(*given)))
+        os.kill(os.getppid(), signal.SIGINT)
+        while not heard:
+            time.sleep(0.01)
+
+MetricsLog.append = append_and_signal
+main()
+"""
+
+
 def test_interrupted_it_goes_on_and_gives_the_same_result(
-    config: dict[str, Any], in_this_process: None
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config["training"] |= {"max_steps": 30, "save_steps": 5, "eval_steps": 10, "logging_steps": 1}
+    config["training"] |= {"max_steps": 12, "save_steps": 4, "eval_steps": 6, "logging_steps": 1}
     config["variants"] = {"vanilla": VARIANTS["vanilla"], "mesh": VARIANTS["mesh"]}
     path = written(config)
     alone, _ = load_run(path, [], "mesh")
     train(alone, "whole")
 
-    command = [sys.executable, "-m", "loopway", "compare", str(path), "--out", "cut"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-        metrics = Path("cut/runs/mesh-seed0/metrics.jsonl")
-        while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 5):
-            assert process.poll() is None
-            time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
-        stderr = process.communicate()[1].decode()
-    assert process.returncode == 130, stderr
+    def signals_after_step_5(*arguments: Any) -> list[str]:
+        python, _module, _name, *rest = worker_command(*arguments)
+        return [python, "-c", SIGNALS_AFTER_STEP_5, *rest]
+
+    def mesh_in_a_process(config: Path, folder: Path, *rest: Any) -> int:
+        return (run_in_process if folder.name == "mesh-seed0" else train_here)(config, folder, *rest)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("loopway.comparison.planned._run_in_process", mesh_in_a_process)
+        patched.setattr("loopway.comparison.planned.worker_command", signals_after_step_5)
+        compare(path, folder="cut")
     finished = content(Path("cut/runs/vanilla-seed0"))
+    assert Path("cut/runs/mesh-seed0/checkpoints/checkpoint-6").exists()
     assert not Path("cut/runs/mesh-seed0/summary.json").exists()
 
+    monkeypatch.setattr("loopway.comparison.planned._run_in_process", train_here)
     compare(path, folder="cut")
     assert content(Path("cut/runs/vanilla-seed0")) == finished
     whole, cut = (RunFolder(Path(name)).validation_losses for name in ("whole", "cut/runs/mesh-seed0"))

@@ -1,12 +1,10 @@
 """`loopway evaluate` from the outside: the paper's suite, going on after a kill, one line for each mistake."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from loopway.data import write_token_file
 from loopway.data.preparation import PreparationConfig, prepare
 from loopway.training.run import train
 from loopway.training.run_config import RunConfig
+from tests.processes import Processes
 
 Run = Callable[..., tuple[int, str, str]]
 DEFINITIONS = Path(lm_eval.__path__[0]) / "tasks"
@@ -145,22 +144,38 @@ def test_the_paper_s_suite_gives_four_perplexities_and_both_means(
     assert "| mmlu_continuation, 5-shot | acc |" in table
 
 
-def test_a_killed_evaluation_goes_on_and_ends_the_same(run: Run, tmp_path: Path) -> None:
+DIES_AFTER_30_ANSWERS = """
+import os, signal
+from loopway.cli import main
+from loopway.evaluation.answers import Answers
+
+add = Answers.add_partial
+
+def add_and_die(self, *arguments):
+    add(self, *arguments)
+    if len(self._known) == 30:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Answers.add_partial = add_and_die
+main()
+"""
+
+
+def test_a_killed_evaluation_goes_on_and_ends_the_same(
+    run: Run, processes: Processes, tmp_path: Path
+) -> None:
     choices = {"doc_to_choice": "{{choices}}", "doc_to_target": "answer"}
-    write_riddles(tmp_path / "tasks", "multiple_choice", 500, **choices)
+    write_riddles(tmp_path / "tasks", "multiple_choice", 40, **choices)
 
     arguments = ["mesh", "--tasks", "riddles", "--include-path", "tasks", "--batch-size", "2", "--out"]
 
     assert run(*arguments, "straight")[0] == 0
-    command = [sys.executable, "-m", "loopway", "evaluate", *arguments, "out"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as killed:
-        while not (known := answers_of(tmp_path / "out")):
-            assert killed.poll() is None, "it was done too soon"
-            time.sleep(0.02)
-        killed.send_signal(signal.SIGKILL)
+    (script := tmp_path / "script.py").write_text(DIES_AFTER_30_ANSWERS)
+    killed = processes.start("evaluate", *arguments, "out", script=script, errors=tmp_path / "errors.txt")
+    assert killed.wait() == -signal.SIGKILL, (tmp_path / "errors.txt").read_text()
     known = answers_of(tmp_path / "out")
     whole = answers_of(tmp_path / "straight")
-    assert killed.returncode == -signal.SIGKILL and 0 < len(known) < len(whole)
+    assert len(known) == 30 < len(whole)
     assert not (tmp_path / "out" / "results.json").exists()
     assert run(*arguments, "out")[0] == 0
     lines = answers_of(tmp_path / "out")
@@ -371,14 +386,11 @@ def test_a_folder_takes_one_evaluation_at_a_time(run: Run, local_tasks: Path) ->
 
 
 def test_without_the_harness_one_line_says_how_to_get_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = "import sys; sys.modules['lm_eval'] = None; from loopway.cli import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", script, "evaluate", "mesh"],
-        capture_output=True,
-        text=True,
-        env=os.environ,
-    )
-    assert done.returncode == 2
-    assert done.stderr == (
-        "loopway: evaluation needs lm-evaluation-harness, which isn't installed: pip install 'loopway[eval]'\n"
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    for name in ("evaluate", "dynamics", "harness"):  # as if they were imported now
+        monkeypatch.delitem(sys.modules, f"loopway.evaluation.{name}", raising=False)
+    code, _, errors = run("mesh")
+    assert (code, errors) == (
+        2,
+        "loopway: evaluation needs lm-evaluation-harness, which isn't installed: pip install 'loopway[eval]'\n",
     )

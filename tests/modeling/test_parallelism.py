@@ -3,8 +3,6 @@
 Two workers open every family by tensor parallelism and by FSDP2, with the plans that the classes name.
 """
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 
 from loopway.modeling import families
 from loopway.modeling.cache import StageCache
+from tests.processes import Processes
 
 ROWS = [name for name in FAMILIES if name in families.FAMILIES]  # a family once
 #: torch 2.11 can't gather a tensor of two weights side by side, each sharded, which is how experts are stored.
@@ -40,14 +39,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def spread(folder: Path) -> dict[str, dict[str, Any]]:
+def spread(folder: Path, processes: Processes) -> dict[str, dict[str, Any]]:
     """What two workers found, by ``family/kind``."""
-    worker = str(Path(__file__).with_name("parallel_worker.py"))
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    finished = subprocess.run(
-        [sys.executable, *launcher, worker, str(folder)], capture_output=True, text=True
-    )
-    assert finished.returncode == 0, finished.stderr[-3000:]
+    script = Path(__file__).with_name("parallel_worker.py")
+    processes.run_workers(2, folder, script=script, logs=folder)
     return torch.load(folder / "found.pt", weights_only=True)
 
 

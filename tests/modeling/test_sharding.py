@@ -1,8 +1,6 @@
 """A model spread over workers by FSDP2 learns what it learns alone."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,16 +8,15 @@ import torch
 from sharded_worker import losses, new_model
 
 import loopway
+from tests.processes import Processes
 
 
 @pytest.mark.slow
-def test_a_sharded_model_has_the_losses_and_weights_of_a_whole_one(tmp_path: Path) -> None:
+def test_a_sharded_model_has_the_losses_and_weights_of_a_whole_one(
+    processes: Processes, tmp_path: Path
+) -> None:
     script = Path(__file__).with_name("sharded_worker.py")
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    finished = subprocess.run(
-        [sys.executable, *launcher, str(script), str(tmp_path)], capture_output=True, text=True
-    )
-    assert finished.returncode == 0, finished.stderr[-3000:]
+    processes.run_workers(2, tmp_path, script=script, logs=tmp_path)
 
     model = new_model()
     alone = losses(model, rank=0, workers=1)

@@ -5,8 +5,7 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
-import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from loopway.training.run_config import RunConfig
 from loopway.training.run_folder import RunFolder
 from loopway.training.trainer import TrainingError
 from loopway.training.yaml_files import merge
+from tests.processes import Processes
 
 Build = Callable[..., RunConfig]
 FILES = {"weights.safetensors": b"w" * 1000, "state.json": b"{}", "parts/optimizer.pt": b"o" * 77}
@@ -180,21 +180,19 @@ def weights_of(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("loading_processes", [0, 1])
 def test_sigterm_to_all_processes_saves_and_exits_0_and_the_run_goes_on(
-    loading_processes: int, tiny: dict[str, Any], tmp_path: Path
+    loading_processes: int, processes: Processes, tiny: dict[str, Any], tmp_path: Path
 ) -> None:
     config = tmp_path / "run.yaml"
     run = RunFolder(tmp_path / "run")
     training = {"max_steps": 5000, "save_steps": 5000, "dataloader_num_workers": loading_processes}
     config.write_text(json.dumps(merge(tiny, {"training": training})))
-    command = [sys.executable, "-m", "loopway", "train", str(config), "--out", str(run.path)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "step 2/5000" in line:
-                os.killpg(process.pid, signal.SIGTERM)
-                break
-        _, messages = process.communicate()
-    assert process.returncode == 0, messages
-    assert "rerun to resume" in messages
+    errors = tmp_path / "errors.txt"
+    with processes.start("train", config, "--out", run.path, errors=errors) as process:
+        while "step 2/5000" not in (errors.read_text() if errors.exists() else ""):
+            assert process.poll() is None, errors.read_text()
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGTERM)
+        assert process.wait() == 0, errors.read_text()
+    assert "rerun to resume" in errors.read_text()
     checkpoint, broken = run.newest_checkpoint()
     assert checkpoint is not None and not broken and not run.is_finished

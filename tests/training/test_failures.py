@@ -6,9 +6,6 @@ import re
 import resource
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,6 +26,7 @@ from loopway.training.run_config import RunConfig
 from loopway.training.run_folder import RunFolder
 from loopway.training.trainer import TrainingError
 from loopway.training.yaml_files import merge
+from tests.processes import Processes
 
 Build = Callable[..., RunConfig]
 LONG = {"max_steps": 100_000, "save_steps": 5, "logging_steps": 1, "eval_strategy": "no"}
@@ -37,29 +35,18 @@ TIMEOUT = 30
 
 
 class Workers:
-    """`loopway train` by several processes without a launcher, which would end them itself."""
+    """`loopway train`, or a script in its place, by several processes."""
 
-    def __init__(self, config: Path, run: RunFolder, count: int, **limits: Callable[[], None]) -> None:
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            port = str(listener.getsockname()[1])
+    def __init__(
+        self, processes: Processes, config: Path, run: RunFolder, count: int, script: Path | None
+    ) -> None:
         self.run = run
         self.errors = [run.path.with_suffix(f".{rank}.txt") for rank in range(count)]
-        self.processes = []
-        for rank, errors in enumerate(self.errors):
-            ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
-            group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-            command = [sys.executable, "-m", "loopway", "train", str(config), "--out", str(run.path)]
-            with errors.open("w") as file:
-                self.processes.append(
-                    subprocess.Popen(
-                        command,
-                        env=os.environ | ({} if count == 1 else ranks | group),
-                        stderr=file,
-                        stdout=subprocess.DEVNULL,
-                        preexec_fn=limits.get(f"worker_{rank}"),
-                    )
-                )
+        command = ("train", config, "--out", run.path)
+        if count == 1:
+            self.processes = [processes.start(*command, script=script, errors=self.errors[0])]
+        else:
+            self.processes = processes.start_workers(count, *command, script=script, errors=self.errors)
 
     def wait_for_checkpoint(self) -> None:
         while not steps_of(self.run.checkpoints):
@@ -87,15 +74,18 @@ class Workers:
 
 
 @pytest.fixture
-def start(tiny: dict[str, Any], tmp_path: Path) -> Iterator[Callable[..., Workers]]:
-    """Starts so many workers on a long run, of what is laid over the tiny config."""
+def start(processes: Processes, tiny: dict[str, Any], tmp_path: Path) -> Iterator[Callable[..., Workers]]:
+    """Starts so many workers on a long run, of what is laid over the tiny config, after the lines of `prelude`."""
     started = []
 
-    def begin(count: int, *, sections: dict[str, Any] | None = None, **limits: Callable[[], None]) -> Workers:
-        config = tmp_path / "run.yaml"
+    def begin(count: int, *, sections: dict[str, Any] | None = None, prelude: str = "") -> Workers:
+        config, script = tmp_path / "run.yaml", None
         training = {"training": LONG | {"ddp_timeout": TIMEOUT}}
         config.write_text(json.dumps(merge(merge(tiny, training), sections or {})))
-        started.append(Workers(config, RunFolder(tmp_path / "run"), count, **limits))
+        if prelude:
+            script = tmp_path / "script.py"
+            script.write_text(f"{prelude}\nfrom loopway.cli import main\nmain()\n")
+        started.append(Workers(processes, config, RunFolder(tmp_path / "run"), count, script))
         return started[-1]
 
     yield begin
@@ -144,12 +134,15 @@ def test_a_killed_run_leaves_no_process_that_loads_data_and_no_lock(start: Calla
     assert not alive
 
 
-def no_files_over(size: int) -> Callable[[], None]:
-    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+SMALL_DISK_OF_FIRST = """
+import os, resource
+if os.environ["RANK"] == "0":
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+"""
 
 
 def test_a_full_disk_ends_every_worker_with_the_reason_or_where_it_is(start: Callable[..., Workers]) -> None:
-    workers = start(2, sections={"training": {"save_steps": 3}}, worker_0=no_files_over(60_000))
+    workers = start(2, sections={"training": {"save_steps": 3}}, prelude=SMALL_DISK_OF_FIRST)
     assert "can't be written" in (first := workers.last_words(0)) and "large" in first
     assert "another worker says why" in workers.last_words(1)
     assert not steps_of(workers.run.checkpoints) and not (workers.run.checkpoints / ASIDE).exists()
@@ -158,7 +151,7 @@ def test_a_full_disk_ends_every_worker_with_the_reason_or_where_it_is(start: Cal
 UNREADABLE = """
 import errno, os, sys
 
-is_here = os.environ.get("RANK") == os.environ.get("UNREADABLE")
+is_here = os.environ["RANK"] == "RANK_HERE"
 
 def look(event, arguments):
     path = str(arguments[0]) if event == "open" else ""
@@ -175,16 +168,13 @@ def test_one_worker_chooses_the_checkpoint_and_one_s_read_error_is_told_by_all(
     start: Callable[..., Workers],
     tiny_config: Build,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run = RunFolder(tmp_path / "run")
     train(tiny_config(), run.path)
     run.summary.unlink()
-    (tmp_path / "sitecustomize.py").write_text(UNREADABLE)
-    monkeypatch.setenv("UNREADABLE", str(rank))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path[1:]]))
     training = {"max_steps": 8, "global_batch_size": 4, "save_steps": 4, "logging_steps": 2, "eval_steps": 4}
-    workers = start(2, sections={"training": training | {"eval_strategy": "steps"}})
+    sections = {"training": training | {"eval_strategy": "steps"}}
+    workers = start(2, sections=sections, prelude=UNREADABLE.replace("RANK_HERE", str(rank)))
     if rank == 0:  # it looks, and the other follows
         codes = [process.wait() for process in workers.processes]
         told = [errors.read_text() for errors in workers.errors]
@@ -200,10 +190,10 @@ def test_one_worker_chooses_the_checkpoint_and_one_s_read_error_is_told_by_all(
 def test_memory_that_is_not_there_ends_every_worker(
     start: Callable[..., Workers], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sections = {"model": {"vocab_size": 2**17}}
     # Every step takes and gives back its logits; left alone, so small a model keeps the memory and needs no more.
-    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", str(2**20))
-    workers = start(2, sections=sections)
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", str(2**20))  # which is read before anything runs
+    set_now = f"import ctypes; ctypes.CDLL(None).mallopt(-3, {2**20})"
+    workers = start(2, sections={"model": {"vocab_size": 2**17}}, prelude=set_now)
     workers.wait_for_checkpoint()
     resource.prlimit(workers.processes[1].pid, resource.RLIMIT_AS, (2**20, 2**20))
     words = workers.last_words(1)

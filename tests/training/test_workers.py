@@ -1,9 +1,7 @@
-"""More workers are the same run: the same global batches, losses and checkpoints, with torchrun on gloo."""
+"""More workers are the same run: the same global batches, losses and checkpoints, on gloo."""
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from loopway.training.run import train
 from loopway.training.run_config import RunConfig
 from loopway.training.run_folder import RunFolder
 from loopway.training.yaml_files import merge
+from tests.processes import Processes
 
 Train = Callable[..., RunFolder]
 TRAINING = {"max_steps": 12, "global_batch_size": 8, "per_device_train_batch_size": 2, "logging_steps": 1}
@@ -34,27 +33,14 @@ def config(tiny: dict[str, Any], tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def train_together(config: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
+def train_together(processes: Processes, config: Path, tmp_path: Path) -> Train:
     """Trains in a folder with so many workers, or goes on with what is there; by `script` instead of `loopway`."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
     def run(workers: int, folder: Path, *overrides: str, script: Path | None = None) -> RunFolder:
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(workers)]
-        loopway = ["-m", "loopway"] if script is None else [str(script)]
-        command = [
-            sys.executable,
-            *launcher,
-            *loopway,
-            "train",
-            str(config),
-            *overrides,
-            "--out",
-            str(folder),
-        ]
         begun = folder.exists()
-        finished = subprocess.run(command, capture_output=True, text=True)
-        assert finished.returncode == 0, finished.stderr[-3000:]
-        assert finished.stderr.count("going on after step") == begun  # not by every worker
+        command = ("train", config, *overrides, "--out", folder)
+        told = processes.run_workers(workers, *command, logs=tmp_path, script=script)
+        assert told.count("going on after step") == begun  # not by every worker
         return RunFolder(folder)
 
     return run
