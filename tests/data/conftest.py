@@ -28,13 +28,13 @@ def counting_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Tok
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few documents make a piece, and there is a checkpoint after each."""
-    monkeypatch.setattr("loopway.data.assembly._CHECKPOINT_SECONDS", -1.0)
-    for module in ("readers", "encoding", "preparation"):
-        monkeypatch.setattr(f"loopway.data.{module}.PIECE_BYTES", 1000)
-    for module in ("readers", "sources"):
-        monkeypatch.setattr(f"loopway.data.{module}.ROWS", 4)
-    monkeypatch.setattr("loopway.data.readers.LONG_TEXT", 1500)
-    monkeypatch.setattr("loopway.data.sides._CHUNK", 1)
+    monkeypatch.setattr("loopway.data.preparation.assembly._CHECKPOINT_SECONDS", -1.0)
+    for module in ("reading", "encoding", "prepare"):
+        monkeypatch.setattr(f"loopway.data.preparation.{module}.PIECE_BYTES", 1000)
+    for module in ("reading", "sources"):
+        monkeypatch.setattr(f"loopway.data.preparation.{module}.ROWS", 4)
+    monkeypatch.setattr("loopway.data.preparation.reading.LONG_TEXT", 1500)
+    monkeypatch.setattr("loopway.data.preparation.sides._CHUNK", 1)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from loopway.data import DataConfig, PreparationConfig, PreparedData, open_data, prepare
 from loopway.data.beginnings import beginning_of, set_beginning
-from loopway.data.preparation import request_of
+from loopway.data.preparation.prepare import request_of
 from loopway.data.tokenizer import load_tokenizer, train_tokenizer
 from loopway.errors import DataError
 
@@ -83,8 +83,8 @@ def test_documents_begin_as_chosen_and_the_saved_tokenizer_begins_texts_so(
 
 
 def test_a_long_document_begins_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loopway.data.readers.LONG_TEXT", 500)
-    monkeypatch.setattr("loopway.data.readers.PIECE_BYTES", 400)
+    monkeypatch.setattr("loopway.data.preparation.reading.LONG_TEXT", 500)
+    monkeypatch.setattr("loopway.data.preparation.reading.PIECE_BYTES", 400)
     Path("long.txt").write_text(" ".join(TEXTS))
     config = PreparationConfig(train=["long.txt"], tokenizer="bos", validation_fraction=0)
     file = prepare(config, "data", processes=1, progress=False).train

@@ -200,7 +200,7 @@ def test_ctrl_c_is_exit_code_130_and_the_same_command_goes_on(run: Run, tmp_path
 
 
 def test_progress_is_told_on_the_way(run: Run, monkeypatch: pytest.MonkeyPatch, small_pieces: None) -> None:
-    monkeypatch.setattr("loopway.data.progress._SECONDS_BETWEEN_LINES", -1.0)
+    monkeypatch.setattr("loopway.data.preparation.progress._SECONDS_BETWEEN_LINES", -1.0)
     code, _, errors = run("texts", "more.jsonl", "--out", "data", "--vocab-size", "300")
     assert code == 0
     lines = [line for line in errors.splitlines() if line.startswith("tokenising: ")]

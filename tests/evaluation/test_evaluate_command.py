@@ -14,8 +14,7 @@ import yaml
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from loopway.cli import main
-from loopway.data import write_token_file
-from loopway.data.preparation import PreparationConfig, prepare
+from loopway.data import PreparationConfig, prepare, write_token_file
 from loopway.training.run import train
 from loopway.training.run_config import RunConfig
 from tests.processes import Processes

@@ -14,7 +14,7 @@ from rich.console import Console
 from torch.utils.data import default_collate
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
-from loopway.data.loading import open_data
+from loopway.data.opening import open_data
 from loopway.errors import ConfigError, DataError, LoopwayError
 from loopway.modeling import recompute
 from loopway.trained.held_out import held_out_samples, sample_losses

@@ -13,7 +13,7 @@ from loopway.comparison.figures import Curve, plot_curves
 from loopway.comparison.planned import PlannedRun
 from loopway.comparison.results import Row, VariantRuns, compare_variants, vanilla_for
 from loopway.comparison.tables import markdown_table
-from loopway.data.loading import RunData
+from loopway.data.opening import RunData
 from loopway.files import write_atomically
 from loopway.modeling.accounting import parameter_report
 from loopway.modeling.opening import PretrainedFolder

@@ -21,7 +21,7 @@ from loopway.comparison.report import write_results, write_samples
 from loopway.comparison.results import Row
 from loopway.comparison.tables import explain, terminal_table
 from loopway.comparison.workers import Workers
-from loopway.data.loading import open_data
+from loopway.data.opening import open_data
 from loopway.errors import ConfigError, LoopwayError
 from loopway.files import aside_of, write_atomically
 from loopway.probing.probe import Settings, probe

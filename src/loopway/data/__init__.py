@@ -8,27 +8,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from loopway.data.config import DataConfig, HubDataset, PreparationConfig, TokenSource
-    from loopway.data.loading import RunData, open_data
-    from loopway.data.preparation import prepare
-    from loopway.data.prepared import PreparedData
-    from loopway.data.samples import Source, TokenSamples
-    from loopway.data.token_file import TokenFile
-    from loopway.data.token_writer import TokenWriter, write_token_file
+    from loopway.data.folder import PreparedData
+    from loopway.data.opening import RunData, open_data
+    from loopway.data.preparation.prepare import prepare
+    from loopway.data.tokens.file import TokenFile
+    from loopway.data.tokens.samples import Source, TokenSamples
+    from loopway.data.tokens.writer import TokenWriter, write_token_file
 
 _HOMES = {
     "DataConfig": "config",
     "HubDataset": "config",
     "PreparationConfig": "config",
-    "PreparedData": "prepared",
-    "RunData": "loading",
-    "Source": "samples",
-    "TokenFile": "token_file",
-    "TokenSamples": "samples",
+    "PreparedData": "folder",
+    "RunData": "opening",
+    "Source": "tokens.samples",
+    "TokenFile": "tokens.file",
+    "TokenSamples": "tokens.samples",
     "TokenSource": "config",
-    "TokenWriter": "token_writer",
-    "open_data": "loading",
-    "prepare": "preparation",
-    "write_token_file": "token_writer",
+    "TokenWriter": "tokens.writer",
+    "open_data": "opening",
+    "prepare": "preparation.prepare",
+    "write_token_file": "tokens.writer",
 }
 
 __all__ = [

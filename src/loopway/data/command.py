@@ -12,9 +12,9 @@ from pydantic import ValidationError
 
 from loopway.checks import config_error
 from loopway.data.config import PreparationConfig
+from loopway.data.folder import LEFT_OUT, PreparedData
 from loopway.data.inspection import inspect
-from loopway.data.preparation import prepare
-from loopway.data.prepared import LEFT_OUT, PreparedData
+from loopway.data.preparation.prepare import prepare
 from loopway.data.tokenizer import load_tokenizer, vocabulary_size
 from loopway.errors import ConfigError
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from itertools import islice
 
 from loopway.data.config import TokenSource
-from loopway.data.token_file import TokenFile
-from loopway.data.token_sources import find_tokens
+from loopway.data.finding import find_tokens
+from loopway.data.tokens.file import TokenFile
 
 _SHOWN = 10  # documents that are on both sides
 

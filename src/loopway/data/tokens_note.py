@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from loopway.data.config import DataConfig, HubDataset, TokenSource
-from loopway.data.token_sources import Entry, names_tokens
+from loopway.data.finding import Entry, names_tokens
 from loopway.errors import DataError
 from loopway.files import write_atomically
 

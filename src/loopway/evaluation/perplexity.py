@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from loopway.data.samples import IGNORED_LABEL, TokenSamples
+from loopway.data.tokens.samples import IGNORED_LABEL, TokenSamples
 from loopway.evaluation.answers import Answers
 from loopway.evaluation.results import TaskResult
 from loopway.trained.held_out import sample_losses

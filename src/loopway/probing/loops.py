@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from loopway.data.samples import IGNORED_LABEL
+from loopway.data.tokens.samples import IGNORED_LABEL
 from loopway.layout import Stage
 from loopway.modeling.stack import find_stack, running_stages
 from loopway.probing.results import LoopProbes, LossChange

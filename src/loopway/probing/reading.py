@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 from transformers import PreTrainedModel
 
-from loopway.data.samples import TokenSamples
+from loopway.data.tokens.samples import TokenSamples
 from loopway.modeling.stack import StageRecord, trace_stages
 
 Batch = dict[str, Tensor]

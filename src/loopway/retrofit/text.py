@@ -13,10 +13,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from loopway.data.beginnings import beginning_of
-from loopway.data.encoding import Encoder, Encoding
-from loopway.data.records import Position
-from loopway.data.sources import find_sources
-from loopway.data.splitting import new_hash
+from loopway.data.preparation.documents import Position
+from loopway.data.preparation.encoding import Encoder, Encoding
+from loopway.data.preparation.sources import find_sources
+from loopway.data.preparation.splitting import new_hash
 from loopway.errors import DataError
 
 

@@ -10,10 +10,10 @@ from transformers import PreTrainedModel
 from loopway.checks import one_line, wrong_value
 from loopway.data.beginnings import warn_of_difference
 from loopway.data.config import DataConfig
-from loopway.data.loading import open_held_out
-from loopway.data.samples import Source, TokenSamples
-from loopway.data.token_sources import find_tokens
+from loopway.data.finding import find_tokens
+from loopway.data.opening import open_held_out
 from loopway.data.tokenizer import fingerprint
+from loopway.data.tokens.samples import Source, TokenSamples
 from loopway.errors import DataError
 from loopway.modeling.sample_losses import losses_of_samples
 from loopway.trained.opening import TrainedModel

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, default_data_collator
 
-from loopway.data.samples import TokenSamples
 from loopway.data.tokenizer import fingerprint
+from loopway.data.tokens.samples import TokenSamples
 from loopway.errors import ConfigError
 from loopway.files import write_atomically
 from loopway.modeling.loss import distillation_loss

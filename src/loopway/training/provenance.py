@@ -17,7 +17,7 @@ import torch
 from transformers import TrainingArguments
 
 from loopway._version import __version__
-from loopway.data.loading import RunData
+from loopway.data.opening import RunData
 from loopway.files import write_atomically
 from loopway.training.free_keys import free_settings
 from loopway.training.measurements import device_name

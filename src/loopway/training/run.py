@@ -19,9 +19,9 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 
-from loopway.data.loading import RunData, open_data
-from loopway.data.prepared import is_prepared
-from loopway.data.samples import TokenSamples
+from loopway.data.folder import is_prepared
+from loopway.data.opening import RunData, open_data
+from loopway.data.tokens.samples import TokenSamples
 from loopway.errors import ConfigError, LoopwayError
 from loopway.files import write_atomically
 from loopway.modeling.accounting import parameter_report

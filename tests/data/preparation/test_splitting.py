@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loopway.data.splitting import DIGEST_BYTES, Extremes, digest_of, keys_of, new_hash, set_aside
+from loopway.data.preparation.splitting import DIGEST_BYTES, Extremes, digest_of, keys_of, new_hash, set_aside
 
 
 def keys_of_texts(count: int, seed: int = 0) -> np.ndarray:

@@ -13,8 +13,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from loopway.data.token_file import TokenFile
-from loopway.data.token_index import TokenIndex, map_file, write_index
+from loopway.data.tokens.file import TokenFile
+from loopway.data.tokens.index import TokenIndex, map_file, write_index
 from loopway.errors import DataError
 
 _LONGEST = 2**31 - 1  # tokens in a document: the format holds lengths as int32

@@ -16,11 +16,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from loopway.data import encoding, readers
-from loopway.data.encoding import Encoded, Encoder, Encoding, cut_text, encode_in_order
-from loopway.data.readers import read_text
-from loopway.data.records import Piece, Position
-from loopway.data.splitting import digest_of, new_hash
+from loopway.data.preparation import encoding, reading
+from loopway.data.preparation.documents import Piece, Position
+from loopway.data.preparation.encoding import Encoded, Encoder, Encoding, cut_text, encode_in_order
+from loopway.data.preparation.reading import read_text
+from loopway.data.preparation.splitting import digest_of, new_hash
 from loopway.data.tokenizer import END_OF_TEXT, train_tokenizer
 from loopway.errors import DataError
 
@@ -114,8 +114,8 @@ def test_a_long_file_has_the_tokens_of_the_whole_text(
     path = tmp_path_factory.getbasetemp() / "long.txt"
     path.write_bytes(text.encode())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(readers, "LONG_TEXT", 50)
-        patch.setattr(readers, "PIECE_BYTES", 100)
+        patch.setattr(reading, "LONG_TEXT", 50)
+        patch.setattr(reading, "PIECE_BYTES", 100)
         pieces = list(read_text(path, "a.txt", lambda: new_hash(0)))
     encoded = [ENCODER.encode(piece) for piece in pieces]
     assert b"".join(piece.content for piece in pieces if isinstance(piece.content, bytes)) == text.encode()
@@ -155,8 +155,8 @@ def test_a_mark_before_every_text_comes_once_a_document(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(encoding, "cut_text", partial(cut_text, longest=20))
         assert encoder.encode(text_piece(text)).ids.tolist() == whole
-        patch.setattr(readers, "LONG_TEXT", 50)
-        patch.setattr(readers, "PIECE_BYTES", 40)
+        patch.setattr(reading, "LONG_TEXT", 50)
+        patch.setattr(reading, "PIECE_BYTES", 40)
         parts = [encoder.encode(piece).ids for piece in read_text(path, "a.txt", lambda: new_hash(0))]
     assert len(parts) == 1 or np.concatenate(parts).tolist() == whole
 
@@ -176,8 +176,8 @@ def test_a_long_file_without_words_is_cut_between_characters(
     path, text = tmp_path_factory.getbasetemp() / "long.txt", "é€\U0001f600" * size
     path.write_bytes(text.encode())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(readers, "LONG_TEXT", 8)
-        patch.setattr(readers, "PIECE_BYTES", 10)
+        patch.setattr(reading, "LONG_TEXT", 8)
+        patch.setattr(reading, "PIECE_BYTES", 10)
         pieces = list(read_text(path, "a.txt", lambda: new_hash(0)))
     parts = [ENCODER.encode(piece) for piece in pieces]
     assert not any(part.unreadable for part in parts)
@@ -201,7 +201,7 @@ def check_same(one: list[tuple[int, Piece, Encoded]], other: list[tuple[int, Pie
 
 
 def test_several_processes_give_what_one_gives_in_the_same_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loopway.data.encoding.PIECE_BYTES", 5000)
+    monkeypatch.setattr("loopway.data.preparation.encoding.PIECE_BYTES", 5000)
     texts = make_texts(600)
     pieces = many_pieces(texts)
     pieces.insert(3, (7, Piece("b.jsonl", "lines", b'{"text": 7}\n{"text": "x"}\n', 1, Position(1), 1)))
@@ -221,7 +221,7 @@ def test_several_processes_give_what_one_gives_in_the_same_order(monkeypatch: py
 def test_what_was_read_before_an_error_is_given_before_it_is_raised(
     monkeypatch: pytest.MonkeyPatch, processes: int
 ) -> None:
-    monkeypatch.setattr("loopway.data.encoding.PIECE_BYTES", 20_000)
+    monkeypatch.setattr("loopway.data.preparation.encoding.PIECE_BYTES", 20_000)
     pieces = many_pieces(make_texts(600))
 
     def broken() -> Iterator[tuple[int, Piece]]:
@@ -236,7 +236,7 @@ def test_what_was_read_before_an_error_is_given_before_it_is_raised(
 
 
 def test_little_is_read_ahead_and_closing_ends_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loopway.data.encoding.PIECE_BYTES", 1)  # a batch is a piece
+    monkeypatch.setattr("loopway.data.preparation.encoding.PIECE_BYTES", 1)  # a batch is a piece
     read, given, most = 0, 0, 0
 
     def reading() -> Iterator[tuple[int, Piece]]:
@@ -258,7 +258,7 @@ def test_little_is_read_ahead_and_closing_ends_the_processes(monkeypatch: pytest
 
 
 def test_a_process_that_is_killed_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loopway.data.encoding.PIECE_BYTES", 1)
+    monkeypatch.setattr("loopway.data.preparation.encoding.PIECE_BYTES", 1)
     given: list[int] = []
 
     def killing() -> Iterator[tuple[int, Piece]]:
@@ -298,7 +298,7 @@ def test_modules_of_an_encoding_process_are_light(tmp_path: Path) -> None:
     import sys
 
     code = (
-        "import sys, loopway.data.encoding; "
+        "import sys, loopway.data.preparation.encoding; "
         "sys.exit(' '.join({'torch', 'transformers', 'datasets', 'pyarrow', 'pydantic'} & sys.modules.keys()) or None)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

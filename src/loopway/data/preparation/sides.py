@@ -11,13 +11,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from loopway.data.checkpoint import LineFile
-from loopway.data.encoding import Encoded
-from loopway.data.prepared import LEFT_OUT
-from loopway.data.records import Piece, place_of
-from loopway.data.splitting import DIGEST_BYTES, Extremes, keys_of, set_aside
-from loopway.data.token_file import TokenFile
-from loopway.data.token_writer import TokenWriter
+from loopway.data.folder import LEFT_OUT
+from loopway.data.preparation.checkpoint import LineFile
+from loopway.data.preparation.documents import Piece, place_of
+from loopway.data.preparation.encoding import Encoded
+from loopway.data.preparation.splitting import DIGEST_BYTES, Extremes, keys_of, set_aside
+from loopway.data.tokens.file import TokenFile
+from loopway.data.tokens.writer import TokenWriter
 from loopway.errors import DataError
 
 Half = Literal["train", "validation"]

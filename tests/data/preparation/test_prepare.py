@@ -14,10 +14,10 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerFast
 
 from loopway.data import PreparationConfig, PreparedData, TokenSamples, prepare
-from loopway.data.samples import Source
-from loopway.data.sources import find_sources
+from loopway.data.preparation.sources import find_sources
+from loopway.data.preparation.training_texts import TrainingTexts
 from loopway.data.tokenizer import train_tokenizer
-from loopway.data.training_texts import TrainingTexts
+from loopway.data.tokens.samples import Source
 from loopway.errors import DataError
 
 
@@ -85,8 +85,8 @@ def test_the_tokenizer_never_sees_a_validation_document_that_was_moved(
 def test_of_much_text_a_tokenizer_is_trained_on_a_part_of_each_source(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("loopway.data.training_texts.SAMPLE_BYTES", 20_000)
-    monkeypatch.setattr("loopway.data.readers.PIECE_BYTES", 1000)
+    monkeypatch.setattr("loopway.data.preparation.training_texts.SAMPLE_BYTES", 20_000)
+    monkeypatch.setattr("loopway.data.preparation.reading.PIECE_BYTES", 1000)
     texts = make_texts(300)
     kinds = ("txt", "jsonl", "jsonl.gz")
     sources = [make_source(kind, tmp_path / "a", texts[100 * at :][:100]) for at, kind in enumerate(kinds)]
@@ -101,8 +101,8 @@ def test_of_much_text_a_tokenizer_is_trained_on_a_part_of_each_source(
 def test_packed_text_gives_a_tokenizer_no_more_than_the_sample(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("loopway.data.training_texts.SAMPLE_BYTES", 20_000)
-    monkeypatch.setattr("loopway.data.readers.PIECE_BYTES", 1000)
+    monkeypatch.setattr("loopway.data.preparation.training_texts.SAMPLE_BYTES", 20_000)
+    monkeypatch.setattr("loopway.data.preparation.reading.PIECE_BYTES", 1000)
     source = make_source("jsonl.zst", tmp_path / "a", ["the same again and again " * 4] * 5000)
     assert Path(source).stat().st_size < 20_000
     seen = list(TrainingTexts(find_sources([source], "text", field="data.train"), "text", 0.0, 0, set()))
@@ -113,8 +113,8 @@ def test_text_of_many_different_words_gives_a_tokenizer_less(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Training takes memory for each different word, and without spaces a sentence is a word."""
-    monkeypatch.setattr("loopway.data.training_texts.WORD_BYTES", 10_000)
-    monkeypatch.setattr("loopway.data.readers.PIECE_BYTES", 1000)
+    monkeypatch.setattr("loopway.data.preparation.training_texts.WORD_BYTES", 10_000)
+    monkeypatch.setattr("loopway.data.preparation.reading.PIECE_BYTES", 1000)
     rng = random.Random(0)
     unspaced = ["".join(chr(0x4E00 + rng.randrange(5000)) for _ in range(100)) for _ in range(200)]
     sources = [make_source("jsonl", tmp_path / "spaced", make_texts(200))]
@@ -146,8 +146,8 @@ def test_a_long_record_gives_a_tokenizer_its_words_in_small_parts(tmp_path: Path
 def test_a_record_far_beyond_the_sample_gives_a_tokenizer_its_first_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("loopway.data.training_texts.WORD_BYTES", 200_000)
-    monkeypatch.setattr("loopway.data.training_texts.LONG_TEXT", 100_000)
+    monkeypatch.setattr("loopway.data.preparation.training_texts.WORD_BYTES", 200_000)
+    monkeypatch.setattr("loopway.data.preparation.training_texts.LONG_TEXT", 100_000)
     text = " ".join(map(str, range(300_000)))
     seen = "".join(sample(make_source("jsonl", tmp_path / "a", [text, "more"])))
     assert text.startswith(seen.removesuffix("more")) and 300_000 < len(seen) < 500_000
@@ -197,8 +197,8 @@ def test_copies_of_a_document_fall_on_the_same_side_wherever_they_are(tmp_path: 
 def test_a_long_text_falls_on_the_side_of_the_same_text_in_a_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("loopway.data.readers.LONG_TEXT", 1000)
-    monkeypatch.setattr("loopway.data.readers.PIECE_BYTES", 300)
+    monkeypatch.setattr("loopway.data.preparation.reading.LONG_TEXT", 1000)
+    monkeypatch.setattr("loopway.data.preparation.reading.PIECE_BYTES", 300)
     texts = [f"{text} äöü €" for text in make_texts(10, words=300)]
     sources = [make_source("txt", tmp_path / "a", texts), make_source("jsonl", tmp_path / "a", texts)]
     prepared = prepare(config(tmp_path, train=sources, validation_fraction=0.4), tmp_path / "data")
@@ -423,7 +423,7 @@ def test_too_little_text_is_refused_and_leaves_nothing(
 def test_a_single_long_text_file_is_refused_before_it_is_tokenised(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("loopway.data.preparation._WORTH_PROCESSES", 50)
+    monkeypatch.setattr("loopway.data.preparation.prepare._WORTH_PROCESSES", 50)
     corpus, events = make_corpus(tmp_path / "corpus", 1), []
     with (
         watching(tmp_path / "data.incomplete", lambda *event: events.append(event)),

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from loopway.data.order import EpochOrder, MixedOrder, SpreadOrder
-from loopway.data.token_file import TokenFile
+from loopway.data.tokens.file import TokenFile
+from loopway.data.tokens.order import EpochOrder, MixedOrder, SpreadOrder
 from loopway.errors import DataError
 
 IGNORED_LABEL = -100  # of PyTorch's cross entropy

@@ -16,10 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 from corpora import KINDS, jsonl, make_source, make_texts, zstd
 
-from loopway.data import HubDataset, readers
-from loopway.data.records import Document, Piece, Position, Unreadable, read_documents
-from loopway.data.sources import TextSource, find_sources, is_of_entry
-from loopway.data.splitting import new_hash
+from loopway.data import HubDataset
+from loopway.data.preparation import reading
+from loopway.data.preparation.documents import Document, Piece, Position, Unreadable, read_documents
+from loopway.data.preparation.sources import TextSource, find_sources, is_of_entry
+from loopway.data.preparation.splitting import new_hash
 from loopway.errors import DataError
 
 
@@ -93,7 +94,7 @@ def test_reading_goes_on_behind_any_piece(tmp_path: Path, kind: str) -> None:
 @pytest.mark.usefixtures("small_pieces")
 @pytest.mark.parametrize("kind", ["parquet", "dataset", "streamed"])
 def test_long_rows_are_read_one_by_one(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "PIECE_BYTES", 1000)
+    monkeypatch.setattr(reading, "PIECE_BYTES", 1000)
     texts = [*make_texts(20, words=2), *make_texts(5, words=200, seed=1), *make_texts(20, words=2)]
     entry = make_source(kind, tmp_path / "a", texts)
     entries = [HubDataset(**entry) if isinstance(entry, dict) else entry]
@@ -165,9 +166,9 @@ def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_what_would_have_to_be_held_whole_is_refused_where_it_is_large(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readers, "LONGEST_JSON", 1000)
-    monkeypatch.setattr(readers, "LONGEST_LINE", 5000)
-    monkeypatch.setattr(readers, "PIECE_BYTES", 100)
+    monkeypatch.setattr(reading, "LONGEST_JSON", 1000)
+    monkeypatch.setattr(reading, "LONGEST_LINE", 5000)
+    monkeypatch.setattr(reading, "PIECE_BYTES", 100)
     (tmp_path / "a.json").write_text(json.dumps([{"text": "x" * 1000}]))
     with pytest.raises(DataError, match=r"a.json: a .json file of 1,014 bytes .* name it .jsonl"):
         read(str(tmp_path / "a.json"))

@@ -14,7 +14,7 @@ from itertools import accumulate
 
 import numpy as np
 
-from loopway.data.permutation import permuted
+from loopway.data.tokens.permutation import permuted
 from loopway.errors import DataError
 
 _BLOCK = 4096  # positions whose rows are computed together

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from loopway.data.token_index import TokenIndex, map_file
+from loopway.data.tokens.index import TokenIndex, map_file
 from loopway.errors import DataError
 
 _SHARD = re.compile(r"(?P<prefix>.+)-(?P<number>\d{5})-of-(?P<of>\d{5})")

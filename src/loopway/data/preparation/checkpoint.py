@@ -24,7 +24,7 @@ class Checkpoint:
     prefix: str | None = None
     """Digest of the bytes before the position, unpacked; None of a source that is read in rows."""
     sides: dict[str, Any] = field(default_factory=dict)
-    """Of :class:`loopway.data.sides.Sides`."""
+    """Of :class:`loopway.data.preparation.sides.Sides`."""
     counts: dict[str, Any] | None = None
     """What was written, once all of it is."""
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from loopway.data.config import HubDataset
-from loopway.data.readers import (
+from loopway.data.preparation.documents import Piece, Position
+from loopway.data.preparation.reading import (
     ROWS,
     Hash,
     in_pieces,
@@ -26,7 +27,6 @@ from loopway.data.readers import (
     read_parquet,
     read_text,
 )
-from loopway.data.records import Piece, Position
 from loopway.errors import DataError
 
 _COMPRESSIONS = {".jsonl": None, ".jsonl.gz": "gzip", ".jsonl.zst": "zstd", ".json.gz": "gzip"}

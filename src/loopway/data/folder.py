@@ -14,8 +14,8 @@ from typing import Any, Self
 from transformers import PreTrainedTokenizerFast
 
 from loopway.data.beginnings import set_beginning
-from loopway.data.token_file import TokenFile
 from loopway.data.tokenizer import fingerprint, load_tokenizer, vocabulary_size
+from loopway.data.tokens.file import TokenFile
 from loopway.errors import DataError
 from loopway.files import sha256_of
 

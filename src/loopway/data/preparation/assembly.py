@@ -18,18 +18,18 @@ from transformers import PreTrainedTokenizerFast
 
 from loopway.checks import one_line
 from loopway.data.beginnings import beginning_of, chosen_beginning, set_beginning
-from loopway.data.checkpoint import Checkpoint
 from loopway.data.config import PreparationConfig
-from loopway.data.encoding import Encoded, Encoding, encode_in_order
-from loopway.data.prepared import MANIFEST, differing_key
-from loopway.data.progress import Meter
-from loopway.data.readers import Hash
-from loopway.data.records import Document, Piece, Position, read_documents
-from loopway.data.sides import HALVES, Half, Sides, settle
-from loopway.data.sources import FileSource, TextSource
-from loopway.data.splitting import digest_of, new_hash
+from loopway.data.folder import MANIFEST, differing_key
+from loopway.data.preparation.checkpoint import Checkpoint
+from loopway.data.preparation.documents import Document, Piece, Position, read_documents
+from loopway.data.preparation.encoding import Encoded, Encoding, encode_in_order
+from loopway.data.preparation.progress import Meter
+from loopway.data.preparation.reading import Hash
+from loopway.data.preparation.sides import HALVES, Half, Sides, settle
+from loopway.data.preparation.sources import FileSource, TextSource
+from loopway.data.preparation.splitting import digest_of, new_hash
+from loopway.data.preparation.training_texts import TrainingTexts
 from loopway.data.tokenizer import fingerprint, load_tokenizer, train_tokenizer, vocabulary_size
-from loopway.data.training_texts import TrainingTexts
 from loopway.errors import DataError
 from loopway.files import sha256_of, write_atomically
 

@@ -20,9 +20,9 @@ from typing import TypeVar
 import numpy as np
 from tokenizers import Tokenizer
 
-from loopway.data.readers import PIECE_BYTES
-from loopway.data.records import Document, Piece, Unreadable, read_documents
-from loopway.data.splitting import digest_of
+from loopway.data.preparation.documents import Document, Piece, Unreadable, read_documents
+from loopway.data.preparation.reading import PIECE_BYTES
+from loopway.data.preparation.splitting import digest_of
 from loopway.errors import DataError
 
 _MOST_IN_FLIGHT = 64 * 2**20

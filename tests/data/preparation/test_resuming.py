@@ -113,7 +113,7 @@ def test_interrupted_at_any_line_it_goes_on_to_the_same_bytes(tmp_path: Path) ->
         make_source("jsonl", tmp_path / "a", make_texts(12)), str(make_corpus(tmp_path / "b", 3))
     )
     whole = contents(quietly(config, tmp_path / "whole").folder)
-    modules = ("assembly.py", "sides.py", "checkpoint.py", "token_writer.py", "files.py", "preparation.py")
+    modules = ("assembly.py", "sides.py", "checkpoint.py", "writer.py", "files.py", "prepare.py")
     lines, left = 0, 0
 
     def interrupt(frame: FrameType, event: str, argument: Any) -> Any:
@@ -142,7 +142,7 @@ def test_interrupted_at_any_line_it_goes_on_to_the_same_bytes(tmp_path: Path) ->
 
 
 def test_what_was_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from loopway.data.encoding import Encoder
+    from loopway.data.preparation.encoding import Encoder
 
     encoded: list[int] = []
     encode = Encoder.encode
@@ -175,7 +175,7 @@ def test_neither_processes_nor_interruption_change_the_bytes(tmp_path: Path) -> 
 def start(*arguments: str, **options: Any) -> subprocess.Popen[str]:
     """`loopway ARGUMENTS`, with a checkpoint every tenth of a second."""
     code = (
-        "import loopway.data.assembly as assembly; assembly._CHECKPOINT_SECONDS = 0.1; "
+        "import loopway.data.preparation.assembly as assembly; assembly._CHECKPOINT_SECONDS = 0.1; "
         "from loopway.cli import main; main()"
     )
     return subprocess.Popen(

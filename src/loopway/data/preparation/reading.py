@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from loopway.data.records import BINARY, EMPTY, Piece, Position, not_utf8, parse_json
+from loopway.data.preparation.documents import BINARY, EMPTY, Piece, Position, not_utf8, parse_json
 from loopway.errors import DataError
 
 PIECE_BYTES = 2**20

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from loopway.data import TokenFile, write_token_file
-from loopway.data.token_writer import TokenWriter
+from loopway.data.tokens.writer import TokenWriter
 from loopway.errors import DataError
 
 DOCUMENTS = [[5, 6, 7, 0], [1, 0], [9, 0]]
@@ -123,7 +123,7 @@ def test_what_a_killed_process_had_checkpointed_is_there(tmp_path):
     program = """
 import json, os, sys
 import numpy as np
-from loopway.data.token_writer import TokenWriter
+from loopway.data.tokens.writer import TokenWriter
 
 writer = TokenWriter(sys.argv[1], 300)
 for number in range(1000):

@@ -14,12 +14,12 @@ from transformers import PreTrainedTokenizerFast
 
 from loopway.data.beginnings import chosen_beginning, set_beginning, warn_of_difference
 from loopway.data.config import DataConfig, PreparationConfig
-from loopway.data.preparation import prepare
-from loopway.data.prepared import PreparedData, is_prepared
-from loopway.data.samples import Source, TokenSamples, samples_per_epoch
-from loopway.data.token_file import TokenFile
-from loopway.data.token_sources import FoundTokens, find_tokens, names_tokens
+from loopway.data.finding import FoundTokens, find_tokens, names_tokens
+from loopway.data.folder import PreparedData, is_prepared
+from loopway.data.preparation.prepare import prepare
 from loopway.data.tokenizer import fingerprint, load_tokenizer, vocabulary_size
+from loopway.data.tokens.file import TokenFile
+from loopway.data.tokens.samples import Source, TokenSamples, samples_per_epoch
 from loopway.data.tokens_note import NoTokensError, TokensNote, locate, locate_entries, places_of
 from loopway.errors import DataError
 

@@ -15,13 +15,13 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from loopway.data.assembly import Assembly
 from loopway.data.config import HubDataset, PreparationConfig
-from loopway.data.prepared import FORMAT, MANIFEST, PreparedData, differing_key, is_prepared, read_manifest
-from loopway.data.progress import Meter
-from loopway.data.readers import PIECE_BYTES
-from loopway.data.sides import SINGLE_DOCUMENT
-from loopway.data.sources import NoSourceError, TextSource, find_sources, is_of_entry
+from loopway.data.folder import FORMAT, MANIFEST, PreparedData, differing_key, is_prepared, read_manifest
+from loopway.data.preparation.assembly import Assembly
+from loopway.data.preparation.progress import Meter
+from loopway.data.preparation.reading import PIECE_BYTES
+from loopway.data.preparation.sides import SINGLE_DOCUMENT
+from loopway.data.preparation.sources import NoSourceError, TextSource, find_sources, is_of_entry
 from loopway.data.tokenizer import fingerprint, load_tokenizer
 from loopway.errors import DataError
 from loopway.files import locked

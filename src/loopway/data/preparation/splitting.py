@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from loopway.data.readers import Hash
+from loopway.data.preparation.reading import Hash
 
 DIGEST_BYTES = 16
 

@@ -11,11 +11,11 @@ from functools import partial
 
 import numpy as np
 
-from loopway.data.encoding import cut_text
-from loopway.data.readers import LONG_TEXT
-from loopway.data.records import Document, Position, read_documents
-from loopway.data.sources import TextSource
-from loopway.data.splitting import digest_of, keys_of, new_hash, set_aside
+from loopway.data.preparation.documents import Document, Position, read_documents
+from loopway.data.preparation.encoding import cut_text
+from loopway.data.preparation.reading import LONG_TEXT
+from loopway.data.preparation.sources import TextSource
+from loopway.data.preparation.splitting import digest_of, keys_of, new_hash, set_aside
 
 SAMPLE_BYTES = 256 * 2**20
 WORD_BYTES = 10 * 2**20

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from loopway.data.config import HubDataset, TokenSource
-from loopway.data.prepared import PreparedData, is_prepared
-from loopway.data.token_file import TokenFile
+from loopway.data.folder import PreparedData, is_prepared
+from loopway.data.tokens.file import TokenFile
 from loopway.errors import DataError
 
 Entry = str | HubDataset | TokenSource

@@ -1,0 +1,1 @@
+"""Text to token files. Knows nothing of samples and runs."""
