@@ -47,8 +47,12 @@ class Process:
             self.returncode = self._processes.ask({"ended": self.pid})
         return self.returncode
 
-    def wait(self) -> int:
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end; raises TimeoutError after so many seconds."""
+        started = time.monotonic()
         while (code := self.poll()) is None:
+            if timeout is not None and time.monotonic() - started > timeout:
+                raise TimeoutError(f"process {self.pid} still runs after {timeout} s")
             time.sleep(0.02)
         return code
 
@@ -81,8 +85,8 @@ class Processes:
             arguments: of the command line.
             script: a Python file to run instead.
             environment: beside this process's own.
-            output: file for standard output; None drops it.
-            errors: file for standard error; None drops it.
+            output: file that standard output is appended to; None drops it.
+            errors: likewise for standard error; perhaps the same file.
         """
         request = {
             "script": str(script) if script else None,
@@ -122,6 +126,8 @@ class Processes:
             AssertionError: one of them failed, or was left waiting by another that did.
         """
         errors = [logs / f"worker-{rank}.txt" for rank in range(count)]
+        for path in errors:
+            path.unlink(missing_ok=True)
         workers = self.start_workers(count, *arguments, errors=errors, script=script)
         while any(worker.poll() is None for worker in workers) and not any(w.returncode for w in workers):
             time.sleep(0.02)
@@ -137,7 +143,7 @@ class Processes:
             path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, sys.path)])
             self._server = subprocess.Popen(
                 [sys.executable, "-c", _SERVE],
-                stdin=theirs,
+                stdin=theirs.fileno(),
                 env=os.environ | {"PYTHONPATH": path},
             )
             theirs.close()
@@ -198,7 +204,7 @@ def _become(
     errors: str,
 ) -> None:
     os.setpgid(0, 0)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     for number, path in ((0, os.devnull), (1, output), (2, errors)):
         opened = os.open(path, os.O_RDONLY if number == 0 else flags, 0o644)
         os.dup2(opened, number)

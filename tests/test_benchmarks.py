@@ -7,14 +7,16 @@ import math
 import os
 import re
 import runpy
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
+
+from tests.processes import Process, Processes
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 DATA = Path(os.environ.get("LOOPWAY_BENCHMARK_DATA", BENCHMARKS.parent / ".venv" / "benchmark-data"))
@@ -37,12 +39,24 @@ SCRIPTS = (
     "busy_machine.py",
     pytest.param("startup.py", marks=pytest.mark.slow),
 )
-#: Scripts that neither start processes nor measure their own: these run here, where imports are done.
-RUN_HERE = {"evaluation.py", "decode.py", "scaling.py", "recurrence.py", "retrofit.py", "half_precision.py"}
+#: Scripts that don't measure their own process: these run here, where imports are done.
+RUN_HERE = {
+    "evaluation.py",
+    "decode.py",
+    "scaling.py",
+    "recurrence.py",
+    "retrofit.py",
+    "half_precision.py",
+    *(BEGIN_RUNS := {"kills.py", "soak.py"}),
+}
 
 
 def run_quickly(
-    script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    script: str,
+    processes: Processes,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> dict[str, Any]:
     """The JSON of the last line."""
     if script == "evaluation.py":
@@ -51,12 +65,25 @@ def run_quickly(
             pytest.skip(f"no benchmark data in {DATA}; make test fetches it, or set LOOPWAY_BENCHMARK_DATA")
     if script in RUN_HERE:
         monkeypatch.syspath_prepend(str(BENCHMARKS))
+        if script in BEGIN_RUNS:
+            monkeypatch.setattr("subprocess.Popen", partial(run_of_loopway, processes))
         monkeypatch.setattr(sys, "argv", [script, "--quick"])
         runpy.run_path(str(BENCHMARKS / script), run_name="__main__")
         return json.loads(capsys.readouterr().out.splitlines()[-1])
-    result = subprocess.run([sys.executable, BENCHMARKS / script, "--quick"], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout.splitlines()[-1])
+    output, errors = folder / "output.txt", folder / "errors.txt"
+    process = processes.start("--quick", script=BENCHMARKS / script, output=output, errors=errors)
+    assert process.wait() == 0, errors.read_text()
+    return json.loads(output.read_text().splitlines()[-1])
+
+
+def run_of_loopway(
+    processes: Processes, command: list[str], *, env: dict[str, str], stdout: IO[str], stderr: int
+) -> Process:
+    """In place of an interpreter that runs `-m loopway`."""
+    python, option, module, *arguments = command
+    assert (python, option, module) == (sys.executable, "-m", "loopway")
+    log = Path(stdout.name)
+    return processes.start(*arguments, environment=env, output=log, errors=log)
 
 
 def shape_of(result: Any) -> Any:
@@ -75,11 +102,15 @@ def dated_result(script: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_benchmark_ends_with_the_figures_that_its_dated_result_holds(
-    script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    script: str,
+    processes: Processes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     long = ("_given", "two_processes")  # parts with options, and one that a quick run leaves out
     parts = {name: part for name, part in dated_result(script).items() if not name.endswith(long)}
-    result = run_quickly(script, monkeypatch, capsys)
+    result = run_quickly(script, processes, tmp_path, monkeypatch, capsys)
     assert shape_of(result) == shape_of(parts)
     assert not any(part.get("equal_bits") is False for part in result.values() if isinstance(part, dict))
 
@@ -99,12 +130,13 @@ GPU_RESULTS = sorted((BENCHMARKS / "results").glob("????-??-??-gpu.json"))
 NOT_QUICK = {"flash", "litgpt", "decoding_compiled"}
 
 
-def run_gpu(out: Path, *options: str) -> dict[str, Any]:
-    command = [sys.executable, BENCHMARKS / "gpu.py", "--device", "cpu", "--quick", "--out", out, *options]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+def run_gpu(processes: Processes, out: Path, *options: str) -> dict[str, Any]:
+    output, errors = out.with_suffix(".txt"), out.with_suffix(".err")
+    command = ("--device", "cpu", "--quick", "--out", out, *options)
+    process = processes.start(*command, script=BENCHMARKS / "gpu.py", output=output, errors=errors)
+    assert process.wait() == 0, errors.read_text()
     written = json.loads(out.read_text(encoding="utf-8"))
-    assert json.loads(result.stdout.splitlines()[-1]) == written
+    assert json.loads(output.read_text().splitlines()[-1]) == written
     return written
 
 
@@ -129,9 +161,9 @@ def numbers_in(result: Any) -> Iterator[float]:
 
 
 def test_a_quick_run_on_a_cpu_does_every_part_with_the_figures_that_readme_tables_and_results_have(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    processes: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = run_gpu(tmp_path / "gpu.json", "--minutes", "10")
+    result = run_gpu(processes, tmp_path / "gpu.json", "--minutes", "10")
     parts, skipped = result["parts"], result["skipped"]
     assert parts.keys() | skipped.keys() == imported(monkeypatch, "gpu").PARTS.keys()
     assert skipped.keys() <= NOT_QUICK and all(skipped.values())
@@ -164,9 +196,9 @@ def test_a_quick_run_on_a_cpu_does_every_part_with_the_figures_that_readme_table
 
 
 def test_a_gpu_benchmark_without_time_says_of_every_part_why_it_was_skipped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    processes: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = run_gpu(tmp_path / "gpu.json", "--minutes", "0")
+    result = run_gpu(processes, tmp_path / "gpu.json", "--minutes", "0")
     assert not result["parts"]
     assert list(result["skipped"]) == list(imported(monkeypatch, "gpu").PARTS)
     assert result["skipped"]["step_160m"] == "it takes about 0 s, and 0 s were left"

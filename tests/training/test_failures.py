@@ -42,6 +42,8 @@ class Workers:
     ) -> None:
         self.run = run
         self.errors = [run.path.with_suffix(f".{rank}.txt") for rank in range(count)]
+        for path in self.errors:
+            path.unlink(missing_ok=True)
         command = ("train", config, "--out", run.path)
         if count == 1:
             self.processes = [processes.start(*command, script=script, errors=self.errors[0])]
