@@ -8,15 +8,16 @@ import os
 import runpy
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
+from subprocess import STDOUT, Popen
 from typing import Any, Self
 
-_SERVE = "from tests.processes import serve; serve()"
 _IMPORTED = (
     "loopway.cli",
     "loopway.comparison.run",
@@ -68,35 +69,69 @@ class Processes:
     """Begins processes. The first one waits until the imports are done."""
 
     def __init__(self) -> None:
-        self._ours: socket.socket | None = None
-        self._server: subprocess.Popen | None = None
+        self._ours, self._theirs = socket.socketpair()
+
+    @cached_property
+    def server(self) -> Popen:
+        path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, sys.path)])
+        environment = os.environ | {"PYTHONPATH": path}
+        command = [sys.executable, "-c", "from tests.processes import serve; serve()"]
+        with self._theirs:
+            return Popen(command, stdin=self._theirs.fileno(), env=environment)
 
     def start(
         self,
         *arguments: object,
         script: Path | None = None,
+        module: str = "loopway",
         environment: Mapping[str, str] | None = None,
-        output: Path | None = None,
-        errors: Path | None = None,
+        output: Path | int | None = None,
+        errors: Path | int | None = None,
     ) -> Process:
-        """Run `loopway ARGUMENTS`, or `script ARGUMENTS`, in the working directory, as the leader of a process group.
+        """Run `loopway ARGUMENTS` in the working directory, as the leader of a process group.
 
         Args:
             arguments: of the command line.
             script: a Python file to run instead.
+            module: to run instead of `loopway`.
             environment: beside this process's own.
-            output: file that standard output is appended to; None drops it.
+            output: file that standard output is appended to, or a descriptor; None drops it.
             errors: likewise for standard error; perhaps the same file.
         """
         request = {
             "script": str(script) if script else None,
+            "module": module,
             "arguments": [str(argument) for argument in arguments],
             "environment": os.environ | (environment or {}),
             "directory": str(Path.cwd()),
-            "output": str(output or os.devnull),
-            "errors": str(errors or os.devnull),
         }
-        return Process(self, self.ask({"start": request}))
+        with ExitStack() as opened:
+            files = [
+                each
+                if isinstance(each, int)
+                else opened.enter_context(Path(each or os.devnull).open("ab")).fileno()
+                for each in (output, errors)
+            ]
+            return Process(self, self.ask({"start": request}, files))
+
+    def popen(
+        self,
+        command: list[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        stdout: Any = 1,
+        stderr: Any = 2,
+        **_: Any,
+    ) -> Process:
+        """Stand in for `subprocess.Popen`, where the command is `python -m MODULE ARGUMENTS`."""
+        python, option, module, *arguments = command
+        assert (python, option) == (sys.executable, "-m"), command
+        files = [each if isinstance(each, int) else each.fileno() for each in (stdout, stderr)]
+        if files[1] == STDOUT:
+            files[1] = files[0]
+        beginner = str(self.server.pid)  # of whom a run of a comparison is told, to end with it
+        arguments = [beginner if each == str(os.getpid()) else each for each in arguments]
+        return self.start(*arguments, module=module, environment=env, output=files[0], errors=files[1])
 
     def start_workers(
         self, count: int, *arguments: object, errors: Sequence[Path], **options: Any
@@ -119,16 +154,16 @@ class Processes:
             for rank in range(count)
         ]
 
-    def run_workers(self, count: int, *arguments: object, logs: Path, script: Path | None = None) -> str:
+    def run_workers(self, count: int, *arguments: object, logs: Path, **options: Any) -> str:
         """Wait for such workers; returns what they said on standard error, the first one's first.
 
         Raises:
             AssertionError: one of them failed, or was left waiting by another that did.
         """
-        errors = [logs / f"worker-{rank}.txt" for rank in range(count)]
+        errors = [logs / f"worker-{rank}.log" for rank in range(count)]
         for path in errors:
             path.unlink(missing_ok=True)
-        workers = self.start_workers(count, *arguments, errors=errors, script=script)
+        workers = self.start_workers(count, *arguments, errors=errors, **options)
         while any(worker.poll() is None for worker in workers) and not any(w.returncode for w in workers):
             time.sleep(0.02)
         for worker in workers:
@@ -137,33 +172,27 @@ class Processes:
         assert not any(worker.wait() for worker in workers), "\n".join(text[-3000:] for text in told)
         return "".join(told)
 
-    def ask(self, request: dict[str, Any]) -> Any:
-        if self._ours is None:
-            self._ours, theirs = socket.socketpair()
-            path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, sys.path)])
-            self._server = subprocess.Popen(
-                [sys.executable, "-c", _SERVE],
-                stdin=theirs.fileno(),
-                env=os.environ | {"PYTHONPATH": path},
-            )
-            theirs.close()
-        self._ours.sendall(json.dumps(request).encode() + b"\n")
-        return json.loads(_line_from(self._ours))
+    def ask(self, request: dict[str, Any], files: Sequence[int] = ()) -> Any:
+        assert self.server.poll() is None
+        socket.send_fds(self._ours, [json.dumps(request).encode() + b"\n"], files)
+        return json.loads(_received(self._ours)[0])
 
     def close(self) -> None:
-        if self._ours is not None and self._server is not None:
-            self._ours.close()
-            self._server.wait()
+        """Kill what still runs."""
+        self._ours.close()
+        if "server" in vars(self):
+            self.server.wait()
 
 
-def _line_from(connection: socket.socket) -> bytes:
-    line = b""
+def _received(connection: socket.socket) -> tuple[bytes, list[int]]:
+    """A line and the files that came with it; raises EOFError where the other end has closed."""
+    line, files = b"", []
     while not line.endswith(b"\n"):
-        received = connection.recv(2**16)
+        received, descriptors, _, _ = socket.recv_fds(connection, 2**16, 2)
         if not received:
-            raise EOFError("the process that forks others has ended")
-        line += received
-    return line
+            raise EOFError("the other end has ended")
+        line, files = line + received, files + descriptors
+    return line, files
 
 
 def serve() -> None:
@@ -175,9 +204,10 @@ def serve() -> None:
     running: set[int] = set()
     while True:
         try:
-            request = json.loads(_line_from(connection))
+            line, files = _received(connection)
         except EOFError:
             break
+        request = json.loads(line)
         if "ended" in request:
             pid, status = os.waitpid(request["ended"], os.WNOHANG)
             running.discard(pid)
@@ -186,9 +216,11 @@ def serve() -> None:
             answer = os.fork()
             if not answer:
                 connection.close()
-                _become(**request["start"])
+                _become(files, **request["start"])
                 return
             running.add(answer)
+            for descriptor in files:
+                os.close(descriptor)
         connection.sendall(json.dumps(answer).encode() + b"\n")
     for pid in running:
         os.kill(pid, signal.SIGKILL)
@@ -196,25 +228,23 @@ def serve() -> None:
 
 
 def _become(
+    files: list[int],
     script: str | None,
+    module: str,
     arguments: list[str],
     environment: dict[str, str],
     directory: str,
-    output: str,
-    errors: str,
 ) -> None:
     os.setpgid(0, 0)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    for number, path in ((0, os.devnull), (1, output), (2, errors)):
-        opened = os.open(path, os.O_RDONLY if number == 0 else flags, 0o644)
+    for number, opened in enumerate([os.open(os.devnull, os.O_RDONLY), *files]):
         os.dup2(opened, number)
         os.close(opened)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(directory)
-    sys.argv = [script or "loopway", *arguments]
+    sys.argv = [script or module, *arguments]
     if script:
         sys.path[0] = str(Path(script).parent)
         runpy.run_path(script, run_name="__main__")
     else:
-        runpy.run_module("loopway", run_name="__main__")
+        runpy.run_module(module, run_name="__main__")

@@ -10,13 +10,12 @@ import runpy
 import sys
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
 
-from tests.processes import Process, Processes
+from tests.processes import Processes
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 DATA = Path(os.environ.get("LOOPWAY_BENCHMARK_DATA", BENCHMARKS.parent / ".venv" / "benchmark-data"))
@@ -66,7 +65,7 @@ def run_quickly(
     if script in RUN_HERE:
         monkeypatch.syspath_prepend(str(BENCHMARKS))
         if script in BEGIN_RUNS:
-            monkeypatch.setattr("subprocess.Popen", partial(run_of_loopway, processes))
+            monkeypatch.setattr("subprocess.Popen", processes.popen)
         monkeypatch.setattr(sys, "argv", [script, "--quick"])
         runpy.run_path(str(BENCHMARKS / script), run_name="__main__")
         return json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -74,16 +73,6 @@ def run_quickly(
     process = processes.start("--quick", script=BENCHMARKS / script, output=output, errors=errors)
     assert process.wait() == 0, errors.read_text()
     return json.loads(output.read_text().splitlines()[-1])
-
-
-def run_of_loopway(
-    processes: Processes, command: list[str], *, env: dict[str, str], stdout: IO[str], stderr: int
-) -> Process:
-    """In place of an interpreter that runs `-m loopway`."""
-    python, option, module, *arguments = command
-    assert (python, option, module) == (sys.executable, "-m", "loopway")
-    log = Path(stdout.name)
-    return processes.start(*arguments, environment=env, output=log, errors=log)
 
 
 def shape_of(result: Any) -> Any:

@@ -24,6 +24,7 @@ from loopway.trained.opening import open_trained
 from loopway.training.run import train
 from loopway.training.run_folder import RunFolder
 from tests.command_line import run_main, train_here
+from tests.processes import Processes
 
 VARIANTS = {
     "vanilla": {"layout": "4", "recurrence": "base"},
@@ -63,8 +64,14 @@ def written(config: dict[str, Any]) -> Path:
 
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trains every run here; in the other tests each has a process of its own."""
+    """Trains every run here, where in the other tests each has a process of its own."""
     monkeypatch.setattr("loopway.comparison.planned._run_in_process", train_here)
+
+
+@pytest.fixture
+def in_own_processes(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gives every run a process of its own, whose imports are done."""
+    monkeypatch.setattr("subprocess.Popen", processes.popen)
 
 
 def content(folder: Path) -> dict[str, tuple[float, bytes]]:
@@ -343,7 +350,10 @@ def test_a_comparison_that_cannot_begin_removes_only_what_it_made(config: dict[s
 
 
 def test_a_run_that_fails_stops_the_comparison_with_one_line(
-    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    config: dict[str, Any],
+    in_own_processes: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     config["training"]["learning_rate"] = 1e30
     assert run_main(monkeypatch, "compare", str(written(config)), "--out", "out") == 2
@@ -352,7 +362,7 @@ def test_a_run_that_fails_stops_the_comparison_with_one_line(
     assert error.splitlines()[-1].startswith("loopway: vanilla-seed0: training failed")
 
 
-def test_a_recurrence_from_a_user_s_file_is_compared(config: dict[str, Any]) -> None:
+def test_a_recurrence_from_a_user_s_file_is_compared(config: dict[str, Any], in_own_processes: None) -> None:
     Path("half.py").write_text(
         "import loopway\n"
         "class HalfAnchor(loopway.Recurrence):\n"

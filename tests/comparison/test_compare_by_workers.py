@@ -1,9 +1,7 @@
-"""A comparison under torchrun: the same runs, each trained by all workers, reported on once."""
+"""A comparison by several workers: the same runs, each trained by all workers, reported on once."""
 
 import json
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ from torch import distributed
 from loopway.comparison.workers import Workers
 from loopway.errors import LoopwayError
 from loopway.training.run_folder import RunFolder
+from tests.processes import Processes
 
 
 def test_a_worker_whose_run_failed_keeps_no_other_waiting() -> None:
@@ -25,10 +24,9 @@ def test_a_worker_whose_run_failed_keeps_no_other_waiting() -> None:
 
 
 @pytest.mark.slow
-def test_workers_of_torchrun_share_every_run_of_a_comparison(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_workers_share_every_run_of_a_comparison(
+    processes: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     words, generator = (
         ["the", "state", "of", "our", "union", "is", "strong", "and", "will", "remain", "so"],
         random.Random(0),
@@ -49,11 +47,10 @@ def test_workers_of_torchrun_share_every_run_of_a_comparison(
     path = tmp_path / "compare.yaml"
     path.write_text(yaml.safe_dump(config | {"data": config["data"] | {"validation_fraction": 0.3}}))
 
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [sys.executable, *launcher, "-m", "loopway", "compare", str(path), "--out", "shared"]
-    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert finished.returncode == 0, finished.stderr[-3000:]
-    assert finished.stdout.count("Everything is in") == 1
+    monkeypatch.chdir(tmp_path)
+    output = tmp_path / "output.log"
+    processes.run_workers(2, "compare", path, "--out", "shared", logs=tmp_path, output=output)
+    assert output.read_text().count("Everything is in") == 1
     rows = json.loads((tmp_path / "shared" / "results.json").read_text())
     assert [row["variant"] for row in rows] == ["mesh"]
     for row in rows:

@@ -3,8 +3,6 @@
 import json
 import math
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from loopway.evaluation.answers import Answers, request_key
 from loopway.evaluation.evaluate import Settings, evaluate
 from loopway.evaluation.harness import HarnessModel, Tasks
 from loopway.evaluation.suite import Measure, suite_measures, task_measures
+from tests.processes import Processes
 
 
 class Scorer:
@@ -279,16 +278,17 @@ def test_a_group_is_all_of_its_tasks(mesh_model: Path, local_tasks: Path, tmp_pa
 
 
 def test_the_harness_s_own_command_line_knows_our_models_and_gives_the_same_numbers(
-    mesh_model: Path, local_tasks: Path, tmp_path: Path
+    mesh_model: Path, local_tasks: Path, processes: Processes, tmp_path: Path
 ) -> None:
     measures = task_measures(["arc_easy"], [5])
     ours = run(mesh_model, measures, tmp_path / "ours", local_tasks).results[measures[0]]
-    command = [sys.executable, "-m", "loopway.evaluation.lm_eval", "run", "--model", "hf"]
+    command = ["run", "--model", "hf"]
     command += ["--model_args", f"pretrained={mesh_model}", "--tasks", "arc_easy", "--num_fewshot", "5"]
     command += ["--include_path", str(local_tasks), "--limit", "12", "--device", "cpu"]
     command += ["--batch_size", "8", "--output_path", str(tmp_path / "theirs.json")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    errors = tmp_path / "errors.txt"
+    process = processes.start(*command, module="loopway.evaluation.lm_eval", errors=errors)
+    assert process.wait() == 0, errors.read_text()[-2000:]
     (path,) = tmp_path.glob("theirs*.json")
     theirs = json.loads(path.read_text())["results"]["arc_easy"]
     assert theirs["acc_norm,none"] == pytest.approx(ours.value, abs=1e-9)

@@ -4,8 +4,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from loopway.files import locked
 from loopway.training.run_folder import RunFolder
 from studies.nano import queue
 from studies.nano.plan import FIRST, Place, Run, Studies, Wanted
+from tests.processes import Processes
 
 ROOT = Path(__file__).parents[2]
 CPU, GPU = Place("cpu", "float32"), Place("NVIDIA H100 80GB HBM3", "tf32")
@@ -148,42 +147,37 @@ def test_the_studies_of_the_repository_are_queued_as_they_should_be() -> None:
     assert len({run.name for run in missing}) == len(missing)
 
 
-def start(folder: Path, *options: str) -> subprocess.Popen:
+def options_of(folder: Path, *options: str) -> list[str]:
     place = folder.parent
-    given = [
-        "--priority",
-        "normal",
-        "--studies",
-        folder,
-        "--runs",
-        place / "runs",
-        "--manifest",
-        place / "manifest.json",
-        *options,
-    ]
-    command = [sys.executable, "-m", "studies.nano.queue", *map(str, given)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    places = {"--studies": folder, "--runs": place / "runs", "--manifest": place / "manifest.json"}
+    given = [str(each) for item in places.items() for each in item]
+    return ["--priority", "normal", *given, *options]
 
 
-def wait_for(path: Path, process: subprocess.Popen) -> None:
-    while not path.exists():
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.05)
-
-
-def test_stopped_at_any_moment_it_resumes_and_writes_each_run_at_once(folder: Path) -> None:
-    runs, results = folder.parent / "runs", folder / "results" / "one.json"
-    first = start(folder, "--only", "one", "--first", "2")
-    wait_for(results, first)  # the first run is finished and stored, the second is begun or about to be
-    wait_for(runs / "one" / "variants" / "mesh-seed0.yaml", first)
-    assert list(json.loads(results.read_text())["variants"]) == ["base"]
-    first.send_signal(signal.SIGTERM)
-    assert first.wait() == 128 + signal.SIGTERM
+def test_stopped_at_any_moment_it_resumes_and_writes_each_run_at_once(
+    folder: Path,
+    processes: Processes,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    runs, results, log = folder.parent / "runs", folder / "results" / "one.json", folder.parent / "log.txt"
+    options = options_of(folder, "--only", "one", "--first", "2")
+    with processes.start(*options, module="studies.nano.queue", output=log, errors=log) as first:
+        # The first run is finished and stored, the second is begun or about to be.
+        for path in (results, runs / "one" / "variants" / "mesh-seed0.yaml"):
+            while not path.exists():
+                assert first.poll() is None, log.read_text()
+                time.sleep(0.05)
+        assert list(json.loads(results.read_text())["variants"]) == ["base"]
+        first.send_signal(signal.SIGTERM)
+        assert first.wait() == 128 + signal.SIGTERM
     running = json.loads((runs / "queue.json").read_text())["running"]
     assert running == [], "nothing runs without the queue"
-    second = start(folder, "--only", "one", "--first", "1")
-    output, _ = second.communicate()
-    assert second.returncode == 0, output
+    monkeypatch.chdir(os.getcwd())
+    monkeypatch.setattr("subprocess.Popen", processes.popen)
+    monkeypatch.setattr("sys.argv", ["queue", *options_of(folder, "--only", "one", "--first", "1")])
+    queue.main()
+    output = capsys.readouterr().out
     assert "base-seed0" not in output and "one/mesh-seed0: finished" in output
     stored_runs = json.loads(results.read_text())["variants"]
     assert [list(variant["seeds"]) for variant in stored_runs.values()] == [["0"], ["0"]]
@@ -193,7 +187,10 @@ def test_stopped_at_any_moment_it_resumes_and_writes_each_run_at_once(folder: Pa
 
 
 def test_on_another_machine_a_run_that_fails_is_told_and_finished_ones_are_written_for_the_results(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path,
+    processes: Processes,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     out, place = folder.parent / "out", folder.parent / "runs" / "one" / "runs"
     place.mkdir(parents=True)
@@ -209,15 +206,16 @@ def test_on_another_machine_a_run_that_fails_is_told_and_finished_ones_are_writt
         "auto",
         "training.logging_steps=2",
     ]
-    process = start(folder, *options)
-    output, _ = process.communicate()
-    assert process.returncode == 1 and "failed: one/base-seed0" in output
+    monkeypatch.chdir(os.getcwd())
+    with monkeypatch.context() as patched, pytest.raises(SystemExit, match="failed: one/base-seed0"):
+        patched.setattr("subprocess.Popen", processes.popen)
+        patched.setattr("sys.argv", ["queue", *options_of(folder, *options)])
+        queue.main()
     kept = out / "one" / "runs" / "mesh-seed0"
     assert [path.name for path in (out / "one" / "runs").iterdir()] == ["mesh-seed0"]
     assert {path.name for path in kept.iterdir()} == set(queue.SMALL) and not (folder / "results").exists()
     arguments = ["queue", "--studies", str(folder), "--collect", str(out)]
     arguments += ["--manifest", str(folder.parent / "manifest.json")]
-    monkeypatch.chdir(os.getcwd())
     monkeypatch.setattr("sys.argv", arguments)
     queue.main()
     assert "added: one/mesh-seed0" in capsys.readouterr().out
