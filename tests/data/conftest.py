@@ -27,14 +27,14 @@ def counting_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Tok
 
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few documents make a piece, and there is a checkpoint after each."""
-    monkeypatch.setattr("loopway.data.preparation.assembly._CHECKPOINT_SECONDS", -1.0)
-    for module in ("reading", "encoding", "prepare"):
-        monkeypatch.setattr(f"loopway.data.preparation.{module}.PIECE_BYTES", 1000)
-    for module in ("reading", "sources"):
-        monkeypatch.setattr(f"loopway.data.preparation.{module}.ROWS", 4)
-    monkeypatch.setattr("loopway.data.preparation.reading.LONG_TEXT", 1500)
-    monkeypatch.setattr("loopway.data.preparation.sides._CHUNK", 1)
+    """Few documents make a piece, and few pieces a unit."""
+    for names, name, size in (
+        (("reading", "prepare"), "PIECE_BYTES", 1000),
+        (("reading", "sources"), "ROWS", 4),
+        (("reading", "units", "training_texts"), "UNIT_BYTES", 1500),
+    ):
+        for module in names:
+            monkeypatch.setattr(f"loopway.data.preparation.{module}.{name}", size)
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from loopway.data import PreparationConfig, PreparedData, prepare
+from loopway.data.preparation.split import SplitWriter
+from loopway.data.preparation.units import Unit
 
 WORDS = [f"{a}{b}" for a in ("quar", "lem", "dro", "fint", "sol") for b in ("ix", "on", "ame", "urt", "ey")]
 KINDS = ["txt", "long_txt", "jsonl", "jsonl.gz", "jsonl.zst", "parquet", "json", "dataset", "streamed"]
@@ -113,16 +115,17 @@ def watching(folder: Path, watcher: Callable[[str, str], None]) -> Iterator[None
         del _watchers[str(folder)]
 
 
-def stop_at_checkpoint(config: PreparationConfig, folder: Path, number: int, **options: Any) -> None:
-    """Ctrl-C when the checkpoint of this number, from 1, is being written."""
-    seen = 0
+def stop_at_unit(config: PreparationConfig, folder: Path, number: int, **options: Any) -> None:
+    """Ctrl-C when this many units are finished."""
+    seen, take = 0, SplitWriter.take
 
-    def interrupt(event: str, path: str) -> None:
+    def interrupt(writer: SplitWriter, unit: Unit) -> int:
         nonlocal seen
-        seen += event == "os.rename" and path.endswith("checkpoint.json")
+        seen += 1
         if seen == number:
-            seen += 1
             signal.raise_signal(signal.SIGINT)
+        return take(writer, unit)
 
-    with watching(folder.with_name(f"{folder.name}.incomplete"), interrupt), pytest.raises(KeyboardInterrupt):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(SplitWriter, "take", interrupt)
         prepare(config, folder, **{"processes": 1, "progress": False} | options)

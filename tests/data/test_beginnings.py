@@ -12,8 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from loopway.data import DataConfig, PreparationConfig, PreparedData, open_data, prepare
 from loopway.data.beginnings import beginning_of, set_beginning
-from loopway.data.preparation.prepare import request_of
-from loopway.data.tokenizer import load_tokenizer, train_tokenizer
+from loopway.data.tokenizer import train_tokenizer
 from loopway.errors import DataError
 
 TEXTS = make_texts(12)
@@ -83,7 +82,8 @@ def test_documents_begin_as_chosen_and_the_saved_tokenizer_begins_texts_so(
 
 
 def test_a_long_document_begins_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loopway.data.preparation.reading.LONG_TEXT", 500)
+    for module in ("reading", "units"):
+        monkeypatch.setattr(f"loopway.data.preparation.{module}.UNIT_BYTES", 500)
     monkeypatch.setattr("loopway.data.preparation.reading.PIECE_BYTES", 400)
     Path("long.txt").write_text(" ".join(TEXTS))
     config = PreparationConfig(train=["long.txt"], tokenizer="bos", validation_fraction=0)
@@ -121,19 +121,9 @@ def test_a_folder_of_an_earlier_version_stays_as_it_is() -> None:
     assert documents(prepared) == before and beginning_of(prepared.tokenizer) == []
 
 
-@pytest.mark.parametrize("is_whole", [True, False])
-def test_data_prepared_with_a_choice_are_not_those_without_one(is_whole: bool) -> None:
+def test_data_prepared_with_a_choice_are_not_those_without_one() -> None:
     prepared_with("plain", add_bos_token=True)
-    message = r"was prepared with data\.add_bos_token = True, not None"
-    if not is_whole:
-        Path("data").rename("data.incomplete")
-        config = PreparationConfig(train=["texts.jsonl"], tokenizer="plain", validation_fraction=0.2)
-        request = request_of(config.model_copy(update={"add_bos_token": True}), load_tokenizer("plain"))
-        Path("data.incomplete/request.json").write_text(json.dumps({"request": request, "sources": []}))
-        Path("data.incomplete/manifest.json").unlink()
-        Path("data.incomplete/checkpoint.json").write_text("{}")
-        message = r"a preparation with data\.add_bos_token = True, not None"
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=r"was prepared with data\.add_bos_token = True, not None"):
         prepared_with("plain")
 
 

@@ -194,7 +194,7 @@ def test_ctrl_c_is_exit_code_130_and_the_same_command_goes_on(run: Run, tmp_path
     with watching(tmp_path / "data.incomplete", interrupt):
         code, output, errors = run(*arguments)
     assert (code, output) == (130, "") and "Traceback" not in errors
-    assert Path("data.incomplete/checkpoint.json").exists() and not Path("data").exists()
+    assert list(Path("data.incomplete/units").glob("*.json")) and not Path("data").exists()
     assert run(*arguments)[0] == 0 and run(*arguments[:-3], "whole", *arguments[-2:])[0] == 0
     assert contents(Path("data")) == contents(Path("whole"))
 
@@ -204,5 +204,5 @@ def test_progress_is_told_on_the_way(run: Run, monkeypatch: pytest.MonkeyPatch, 
     code, _, errors = run("texts", "more.jsonl", "--out", "data", "--vocab-size", "300")
     assert code == 0
     lines = [line for line in errors.splitlines() if line.startswith("tokenising: ")]
-    assert len(lines) >= 20
+    assert len(lines) >= 8
     assert all(" of " in line and "/s" in line for line in lines)

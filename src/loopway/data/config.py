@@ -61,7 +61,7 @@ class _TextOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     validation_fraction: float = Field(default=0.05, ge=0, lt=1)
-    """Share of the distinct documents, give or take chance; at least one of them. 0: no validation set."""
+    """Share of the distinct documents, give or take chance; 0: no validation set."""
     tokenizer: Name | None = None
     """Path or name for ``AutoTokenizer``. None: a byte-level BPE is trained on the training documents."""
     vocab_size: StrictInt = Field(default=4096, ge=257)

@@ -4,7 +4,6 @@ Documents follow one another as in training, begun as the tokenizer begins a tex
 """
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from loopway.data.beginnings import beginning_of
-from loopway.data.preparation.documents import Position
 from loopway.data.preparation.encoding import Encoder, Encoding
 from loopway.data.preparation.sources import find_sources
-from loopway.data.preparation.splitting import new_hash
 from loopway.errors import DataError
 
 
@@ -49,7 +46,7 @@ def read_calibration(
     )
     parts, found = [], 0
     for source in find_sources([str(entry) for entry in entries], "text", field="--calibration"):
-        for piece in source.pieces(Position(), partial(new_hash, 0)):
+        for piece in source.pieces():
             encoded = encoder.encode(piece)
             if encoded.unreadable:
                 raise DataError(f"--calibration: {encoded.unreadable[0].reason}")

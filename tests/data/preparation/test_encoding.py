@@ -1,10 +1,5 @@
 """Texts become tokens that lose nothing, end with the end-of-text token alone, and don't depend on how they are cut."""
 
-import multiprocessing
-import os
-import signal
-import time
-from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -17,12 +12,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from loopway.data.preparation import encoding, reading
-from loopway.data.preparation.documents import Piece, Position
-from loopway.data.preparation.encoding import Encoded, Encoder, Encoding, cut_text, encode_in_order
+from loopway.data.preparation.documents import Piece, Position, digest_of
+from loopway.data.preparation.encoding import Encoded, Encoder, Encoding, cut_text
 from loopway.data.preparation.reading import read_text
-from loopway.data.preparation.splitting import digest_of, new_hash
 from loopway.data.tokenizer import END_OF_TEXT, train_tokenizer
-from loopway.errors import DataError
 
 TEXTS = [*make_texts(10), "The cat's  sat,\n\n on the  mat... 12345 times!   And it was 'fine'.\t\tYes" * 5]
 TOKENIZER = train_tokenizer(TEXTS, 400)
@@ -38,15 +31,15 @@ words = st.lists(st.text(st.sampled_from("cat's.,1é€"), min_size=1, max_size=
 
 
 def lines(texts: list[str], first: int = 1) -> Piece:
-    return Piece("a.jsonl", "lines", jsonl(texts), first, Position(1), 1)
+    return Piece("a.jsonl", "lines", Position(0, first - 1), jsonl(texts))
 
 
 def text_piece(text: str) -> Piece:
-    return Piece("a.txt", "text", text.encode(), 1, None, 1)
+    return Piece("a.txt", "text", Position(), text.encode())
 
 
 def documents_of(encoded: Encoded) -> list[np.ndarray]:
-    return np.split(encoded.ids, np.cumsum(encoded.lengths)[:-1])
+    return np.split(encoded.ids, np.cumsum(encoded.documents["tokens"])[:-1])
 
 
 def ids_of(text: str) -> list[int]:
@@ -58,12 +51,14 @@ def ids_of(text: str) -> list[int]:
 def test_any_text_survives_encoding_and_decoding(texts: list[str]) -> None:
     texts = [text for text in texts if text.strip()]
     encoded = ENCODER.encode(lines(texts))
-    assert len(encoded.lengths) == len(texts) and encoded.lengths.sum() == len(encoded.ids)
-    for text, ids, size in zip(texts, documents_of(encoded), encoded.text_bytes, strict=bool(texts)):
+    assert len(encoded.documents) == len(texts) and encoded.documents["tokens"].sum() == len(encoded.ids)
+    for text, ids, size in zip(
+        texts, documents_of(encoded), encoded.documents["text_bytes"], strict=bool(texts)
+    ):
         assert ids[-1] == END and END not in ids[:-1]
         assert TOKENIZER.decode(ids[:-1]) == text
         assert size == len(text.encode())
-    assert encoded.digests == b"".join(digest_of(text, 0) for text in texts)
+    assert encoded.documents["digest"].tobytes() == b"".join(digest_of(text, 0) for text in texts)
 
 
 def test_a_document_can_not_end_itself() -> None:
@@ -114,14 +109,14 @@ def test_a_long_file_has_the_tokens_of_the_whole_text(
     path = tmp_path_factory.getbasetemp() / "long.txt"
     path.write_bytes(text.encode())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading, "LONG_TEXT", 50)
+        patch.setattr(reading, "UNIT_BYTES", 50)
         patch.setattr(reading, "PIECE_BYTES", 100)
-        pieces = list(read_text(path, "a.txt", lambda: new_hash(0)))
+        pieces = list(read_text(path, "a.txt", Position(), 0))
     encoded = [ENCODER.encode(piece) for piece in pieces]
     assert b"".join(piece.content for piece in pieces if isinstance(piece.content, bytes)) == text.encode()
     whole = ENCODER.encode(text_piece(text))
-    assert {part.digests for part in encoded} == {whole.digests}
-    assert sum(int(part.text_bytes[0]) for part in encoded) == whole.text_bytes[0]
+    assert {part.documents["digest"].tobytes() for part in encoded} == {whole.documents["digest"].tobytes()}
+    assert sum(part.documents["text_bytes"][0] for part in encoded) == whole.documents["text_bytes"][0]
     assert np.concatenate([part.ids for part in encoded]).tolist() == whole.ids.tolist()
 
 
@@ -155,9 +150,9 @@ def test_a_mark_before_every_text_comes_once_a_document(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(encoding, "cut_text", partial(cut_text, longest=20))
         assert encoder.encode(text_piece(text)).ids.tolist() == whole
-        patch.setattr(reading, "LONG_TEXT", 50)
+        patch.setattr(reading, "UNIT_BYTES", 50)
         patch.setattr(reading, "PIECE_BYTES", 40)
-        parts = [encoder.encode(piece).ids for piece in read_text(path, "a.txt", lambda: new_hash(0))]
+        parts = [encoder.encode(piece).ids for piece in read_text(path, "a.txt", Position(), 0)]
     assert len(parts) == 1 or np.concatenate(parts).tolist() == whole
 
 
@@ -176,121 +171,27 @@ def test_a_long_file_without_words_is_cut_between_characters(
     path, text = tmp_path_factory.getbasetemp() / "long.txt", "é€\U0001f600" * size
     path.write_bytes(text.encode())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading, "LONG_TEXT", 8)
+        patch.setattr(reading, "UNIT_BYTES", 8)
         patch.setattr(reading, "PIECE_BYTES", 10)
-        pieces = list(read_text(path, "a.txt", lambda: new_hash(0)))
+        pieces = list(read_text(path, "a.txt", Position(), 0))
     parts = [ENCODER.encode(piece) for piece in pieces]
     assert not any(part.unreadable for part in parts)
     ids = np.concatenate([part.ids for part in parts])
     assert TOKENIZER.decode(ids[:-1]) == text and ids[-1] == END
 
 
-def many_pieces(texts: list[str], size: int = 50) -> list[tuple[int, Piece]]:
-    starts = range(0, len(texts), size)
-    return [(start, lines(texts[start : start + size], start + 1)) for start in starts]
-
-
-def check_same(one: list[tuple[int, Piece, Encoded]], other: list[tuple[int, Piece, Encoded]]) -> None:
-    assert [(number, piece) for number, piece, _ in one] == [(number, piece) for number, piece, _ in other]
-    for (_, _, first), (_, _, second) in zip(one, other, strict=True):
-        assert first.ids.tolist() == second.ids.tolist() and first.ids.dtype == second.ids.dtype
-        assert first.lengths.tolist() == second.lengths.tolist()
-        assert first.numbers.tolist() == second.numbers.tolist()
-        assert first.text_bytes.tolist() == second.text_bytes.tolist()
-        assert (first.digests, first.unreadable) == (second.digests, second.unreadable)
-
-
-def test_several_processes_give_what_one_gives_in_the_same_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loopway.data.preparation.encoding.PIECE_BYTES", 5000)
-    texts = make_texts(600)
-    pieces = many_pieces(texts)
-    pieces.insert(3, (7, Piece("b.jsonl", "lines", b'{"text": 7}\n{"text": "x"}\n', 1, Position(1), 1)))
-    pieces.insert(5, (8, Piece("c.gz", "unreadable", "c.gz: broken", 9, None, 1)))
-    pieces.insert(9, (9, Piece("d.parquet", "rows", ["a b c", None, "d"], 0, None, 1)))
-    pieces.append((10, text_piece("the end " * 3000)))
-    one = list(encode_in_order(iter(pieces), ENCODING, 1))
-    check_same(one, list(encode_in_order(iter(pieces), ENCODING, 3)))
-    assert [record.reason for _, _, encoded in one for record in encoded.unreadable] == [
-        "b.jsonl, line 1: field 'text' must be a string, got a number",
-        "c.gz: broken",
-        "d.parquet, row 1: field 'text' must be a string, got null",
-    ]
-
-
-@pytest.mark.parametrize("processes", [1, 2])
-def test_what_was_read_before_an_error_is_given_before_it_is_raised(
-    monkeypatch: pytest.MonkeyPatch, processes: int
-) -> None:
-    monkeypatch.setattr("loopway.data.preparation.encoding.PIECE_BYTES", 20_000)
-    pieces = many_pieces(make_texts(600))
-
-    def broken() -> Iterator[tuple[int, Piece]]:
-        yield from pieces
-        raise DataError("the disk is gone")
-
-    given: list[int] = []
-    with pytest.raises(DataError, match="the disk is gone"):
-        for number, _, _ in encode_in_order(broken(), ENCODING, processes):
-            given.append(number)
-    assert given == [number for number, _ in pieces]
-
-
-def test_little_is_read_ahead_and_closing_ends_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loopway.data.preparation.encoding.PIECE_BYTES", 1)  # a batch is a piece
-    read, given, most = 0, 0, 0
-
-    def reading() -> Iterator[tuple[int, Piece]]:
-        nonlocal read, most
-        for number in range(200):
-            read += 1
-            most = max(most, read - given)
-            yield number, text_piece("some text")
-
-    encoded = encode_in_order(reading(), ENCODING, 2)
-    for number, _, _ in encoded:
-        given += 1
-        if number == 100:
-            break
-    assert multiprocessing.active_children()
-    encoded.close()
-    assert not multiprocessing.active_children()
-    assert most <= 7 and read < 120
-
-
-def test_a_process_that_is_killed_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loopway.data.preparation.encoding.PIECE_BYTES", 1)
-    given: list[int] = []
-
-    def killing() -> Iterator[tuple[int, Piece]]:
-        for number in range(1000):
-            if number == 50:
-                victim = multiprocessing.active_children()[0].pid
-                assert victim is not None
-                os.kill(victim, signal.SIGKILL)
-            if number > 50:
-                time.sleep(0.01)
-            yield number, text_piece("some text")
-
-    with pytest.raises(DataError, match="a process that tokenises was killed") as caught:
-        for number, _, _ in encode_in_order(killing(), ENCODING, 2):
-            given.append(number)
-    assert "\n" not in str(caught.value)
-    assert given == list(range(len(given))) and 40 < len(given) < 1000
-
-
 def test_a_field_of_another_name_is_the_text() -> None:
     encoder = Encoder(Encoding(ENCODING.tokenizer, END, "body", seed=0))
-    piece = Piece("a.jsonl", "lines", b'{"body": "cat", "text": 3}', 1, Position(1), 1)
+    piece = Piece("a.jsonl", "lines", Position(), b'{"body": "cat", "text": 3}')
     assert TOKENIZER.decode(encoder.encode(piece).ids[:-1]) == "cat"
 
 
 def test_numbers_of_documents_are_those_of_their_lines() -> None:
-    piece = Piece(
-        "a.jsonl", "lines", b'\n{"text": "a"}\n{"text": " "}\n{}\n{"text": "b"}\n', 11, Position(1), 1
-    )
+    content = b'\n{"text": "a"}\n{"text": " "}\n{}\n{"text": "b"}\n'
+    piece = Piece("a.jsonl", "lines", Position(70, 10), content)
     encoded = ENCODER.encode(piece)
-    assert encoded.numbers.tolist() == [12, 15]
-    assert [record.number for record in encoded.unreadable] == [14]
+    assert encoded.documents["number"].tolist() == [12, 15]
+    assert [record.record for record in encoded.unreadable] == ["a.jsonl, line 14"]
 
 
 def test_modules_of_an_encoding_process_are_light(tmp_path: Path) -> None:
@@ -298,7 +199,7 @@ def test_modules_of_an_encoding_process_are_light(tmp_path: Path) -> None:
     import sys
 
     code = (
-        "import sys, loopway.data.preparation.encoding; "
+        "import sys, loopway.data.preparation.units; "
         "sys.exit(' '.join({'torch', 'transformers', 'datasets', 'pyarrow', 'pydantic'} & sys.modules.keys()) or None)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

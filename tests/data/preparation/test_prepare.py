@@ -73,15 +73,6 @@ def test_the_tokenizer_never_sees_validation_text(tmp_path: Path) -> None:
     assert vocabulary(prepared.tokenizer) != vocabulary(train_tokenizer(train + validation, 320))
 
 
-@pytest.mark.parametrize("fraction", [1e-9, 1 - 1e-9])
-def test_the_tokenizer_never_sees_a_validation_document_that_was_moved(
-    tmp_path: Path, fraction: float
-) -> None:
-    corpus = make_corpus(tmp_path / "corpus", 6)
-    prepared = prepare(config(corpus, vocab_size=320, validation_fraction=fraction), tmp_path / "data")
-    assert vocabulary(prepared.tokenizer) == vocabulary(train_tokenizer(texts_of(prepared, "train"), 320))
-
-
 def test_of_much_text_a_tokenizer_is_trained_on_a_part_of_each_source(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,7 +138,7 @@ def test_a_record_far_beyond_the_sample_gives_a_tokenizer_its_first_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("loopway.data.preparation.training_texts.WORD_BYTES", 200_000)
-    monkeypatch.setattr("loopway.data.preparation.training_texts.LONG_TEXT", 100_000)
+    monkeypatch.setattr("loopway.data.preparation.training_texts.UNIT_BYTES", 100_000)
     text = " ".join(map(str, range(300_000)))
     seen = "".join(sample(make_source("jsonl", tmp_path / "a", [text, "more"])))
     assert text.startswith(seen.removesuffix("more")) and 300_000 < len(seen) < 500_000
@@ -197,7 +188,8 @@ def test_copies_of_a_document_fall_on_the_same_side_wherever_they_are(tmp_path: 
 def test_a_long_text_falls_on_the_side_of_the_same_text_in_a_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("loopway.data.preparation.reading.LONG_TEXT", 1000)
+    for module in ("reading", "units"):
+        monkeypatch.setattr(f"loopway.data.preparation.{module}.UNIT_BYTES", 1000)
     monkeypatch.setattr("loopway.data.preparation.reading.PIECE_BYTES", 300)
     texts = [f"{text} äöü €" for text in make_texts(10, words=300)]
     sources = [make_source("txt", tmp_path / "a", texts), make_source("jsonl", tmp_path / "a", texts)]
@@ -217,24 +209,18 @@ def test_the_split_depends_on_the_texts_and_the_seed_and_not_on_their_order(tmp_
     assert validation[0] == validation[1] != validation[2]
 
 
-@pytest.mark.parametrize(("fraction", "alone"), [(1e-9, "validation"), (1 - 1e-9, "train")])
-def test_where_chance_leaves_a_side_empty_one_document_and_its_copies_are_moved_there(
-    tmp_path: Path, fraction: float, alone: str
-) -> None:
-    texts = make_texts(5)
-    source = make_source("jsonl", tmp_path / "a", [*texts, *texts])
-    prepared = prepare(config(Path(source), validation_fraction=fraction), tmp_path / "data")
-    moved = texts_of(prepared, alone)
-    assert len(moved) == 2 and moved[0] == moved[1] in texts
-    other = "train" if alone == "validation" else "validation"
-    assert texts_of(prepared, other) == [text for text in [*texts, *texts] if text != moved[0]]
-    assert prepared.manifest[alone]["bytes"] == 2 * len(moved[0])
-    assert prepared.manifest[other]["bytes"] == 2 * sum(map(len, texts)) - 2 * len(moved[0])
-    prepared.verify()
-    assert {path.name for path in (tmp_path / "data").iterdir()} == {
-        *("tokenizer", "manifest.json"),
-        *(f"{half}.{suffix}" for half in ("train", "validation") for suffix in ("bin", "idx")),
-    }
+@pytest.mark.parametrize(
+    ("fraction", "empty", "full"), [(1e-9, "validation", "train"), (1 - 1e-9, "train", "validation")]
+)
+def test_an_empty_split_is_refused(tmp_path: Path, fraction: float, empty: str, full: str) -> None:
+    source = make_source("jsonl", tmp_path / "a", make_texts(5))
+    with pytest.raises(DataError) as caught:
+        prepare(config(Path(source), validation_fraction=fraction), tmp_path / "data")
+    assert str(caught.value) == (
+        f"data.validation_fraction: {fraction} leaves the {empty} set empty ({full} has all of 5 documents); give more "
+        "documents, another fraction, or data.validation"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
 
 
 def test_no_validation_set_if_none_is_asked_for(tmp_path: Path) -> None:
@@ -406,8 +392,8 @@ def test_a_given_tokenizer_is_used_and_saved_with_the_data(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        (["only one"], "the validation set would be empty"),
-        (["copies of one"] * 3, "the validation set would be empty"),
+        (["only one"], "leaves the train set empty"),
+        (["copies of one"] * 3, "leaves the validation set empty"),
         (["", " "], r"data.train: no documents in .*a.jsonl"),
     ],
 )
@@ -420,10 +406,7 @@ def test_too_little_text_is_refused_and_leaves_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
 
 
-def test_a_single_long_text_file_is_refused_before_it_is_tokenised(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("loopway.data.preparation.prepare._WORTH_PROCESSES", 50)
+def test_a_single_text_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
     corpus, events = make_corpus(tmp_path / "corpus", 1), []
     with (
         watching(tmp_path / "data.incomplete", lambda *event: events.append(event)),
@@ -431,10 +414,7 @@ def test_a_single_long_text_file_is_refused_before_it_is_tokenised(
     ):
         prepare(config(corpus), tmp_path / "data")
     assert events == []
-    assert (
-        prepare(config(corpus, validation_fraction=0), tmp_path / "data", processes=1).train.num_documents
-        == 1
-    )
+    assert prepare(config(corpus, validation_fraction=0), tmp_path / "data").train.num_documents == 1
 
 
 def test_validation_text_without_documents_is_refused(tmp_path: Path) -> None:

@@ -1,13 +1,10 @@
-"""Token files are written in the format that Megatron and GPT-NeoX read, the same whether interrupted or not."""
+"""Token files are written in the format that Megatron and GPT-NeoX read, the same however they are given."""
 
 import hashlib
-import json
-import os
 import struct
-import subprocess
-import sys
 import tracemalloc
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -71,37 +68,25 @@ def test_the_bytes_are_those_of_another_writer(tmp_path, golden):
 
 @given(st.data())
 @SAME_FOLDER
-def test_however_it_is_written_and_interrupted_the_file_is_the_same(tmp_path, data):
+def test_however_it_is_written_the_file_is_the_same(tmp_path, data):
     documents = data.draw(st.lists(st.lists(st.integers(0, 69_999), max_size=6), max_size=12))
     vocab_size = data.draw(st.sampled_from([70_000, 80_000]))
     for path in tmp_path.iterdir():
         path.unlink()
-    state, writer = None, TokenWriter(tmp_path / "x", vocab_size)
-    done = 0
+    writer, done = TokenWriter(tmp_path / "x", vocab_size), 0
     while done < len(documents):
-        step = data.draw(st.sampled_from(["documents", "parts", "checkpoint", "interruption", "late"]))
-        if step == "documents":
+        if data.draw(st.booleans()):
             count = data.draw(st.integers(0, len(documents) - done))
             append(writer, documents[done : done + count])
             done += count
-        elif step == "parts":
-            ids = np.array(documents[done])
-            cuts = sorted(data.draw(st.lists(st.integers(0, len(ids)), max_size=3)))
-            for start, stop in zip([0, *cuts], cuts, strict=False):
-                writer.append_part(ids[start:stop], last=False)
-            writer.append_part(ids[cuts[-1] if cuts else 0 :], last=True)
-            done += 1
-        elif step == "checkpoint":
-            state = json.loads(json.dumps(writer.checkpoint()))
-            assert state["documents"] == done
         else:
-            if step == "interruption" and data.draw(st.booleans()):
-                writer.append_part(np.array([1, 2, 3]), last=False)
-            if step == "late":  # it had finished, but nobody noted it
-                writer.finish()
-            writer.close()
-            writer = TokenWriter(tmp_path / "x", vocab_size, state=state)
-            done = state["documents"] if state else 0
+            ids = np.array(documents[done], np.int64)
+            cuts = sorted(data.draw(st.lists(st.integers(0, len(ids)), max_size=3)))
+            for start, stop in pairwise([0, *cuts]):
+                writer.append(ids[start:stop], np.array([stop - start]), ends=False)
+            rest = ids[cuts[-1] if cuts else 0 :]
+            writer.append(rest, np.array([len(rest)]))
+            done += 1
         assert writer.documents == done
     result = writer.finish()
     written = contents(tmp_path)
@@ -117,49 +102,6 @@ def test_however_it_is_written_and_interrupted_the_file_is_the_same(tmp_path, da
         append(at_once, documents)
         at_once.finish()
     assert contents(tmp_path) == written
-
-
-def test_what_a_killed_process_had_checkpointed_is_there(tmp_path):
-    program = """
-import json, os, sys
-import numpy as np
-from loopway.data.tokens.writer import TokenWriter
-
-writer = TokenWriter(sys.argv[1], 300)
-for number in range(1000):
-    writer.append(np.full(50, number % 300), np.array([20, 30]))
-print(json.dumps(writer.checkpoint()), flush=True)
-writer.append(np.full(50_000, 7), np.array([50_000]))
-os._exit(1)
-"""
-    killed = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "x")], stdout=subprocess.PIPE, text=True
-    )
-    assert killed.returncode == 1
-    state = json.loads(killed.stdout)
-    assert state == {"documents": 2_000, "tokens": 50_000, "largest_id": 299}
-    with closing(TokenWriter(tmp_path / "x", 300, state=state)) as writer:
-        append(writer, [[1, 2]])
-        writer.finish()
-    file = TokenFile.open(tmp_path / "x")
-    file.verify(300)
-    assert file.document_lengths.tolist() == [20, 30] * 1000 + [2]
-    assert file.sequence(1_999).tolist() == [999 % 300] * 30
-
-
-@pytest.mark.parametrize(
-    ("name", "kept"), [("x.bin", 15), ("x.bin", None), ("x.lengths", 11), ("x.lengths", None)]
-)
-def test_files_that_hold_less_than_the_checkpoint_are_refused(tmp_path, name, kept):
-    with closing(TokenWriter(tmp_path / "x", 300)) as writer:
-        append(writer, DOCUMENTS)
-        state = writer.checkpoint()
-    if kept is None:
-        (tmp_path / name).unlink()
-    else:
-        os.truncate(tmp_path / name, kept)
-    with pytest.raises(DataError, match=rf"{name}: {kept or 0} bytes, but 1[26] had been written"):
-        TokenWriter(tmp_path / "x", 300, state=state)
 
 
 def test_a_new_file_replaces_what_is_there(tmp_path):
@@ -181,10 +123,10 @@ def test_a_token_outside_the_vocabulary_is_refused_and_nothing_of_its_batch_writ
         append(writer, [[1], [], [2, 3]])
         with pytest.raises(DataError, match=rf"y.bin: document 6 has a token id outside 0..299: {token}$"):
             append(writer, [[4], [], [5], [token, 0]])
-        writer.append_part(np.array([6]), last=False)
+        writer.append(np.array([6]), np.array([1]), ends=False)
         with pytest.raises(DataError, match=r"document 3 has a token id outside"):
-            writer.append_part(np.array([token]), last=True)
-        writer.append_part(np.array([7]), last=True)
+            writer.append(np.array([token]), np.array([1]))
+        writer.append(np.array([7]), np.array([1]))
         writer.finish()
     assert TokenFile.open(tmp_path / "y").read(0, 5).tolist() == [1, 2, 3, 6, 7]
 
@@ -192,22 +134,21 @@ def test_a_token_outside_the_vocabulary_is_refused_and_nothing_of_its_batch_writ
 def test_a_document_longer_than_the_format_can_say_is_refused(tmp_path):
     too_long = np.broadcast_to(np.uint16(0), 2**31)  # takes no memory
     with closing(TokenWriter(tmp_path / "x", 300)) as writer:
-        writer.append_part(np.array([1]), last=False)
+        writer.append(np.array([1]), np.array([1]), ends=False)
         with pytest.raises(DataError, match=r"a document of 2147483648 tokens; the format allows 2147483647"):
-            writer.append_part(too_long[1:], last=True)
-        writer.append_part(np.array([2]), last=True)
+            writer.append(too_long[1:], np.array([2**31 - 1]))
+        writer.append(np.array([2]), np.array([1]))
         with pytest.raises(DataError, match=r"a document of 2147483648 tokens"):
             writer.append(too_long, np.array([2**31]))
         writer.finish()
     assert TokenFile.open(tmp_path / "x").document_lengths.tolist() == [2]
 
 
-def test_nothing_may_come_between_the_parts_of_a_document(tmp_path):
+def test_a_file_does_not_end_within_a_document(tmp_path):
     with closing(TokenWriter(tmp_path / "x", 300)) as writer:
-        writer.append_part(np.array([], np.int64), last=False)
-        for action in (lambda: append(writer, DOCUMENTS), writer.checkpoint, writer.finish):
-            with pytest.raises(ValueError, match="give its last part first"):
-                action()
+        writer.append(np.array([], np.int64), np.array([0]), ends=False)
+        with pytest.raises(ValueError, match="the last document has not ended"):
+            writer.finish()
 
 
 def test_lengths_that_do_not_fit_the_ids_are_refused(tmp_path):
@@ -224,26 +165,21 @@ def test_no_tokens_at_all_are_refused(tmp_path):
 
 
 def test_memory_does_not_grow_with_the_documents(tmp_path):
-    """Through writing, going on and making an index of more entries than are made at a time."""
+    """Through writing and making an index of more entries than are made at a time."""
     ids, lengths = np.arange(1_000) % 300, np.full(1_000, 1)
     tracemalloc.start()
     try:
         writer = TokenWriter(tmp_path / "x", 300)
         for _ in range(300):
             writer.append(ids, lengths)
-        writer.close()
-        writer = TokenWriter(
-            tmp_path / "x", 300, state={"documents": 290_000, "tokens": 290_000, "largest_id": 299}
-        )
-        writer.append(ids, lengths)
         before = tracemalloc.get_traced_memory()[1]
         writer.finish()
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert before < 2_000_000  # bytes; a number for each document would be 2,328,000
+    assert before < 2_000_000  # bytes; a number for each document would be 2,400,000
     assert peak < 8_000_000  # a few arrays of 262,144 entries, however many there are
     file = TokenFile.open(tmp_path / "x")
     file.verify(300)
-    assert (file.num_documents, file.num_tokens) == (291_000, 291_000)
-    assert np.array_equal(file.read(290_000, 291_000), ids)
+    assert (file.num_documents, file.num_tokens) == (300_000, 300_000)
+    assert np.array_equal(file.read(299_000, 300_000), ids)

@@ -1,28 +1,35 @@
 """From a piece of a source, as it was read, to the texts of its documents.
 
 A piece is what travels from the process that reads to those that encode: some lines, rows or files, not parsed yet.
-What is wrong with a record is named with its file and line. Knows nothing of how pieces are read, of splits and
-tokenizers; imports nothing heavy, since every encoding process imports it.
+What is wrong with a record is named with its file and line. Knows nothing of how pieces are read, nor of tokenizers;
+imports nothing heavy, since every encoding process imports it.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 from loopway.errors import DataError
 
 EMPTY = "{}: the file is empty; give a file with text, or leave it out"
 BINARY = "{}: holds NUL bytes, so it is a binary file; give text in UTF-8"
+DIGEST_BYTES = 16
+_RECORDS = {"lines": "line", "rows": "row", "records": "record"}
+_JSON_TYPES = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
+
+Kind = Literal["text", "lines", "rows", "records"]
+"""``text``: a document; ``lines``: JSONL; ``rows``: the text column of a table; ``records``: parsed JSON values."""
 
 
 class Position(NamedTuple):
-    """A place between two records of a source: where reading can go on."""
+    """A place between two records of a source, or in a long text: reading can begin there."""
 
     offset: int = 0
-    """Bytes before it, unpacked; rows where a source has rows."""
+    """Bytes before it, unpacked; 0 where a source has rows or records."""
     records: int = 0
-    """Lines or rows before it."""
+    """Lines, rows or records before it."""
 
 
 @dataclass(frozen=True)
@@ -31,92 +38,97 @@ class Piece:
 
     source: str
     """The source's name."""
-    kind: Literal["text", "part", "lines", "records", "rows", "unreadable"]
-    """``text``: a whole document; ``part``: of a long one; ``lines``: JSONL; ``records``: parsed JSON values; ``rows``:
-    the text column of a table; ``unreadable``: why the rest of the source can't be read."""
-    content: bytes | str | Sequence[Any]
-    first: int
-    """Number of the first line or record (from 1) or row (from 0)."""
-    end: Position | None
-    """Where the next piece begins; None: the source ends here."""
-    progress: float
+    kind: Kind
+    start: Position
+    content: bytes | Sequence[Any]
+    progress: float = 0.0
     """Bytes of the source, as it lies on disk, that have been read by the end of this piece."""
     is_first: bool = True
-    """Whether the document begins here; only of a part."""
+    """Whether the text begins here; only of a text."""
     is_last: bool = True
-    """Whether the document ends here; only of a part."""
+    """Whether the text ends here; only of a text."""
     digest: bytes = b""
-    """Digest of the whole document; only of a part."""
+    """Digest of the whole text; only of a part of one."""
+    error: str | None = None
+    """Why the rest of the source, from here on, can't be read."""
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it takes in memory."""
+        if isinstance(self.content, bytes):
+            return len(self.content)
+        return sum(len(str(value)) + 100 for value in self.content)
 
 
 class Document(NamedTuple):
-    """A text and its number (line or row) in the source."""
+    """A text and its number in the source: a line or record (from 1) or row (from 0)."""
 
     number: int
     text: str
 
 
 class Unreadable(NamedTuple):
-    """A record that can't be read: its number in the source, and the whole message."""
+    """A record that can't be read: how messages name it, and the whole message."""
 
-    number: int
+    record: str
     reason: str
 
 
+def digest_of(text: str, seed: int) -> bytes:
+    """Return the digest of a document, 16 bytes: a keyed hash of its text."""
+    digest = new_digest(seed)
+    digest.update(text.encode())
+    return digest.digest()
+
+
+def new_digest(seed: int) -> "hashlib.blake2b":
+    """Return a hash object for a document's UTF-8 bytes."""
+    return hashlib.blake2b(digest_size=DIGEST_BYTES, key=str(seed).encode())
+
+
+def place_of(source: str, kind: Kind, number: int) -> str:
+    """Return how a message names a record: ``a.jsonl, line 3``."""
+    return f"{source}, {_RECORDS[kind]} {number}" if kind in _RECORDS else source
+
+
 def read_documents(piece: Piece, text_field: str) -> Iterator[Document | Unreadable]:
-    """The documents of a piece in order; blank ones are left out."""
-    if piece.kind == "unreadable":
-        yield Unreadable(piece.first, cast(str, piece.content))
+    """Yield the documents of a piece in order; blank ones are left out."""
+    if piece.error is not None:
+        yield Unreadable(piece.source, piece.error)
         return
-    if piece.kind == "lines":
-        records = _lines(piece)
-    elif piece.kind in ("rows", "records"):
-        records = ((number, content) for number, content in enumerate(piece.content, start=piece.first))
-    else:
-        records = [(piece.first, piece.content)]
-    for number, content in records:
+    first = piece.start.records + (piece.kind != "rows")
+    for number, content in enumerate(_records_of(piece), start=first):
+        if piece.kind == "lines" and not content.strip():
+            continue
+        place = place_of(piece.source, piece.kind, number)
         try:
-            text = _text(piece, number, content, text_field)
+            text = _text(piece, number, content, place, text_field)
         except DataError as error:
-            yield Unreadable(number, str(error))
+            yield Unreadable(place, str(error))
         else:
-            if text.strip() or piece.kind == "part":
+            if text.strip() or piece.digest:
                 yield Document(number, text)
 
 
-def place_of(piece: Piece, number: int) -> str:
-    """How a message names a record: ``a.jsonl, line 3``."""
-    if piece.kind in ("text", "unreadable"):
-        return piece.source
-    unit = {"rows": "row", "records": "record"}.get(piece.kind, "line")
-    return f"{piece.source}, {unit} {number}"
-
-
-def _lines(piece: Piece) -> Iterator[tuple[int, bytes]]:
-    assert isinstance(piece.content, bytes)
+def _records_of(piece: Piece) -> Sequence[Any]:
+    if not isinstance(piece.content, bytes):
+        return piece.content
     # At newlines only: splitlines would also split at carriage returns, which JSON strings may not hold but files do.
-    for number, line in enumerate(piece.content.split(b"\n"), start=piece.first):
-        if line.strip():
-            yield number, line
+    return piece.content.split(b"\n") if piece.kind == "lines" else [piece.content]
 
 
-def _text(piece: Piece, number: int, content: Any, text_field: str) -> str:
-    place = place_of(piece, number)
+def _text(piece: Piece, number: int, content: Any, place: str, text_field: str) -> str:
+    if piece.kind == "text":
+        if not piece.digest and not content.strip():
+            raise DataError(EMPTY.format(piece.source))
+        if b"\0" in content:
+            raise DataError(BINARY.format(piece.source))
+        return _decode(content, piece, number)
     if piece.kind == "lines":
         content = parse_json(_decode(content, piece, number), place)
-    elif piece.kind in ("text", "part"):
-        content = {text_field: _file_text(content, piece)}
     elif piece.kind == "rows":
         content = {text_field: _row_text(content, place)}
     return _field(content, text_field, place)
-
-
-def _file_text(content: bytes, piece: Piece) -> str:
-    if piece.kind == "text" and not content.strip():
-        raise DataError(EMPTY.format(piece.source))
-    if b"\0" in content:
-        raise DataError(BINARY.format(piece.source))
-    return _decode(content, piece, piece.first)
 
 
 def _row_text(value: Any, place: str) -> Any:
@@ -128,14 +140,15 @@ def _row_text(value: Any, place: str) -> Any:
 
 
 def _decode(content: bytes, piece: Piece, first_line: int) -> str:
+    begins_file = first_line == 1 and piece.is_first
     try:
-        return content.decode("utf-8-sig" if first_line == 1 else "utf-8")
+        return content.decode("utf-8-sig" if begins_file else "utf-8")
     except UnicodeDecodeError as error:
         raise not_utf8(piece.source, error, first_line) from None
 
 
 def not_utf8(name: str, error: UnicodeDecodeError, first_line: int) -> DataError:
-    """The error for text of which ``error`` was raised, and whose first line has the number ``first_line``."""
+    """Return the error for text of which ``error`` was raised, and whose first line has the number ``first_line``."""
     line = first_line + error.object[: error.start].count(b"\n")
     return DataError(
         f"{name}, line {line}: byte 0x{error.object[error.start]:02x} is not valid UTF-8; convert the file to UTF-8"
@@ -143,16 +156,13 @@ def not_utf8(name: str, error: UnicodeDecodeError, first_line: int) -> DataError
 
 
 def parse_json(text: str, place: str) -> Any:
-    """The value of a JSON text; raises :class:`DataError` that names ``place``."""
+    """Return the value of a JSON text. Raises :class:`DataError` that names ``place``."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
         where = f", line {error.lineno}" if "\n" in text.strip() else ""
         raise DataError(f"{place}{where}: not valid JSON: {error.msg} at column {error.colno}") from None
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # a number of thousands of digits, a thousand nested brackets
+    except (ValueError, RecursionError) as error:  # thousands of digits, a thousand nested brackets
         raise DataError(f"{place}: JSON that can't be read: {error}") from None
 
 
@@ -177,5 +187,4 @@ def _field(record: Any, text_field: str, place: str) -> str:
 
 
 def _json_type(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
-    return names.get(type(value), "a number")
+    return _JSON_TYPES.get(type(value), "a number")

@@ -1,4 +1,4 @@
-"""Reads files piece by piece, so that memory doesn't grow with a file: text, JSONL (plain, gzip, zstandard), parquet.
+"""Reads files piece by piece, so that memory doesn't grow with a file: text, JSONL (plain, gzip, zstandard), parquet, JSON.
 
 A reader yields the :class:`Piece` objects of one file from a position on; what it yields depends on the file alone.
 Where a file can't be read on, the last piece says why; what single records hold is looked at later. Knows nothing of
@@ -7,18 +7,27 @@ splits and tokenizers.
 
 import codecs
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
-from loopway.data.preparation.documents import BINARY, EMPTY, Piece, Position, not_utf8, parse_json
+from loopway.data.preparation.documents import (
+    BINARY,
+    EMPTY,
+    Kind,
+    Piece,
+    Position,
+    new_digest,
+    not_utf8,
+    parse_json,
+)
 from loopway.errors import DataError
 
 PIECE_BYTES = 2**20
 """About so much text makes a piece."""
-LONG_TEXT = 4 * 2**20
-"""A text file of more bytes is read in parts."""
+UNIT_BYTES = 4 * 2**20
+"""About so much text makes a unit; a text file of more bytes is read in parts."""
 LONGEST_JSON = 64 * 2**20
 """A .json file of more bytes is refused: it can only be read whole."""
 LONGEST_LINE = 256 * 2**20
@@ -29,40 +38,33 @@ _CUT_WINDOW = 2**16
 _BETWEEN_WORDS = re.compile(rb"(?<=\S)(?= \S)")
 
 
-class Hash(Protocol):
-    """What hashlib's objects can do."""
-
-    def update(self, data: bytes, /) -> None: ...
-    def digest(self) -> bytes: ...
-
-
-def read_text(path: Path, name: str, new_hash: Callable[[], Hash]) -> Iterator[Piece]:
-    """A text file: one document, in parts if it is long."""
+def read_text(path: Path, name: str, start: Position, seed: int) -> Iterator[Piece]:
+    """Read a text file: one document, in parts if it is long. ``seed``: of its digest."""
     size = path.stat().st_size
-    if size <= LONG_TEXT:
-        yield Piece(name, "text", path.read_bytes(), 1, None, size)
+    if size <= UNIT_BYTES:
+        yield Piece(name, "text", start, path.read_bytes(), size)
         return
     try:
-        digest = _digest_of_long_text(path, name, new_hash())
+        digest = _digest_of_long_text(path, name, seed)
     except DataError as error:
-        yield _unreadable(name, str(error), 1, size)
+        yield _unreadable(name, "text", start, str(error), size)
         return
     with path.open("rb") as file:
-        offset, line, rest = 0, 1, b""
+        file.seek(start.offset)
+        (offset, lines), rest = start, b""
         while block := file.read(PIECE_BYTES):
             content = rest + block
             is_last = offset + len(content) == size
             cut = len(content) if is_last else _place_to_cut(content)
             part, rest = content[:cut], content[cut:]
-            is_first, offset = offset == 0, offset + len(part)
-            end = None if is_last else Position(offset)
-            yield Piece(name, "part", part, line, end, offset, is_first, is_last, digest)
-            line += part.count(b"\n")
+            begin, offset = Position(offset, lines), offset + cut
+            yield Piece(name, "text", begin, part, offset, begin.offset == 0, is_last, digest)
+            lines += part.count(b"\n")
 
 
-def _digest_of_long_text(path: Path, name: str, digest: Hash) -> bytes:
-    """Reads the file once before any of it is used: a document is known whole, and its mistakes are, before its end."""
-    decoder, line = codecs.getincrementaldecoder("utf-8-sig")(), 1
+def _digest_of_long_text(path: Path, name: str, seed: int) -> bytes:
+    """Read the file before any of it is used: what is wrong with it is known before its first token is written."""
+    digest, decoder, line = new_digest(seed), codecs.getincrementaldecoder("utf-8-sig")(), 1
     with path.open("rb") as file:
         while block := file.read(PIECE_BYTES):
             if b"\0" in block:
@@ -94,20 +96,21 @@ def _place_to_cut(content: bytes) -> int:
 
 
 def read_lines(path: Path, name: str, compression: str | None, start: Position) -> Iterator[Piece]:
-    """A JSONL file: as many whole lines a piece as fit, at least one."""
+    """Read a JSONL file: as many whole lines a piece as fit, at least one."""
     size = path.stat().st_size
     offset, lines = start
     try:
         with _unpacked(path, name, compression, offset) as (file, raw):
             for content in _whole_lines(file, name):
-                first, offset, lines = lines + 1, offset + len(content), lines + content.count(b"\n")
+                begin = Position(offset, lines)
+                offset, lines = offset + len(content), lines + content.count(b"\n")
                 progress = offset if compression is None else raw.tell()
-                yield Piece(name, "lines", content, first, Position(offset, lines), min(progress, size))
+                yield Piece(name, "lines", begin, content, min(progress, size))
     except DataError as error:
-        yield _unreadable(name, str(error), lines + 1, size)
+        yield _unreadable(name, "lines", Position(offset, lines), str(error), size)
         return
     if offset == 0:
-        yield _unreadable(name, EMPTY.format(name), 1, size)
+        yield _unreadable(name, "lines", start, EMPTY.format(name), size)
 
 
 def _whole_lines(file: Any, name: str) -> Iterator[bytes]:
@@ -128,15 +131,6 @@ def _whole_lines(file: Any, name: str) -> Iterator[bytes]:
                 )
     if rest := b"".join(blocks):
         yield rest
-
-
-def prefix_digest(path: Path, name: str, compression: str | None, length: int, digest: Hash) -> bytes:
-    """The digest of a JSONL file's first ``length`` bytes, unpacked."""
-    with _unpacked(path, name, compression, 0) as (file, _):
-        while length and (block := file.read(min(length, PIECE_BYTES))):
-            digest.update(block)
-            length -= len(block)
-    return digest.digest()
 
 
 @contextmanager
@@ -163,7 +157,7 @@ def _unpacked(
 
 
 def read_json(path: Path, name: str, start: Position) -> Iterator[Piece]:
-    """A JSON file that holds a list of objects, some of them a piece; it is read whole."""
+    """Read a JSON file that holds a list of objects, some of them a piece; it is read whole."""
     size = path.stat().st_size
     if size > LONGEST_JSON:
         raise DataError(
@@ -173,12 +167,12 @@ def read_json(path: Path, name: str, start: Position) -> Iterator[Piece]:
     try:
         records = _json_list(path.read_bytes(), name)
     except DataError as error:
-        yield _unreadable(name, str(error), 1, size)
+        yield _unreadable(name, "records", start, str(error), size)
         return
     for first in range(start.records, len(records), ROWS):
         content = records[first : first + ROWS]
-        end = first + len(content)
-        yield Piece(name, "records", content, first + 1, Position(records=end), size * end / len(records))
+        progress = size * (first + len(content)) / len(records)
+        yield Piece(name, "records", Position(records=first), content, progress)
 
 
 def _json_list(content: bytes, name: str) -> list[Any]:
@@ -197,7 +191,7 @@ def _json_list(content: bytes, name: str) -> list[Any]:
 
 
 def read_parquet(path: Path, name: str, text_field: str, start: Position) -> Iterator[Piece]:
-    """The text column of a parquet file, some rows a piece."""
+    """Read the text column of a parquet file, some rows a piece."""
     import pyarrow
     from pyarrow import parquet
 
@@ -211,30 +205,33 @@ def read_parquet(path: Path, name: str, text_field: str, start: Position) -> Ite
                     f"{name}: no column {text_field!r}; there are {', '.join(columns)}; set data.text_field"
                 )
             total = file.metadata.num_rows
-            for group in range(file.num_row_groups):
-                in_group = (metadata := file.metadata.row_group(group)).num_rows
-                if rows + in_group <= start.records:
-                    rows += in_group
+            for number in range(file.num_row_groups):
+                group = file.metadata.row_group(number)
+                if rows + group.num_rows <= start.records:
+                    rows += group.num_rows
                     continue
-                for batch in file.iter_batches(
-                    _rows_at_once(metadata, text_field), row_groups=[group], columns=[text_field]
-                ):
-                    read = _values(batch.column(0))[max(start.records - rows, 0) :]
-                    rows += batch.num_rows - len(read)
-                    for values in in_pieces(read):
-                        first, rows = rows, rows + len(values)
-                        yield Piece(name, "rows", values, first, Position(records=rows), size * rows / total)
+                at_once = _rows_at_once(group, text_field)
+                for batch in file.iter_batches(at_once, row_groups=[number], columns=[text_field]):
+                    done = min(max(start.records - rows, 0), batch.num_rows)
+                    values = _values(batch.column(0).slice(done))
+                    yield from in_pieces(name, rows + done, values, size / total)
+                    rows += batch.num_rows
     except (pyarrow.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        yield _unreadable(name, f"{name}: can't be read as parquet: {reason}", rows, size)
+        place = Position(records=max(rows, start.records))
+        yield _unreadable(name, "rows", place, f"{name}: can't be read as parquet: {reason}", size)
 
 
-def in_pieces(values: list[Any]) -> list[list[Any]]:
-    """The values of neighbouring rows as pieces: one, or one each where they are long."""
+def in_pieces(name: str, first: int, values: list[Any], row_bytes: float) -> Iterator[Piece]:
+    """Yield the values of neighbouring rows as one piece, or one each where they are long."""
     size = sum(len(value) for value in values if isinstance(value, str | bytes))
-    return [[value] for value in values] if size > PIECE_BYTES or not values else [values]
+    step = 1 if size > PIECE_BYTES else max(len(values), 1)
+    for at in range(0, len(values), step):
+        content = values[at : at + step]
+        begin = first + at
+        yield Piece(name, "rows", Position(records=begin), content, row_bytes * (begin + len(content)))
 
 
 def _rows_at_once(group: Any, text_field: str) -> int:
@@ -254,6 +251,6 @@ def _values(column: Any) -> list[Any]:
         return column.cast(pyarrow.large_binary()).to_pylist()
 
 
-def _unreadable(name: str, reason: str, first: int, size: float) -> Piece:
-    """What is left of a source from record ``first`` on."""
-    return Piece(name, "unreadable", reason, first, None, size)
+def _unreadable(name: str, kind: Kind, start: Position, reason: str, size: float) -> Piece:
+    """What is left of a source from a position on."""
+    return Piece(name, kind, start, b"", size, error=reason)

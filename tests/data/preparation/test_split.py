@@ -5,11 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loopway.data.preparation.splitting import DIGEST_BYTES, Extremes, digest_of, keys_of, new_hash, set_aside
+from loopway.data.preparation.documents import DIGEST_BYTES, digest_of, new_digest
+from loopway.data.preparation.split import set_aside
 
 
 def keys_of_texts(count: int, seed: int = 0) -> np.ndarray:
-    return keys_of(b"".join(digest_of(f"text {number}", seed) for number in range(count)))
+    digests = b"".join(digest_of(f"text {number}", seed) for number in range(count))
+    return np.frombuffer(digests, "<u8").reshape(-1, 2)[:, 0]
 
 
 @pytest.mark.parametrize("fraction", [0.01, 0.05, 0.5, 0.99])
@@ -32,28 +34,7 @@ def test_another_seed_sets_others_aside() -> None:
 
 @given(st.text(), st.integers(0, 100), st.integers(0, 10**20))
 def test_a_text_has_the_same_digest_whole_and_in_parts(text: str, cut: int, seed: int) -> None:
-    content, digest = text.encode(), new_hash(seed)
+    content, digest = text.encode(), new_digest(seed)
     digest.update(content[:cut])
     digest.update(content[cut:])
     assert digest.digest() == digest_of(text, seed) and len(digest.digest()) == DIGEST_BYTES
-
-
-@given(st.lists(st.lists(st.integers(0, 5))), st.sampled_from([1, -1]))
-def test_the_documents_nearest_to_the_border_are_known_however_they_come(
-    parts: list[list[int]], sign: int
-) -> None:
-    extremes, count = Extremes(sign), 0
-    for part in parts:
-        keys = np.array(part, dtype=np.uint64) * np.uint64(2**61)
-        extremes.add(keys, np.array(part, dtype=np.int64) + 10, count)
-        extremes = Extremes(
-            sign, extremes.key, extremes.documents, extremes.text_bytes
-        )  # as from a checkpoint
-        count += len(part)
-    values = [value for part in parts for value in part]
-    if not values:
-        assert extremes.key is None and extremes.documents == []
-        return
-    best = min(values) if sign > 0 else max(values)
-    assert extremes.documents == [number for number, value in enumerate(values) if value == best]
-    assert extremes.key == best * 2**61 and extremes.text_bytes == best + 10

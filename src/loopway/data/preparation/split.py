@@ -1,0 +1,104 @@
+"""Which documents are for training and which for validation, and which are left out.
+
+With validation text given, a training document that is a validation document too is left out. Otherwise a share of the
+training documents is set aside: those whose digest, read as a number, lies below a threshold. So equal texts are never
+split, and neither the order of documents nor their number matters. Knows finished units; nothing of how they are made.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from loopway.data.folder import LEFT_OUT
+from loopway.data.preparation.documents import place_of
+from loopway.data.preparation.units import Unit
+from loopway.data.tokens.writer import TokenWriter
+from loopway.errors import DataError
+
+SplitName = Literal["train", "validation"]
+SPLITS: tuple[SplitName, SplitName] = ("train", "validation")
+
+
+def set_aside(keys: np.ndarray, fraction: float) -> np.ndarray:
+    """Return which documents are for validation, bool[documents].
+
+    Args:
+        keys: the beginnings of their digests, uint64[documents].
+        fraction: of all documents; at least 0 and below 1.
+    """
+    return keys < np.uint64(fraction * 2.0**64)
+
+
+class SplitWriter:
+    """Writes ``train`` and ``validation`` token files and ``left_out.jsonl`` into a folder, from units in order.
+
+    Args:
+        folder: where.
+        vocab_size: of the tokenizer.
+        fraction: of the training documents that is set aside; 0 where validation text is given.
+        skip_unreadable: list what can't be read instead of raising.
+    """
+
+    def __init__(self, folder: Path, vocab_size: int, *, fraction: float, skip_unreadable: bool) -> None:
+        self.folder = folder
+        self.fraction = fraction
+        self.skip_unreadable = skip_unreadable
+        self.left_out = {"duplicates": 0, "unreadable": 0}
+        self.text_bytes = dict.fromkeys(SPLITS, 0)
+        self._held_out: set[bytes] = set()
+        self._writers = {name: TokenWriter(folder / name, vocab_size) for name in SPLITS}
+        self._list = (folder / LEFT_OUT).open("w", encoding="utf-8")
+
+    def take(self, unit: Unit) -> int:
+        """Write the documents of a unit; those of validation text come before those of training text.
+
+        Returns the bytes of text in it. Raises :class:`DataError` for a record that can't be read.
+        """
+        for record, reason in unit.marker["unreadable"]:
+            if not self.skip_unreadable:
+                unit.path.unlink()
+                raise DataError(f"{reason} (data.skip_unreadable: true leaves out what can't be read)")
+            self._leave_out("unreadable", record, reason)
+        ids, documents = unit.load()
+        kept, aside = np.ones(len(documents), bool), np.full(len(documents), unit.split == "validation")
+        if unit.split == "validation":
+            self._held_out.update(map(bytes, documents["digest"]))
+        elif self._held_out:
+            kept = np.array([bytes(digest) not in self._held_out for digest in documents["digest"]], bool)
+        else:
+            aside = set_aside(documents["digest"][:, 0], self.fraction)
+        for document in documents[~kept] if unit.marker["ends"] else ():
+            place = place_of(*unit.marker["sources"][document["source"]], document["number"])
+            self._leave_out("duplicates", place, "is a validation document")
+        for split, chosen in (("train", kept & ~aside), ("validation", kept & aside)):
+            if chosen.any():
+                lengths = documents["tokens"]
+                of_split = ids if chosen.all() else ids[np.repeat(chosen, lengths)]
+                self._writers[split].append(of_split, lengths[chosen], ends=unit.marker["ends"])
+                self.text_bytes[split] += int(documents["text_bytes"][chosen].sum())
+        return int(documents["text_bytes"].sum())
+
+    def finish(self) -> dict[str, Any]:
+        """Write the indexes; return for each split its counts, None where it has no documents, and what was left out."""
+        counts: dict[str, Any] = {"left_out": self.left_out}
+        for name, writer in self._writers.items():
+            counts[name] = writer.finish() | {"bytes": self.text_bytes[name]}
+            if not writer.documents:
+                counts[name] = None
+                for suffix in (".bin", ".idx"):
+                    (self.folder / f"{name}{suffix}").unlink()
+        self.close()
+        if not any(self.left_out.values()):
+            (self.folder / LEFT_OUT).unlink()
+        return counts
+
+    def close(self) -> None:
+        """Close the files as they are."""
+        for file in (*self._writers.values(), self._list):
+            file.close()
+
+    def _leave_out(self, why: str, record: str, reason: str) -> None:
+        self.left_out[why] += 1
+        self._list.write(json.dumps({"record": record, "why": reason}, ensure_ascii=False) + "\n")

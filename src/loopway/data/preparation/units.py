@@ -1,0 +1,238 @@
+"""Units: parts of the text that are encoded in one go, each whole on disk or not there, so that none is encoded twice.
+
+A unit is some small sources or a range of a large one: about 4 MiB of text, some seconds of work. ``<name>.npz`` holds its
+tokens and what is known of its documents; ``<name>.json``, its marker, is written when all of that is on disk. The name
+is a hash of what the tokens depend on: how they are encoded, the sources' names and stamps, and where in them the unit
+begins. So whatever changes, the units that still fit are found and no others. Knows nothing of which documents are for
+what. Imports nothing heavy: every encoding process imports this module.
+"""
+
+import hashlib
+import json
+import math
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from zipfile import BadZipFile
+
+import numpy as np
+
+from loopway.data.preparation.documents import Piece, Position
+from loopway.data.preparation.encoding import Encoder, Encoding, neighbours
+from loopway.data.preparation.reading import UNIT_BYTES
+from loopway.errors import DataError
+from loopway.files import write_atomically
+
+if TYPE_CHECKING:
+    from loopway.data.preparation.sources import TextSource
+
+
+class Place(NamedTuple):
+    """Where a unit begins."""
+
+    source: int = 0
+    """Number of the source, among those that are read together."""
+    position: Position = Position()
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One unit; its files lie on disk once it is finished."""
+
+    path: Path
+    """Of its marker."""
+    split: str
+    """What its text is for."""
+    before: float
+    """Bytes of all sources before those that are read together for it, as they lie on disk."""
+    pieces: Sequence[Piece] = ()
+    """What it is made of; nothing of a unit that was finished earlier."""
+    end: Place | None = None
+    """Where the next one begins; None: these sources end here."""
+    read: float = 0.0
+    """Bytes of the sources that are read together, as they lie on disk, that have been read by the end."""
+
+    @cached_property
+    def marker(self) -> dict[str, Any]:
+        """``end`` and ``read`` of a finished unit, and what is known when it is encoded.
+
+        ``sources``: [name, kind] of each; ``unreadable``: [record, reason] of each record that can't be read;
+        ``begins``, ``ends``: whether the first document begins and the last one ends here.
+        """
+        return json.loads(self.path.read_text(encoding="utf-8"))
+
+    @property
+    def progress(self) -> float:
+        """Bytes of all sources that have been read by the end of a finished unit."""
+        return self.before + self.marker["read"]
+
+    def load(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the ids of a finished unit, unsigned [tokens], and its documents, :data:`DOCUMENT` [documents]."""
+        try:
+            with np.load(self._arrays) as arrays:
+                return arrays["ids"], arrays["documents"]
+        except (OSError, ValueError, BadZipFile):
+            raise DataError(
+                f"{self._arrays}: damaged; delete {self.path} and rerun the same command"
+            ) from None
+
+    def finish(self, encoder: Encoder) -> None:
+        """Encode the pieces; all is on disk when this returns."""
+        encoded = [encoder.encode(piece) for piece in self.pieces]
+        sources = list(dict.fromkeys((piece.source, piece.kind) for piece in self.pieces))
+        for piece, part in zip(self.pieces, encoded, strict=True):
+            part.documents["source"] = sources.index((piece.source, piece.kind))
+        ids = np.concatenate([part.ids for part in encoded])
+        documents = np.concatenate([part.documents for part in encoded])
+        if self.pieces[0].digest:  # parts of one text
+            for name in ("tokens", "text_bytes"):
+                documents[name][:1] = documents[name].sum()
+            documents = documents[:1]
+        with self._arrays.open("wb") as file:
+            np.savez(file, ids=ids.astype(np.min_scalar_type(ids.max(initial=0))), documents=documents)
+            file.flush()
+            os.fsync(file.fileno())
+        marker = {
+            "end": self.end,
+            "read": self.read,
+            "sources": sources,
+            "unreadable": [record for part in encoded for record in part.unreadable],
+            "begins": self.pieces[0].is_first,
+            "ends": self.pieces[-1].is_last,
+        }
+        write_atomically(self.path, json.dumps(marker))
+
+    @property
+    def _arrays(self) -> Path:
+        return self.path.with_suffix(".npz")
+
+
+def finished_units(
+    sources: "Mapping[str, Sequence[TextSource]]", folder: Path, encoding: Encoding, processes: int
+) -> Generator[Unit]:
+    """Yield every unit of the sources, by split, in order, each once it is finished.
+
+    ``processes`` encode (1: this one). Units whose files lie in ``folder`` are not made again. Few are read ahead, so
+    memory doesn't depend on how many there are. Raises :class:`DataError` where reading does, after all that came before
+    has been given, and if a process dies.
+    """
+    units = _units(sources, folder, encoding)
+    if processes == 1:
+        encoder = Encoder(encoding)
+        for unit in units:
+            if unit.pieces:
+                unit.finish(encoder)
+            yield unit
+        return
+    context = multiprocessing.get_context("spawn")  # a fork would inherit locked threads
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_start, initargs=(encoding,))
+    try:
+        yield from _in_order(units, pool, 2 * processes)
+    except BrokenProcessPool:
+        raise DataError(
+            "a process that tokenises was killed, perhaps for want of memory; rerun the same command to resume, with "
+            "fewer processes (in a script of your own, call it under if __name__ == '__main__', or with processes=1)"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _size(source: "TextSource") -> float:
+    return math.inf if source.size is None else source.size
+
+
+def _units(sources: "Mapping[str, Sequence[TextSource]]", folder: Path, encoding: Encoding) -> Iterator[Unit]:
+    """Every unit in order; behind one that was finished earlier, reading begins at its end."""
+    how, before = _hash(asdict(encoding)), 0.0
+    for split in sources:
+        for together in neighbours(sources[split], _size, UNIT_BYTES):
+            what, start, runs = [[source.name, source.stamp()] for source in together], Place(), None
+            while start is not None:
+                path = folder / f"{_hash([how, what, start])}.json"
+                if path.exists():
+                    unit, runs = Unit(path, split, before), None
+                    end = unit.marker["end"]
+                    start = end and Place(end[0], Position(*end[1]))
+                    yield unit
+                else:
+                    runs = runs or _runs(together, start, encoding.seed)
+                    pieces, read, start = next(runs, ((), 0.0, None))
+                    if pieces:
+                        yield Unit(path, split, before, pieces, start, read)
+            before += sum(source.size or 0 for source in together)
+
+
+def _hash(key: Any) -> str:
+    return hashlib.blake2b(json.dumps(key).encode(), digest_size=16).hexdigest()
+
+
+def _runs(
+    sources: "Sequence[TextSource]", start: Place, seed: int
+) -> Iterator[tuple[list[Piece], float, Place | None]]:
+    """From a place on: the pieces of each unit, the bytes read by its end, and where the next one begins."""
+    run: list[Piece] = []
+    size, read, position = 0, 0.0, start.position
+    before = sum(source.size or 0 for source in sources[: start.source])
+    for number, source in enumerate(sources[start.source :], start=start.source):
+        for piece in source.pieces(position, seed=seed):
+            if run and size + piece.size > UNIT_BYTES:
+                yield run, read, Place(number, piece.start)
+                run, size = [], 0
+            run.append(piece)
+            size, read = size + piece.size, before + piece.progress
+        position, before = Position(), before + (source.size or 0)
+    if run:
+        yield run, before, None
+
+
+def _in_order(units: Iterator[Unit], pool: ProcessPoolExecutor, most: int) -> Iterator[Unit]:
+    waiting: deque[tuple[Unit, Future[None] | None]] = deque()
+    unit, failure = None, None
+    while True:
+        try:
+            unit = next(units, None)
+        except DataError as error:
+            unit, failure = None, error
+        if unit is not None:
+            waiting.append((unit, pool.submit(_finish, unit) if unit.pieces else None))
+        while waiting and (unit is None or len(waiting) > most):
+            done, future = waiting.popleft()
+            if future is not None:
+                future.result()
+            yield done
+        if failure is not None:
+            raise failure
+        if unit is None:
+            return
+
+
+_encoder: Encoder
+"""Of an encoding process."""
+
+
+def _start(encoding: Encoding) -> None:
+    global _encoder
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # processes share the cores already
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches every process: this one just ends
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _encoder = Encoder(encoding)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _finish(unit: Unit) -> None:
+    unit.finish(_encoder)
