@@ -21,7 +21,7 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 from loopway.probing.figures import draw_figures, model_labels
-from loopway.probing.pictures import Picture, save_picture, svg_of
+from loopway.probing.pictures import Picture, save_picture
 from loopway.probing.results import ModelProbes, Spread
 from loopway.probing.router_figures import draw_routers
 from loopway.probing.state_figures import draw_glance, draw_relative_updates
@@ -208,7 +208,7 @@ def test_what_was_not_found_stays_empty_and_breaks_nothing() -> None:
     low, high = spectra.get_ylim()
     assert 0 < low < np.min(spectrum[2:]) and 1 < high < 2
     for picture in pictures.values():
-        assert "nan" not in svg_of(picture).lower()
+        assert "nan" not in picture.svg.lower()
 
 
 def test_loops_are_drawn_as_differences_with_the_trained_number_marked(drawn: tuple) -> None:
@@ -306,13 +306,13 @@ def test_the_same_results_give_the_same_bytes(tmp_path: Path) -> None:
         paths = [path for picture in pictures.values() for path in save_picture(picture, folder)]
         assert {path.suffix for path in paths} == {".png", ".svg"}
         written.append({path.name: path.read_bytes() for path in paths})
-        assert written[-1]["loops.svg"].decode() == svg_of(pictures["loops"])
+        assert written[-1]["loops.svg"].decode() == pictures["loops"].svg
     assert written[0] == written[1]
 
 
 def test_svgs_stand_together_on_one_page() -> None:
     pictures = draw_figures([made_up_probes(loops=1)])
-    elements = [svg_of(picture) for picture in pictures.values()]
+    elements = [picture.svg for picture in pictures.values()]
     page = "".join(elements)
     ids = re.findall(r'\bid="([^"]*)"', page)
     assert not [name for name, count in Counter(ids).items() if count > 1]

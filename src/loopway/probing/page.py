@@ -18,7 +18,7 @@ from loopway.probing.page_tables import (
     spectrum_tables,
     state_tables,
 )
-from loopway.probing.pictures import Picture, svg_of
+from loopway.probing.pictures import Picture
 from loopway.probing.results import ModelProbes
 from loopway.report.diagram import layout_diagram
 from loopway.report.page import Card, Figure, Section, Table, write_page
@@ -132,7 +132,7 @@ def _sections(
     def figures(stem: str, folded: bool = False) -> list[Figure]:
         """Those pictures whose names begin so."""
         found = [picture for name, picture in pictures.items() if name.startswith(stem)]
-        return [Figure(svg_of(picture), picture.caption, folded=folded) for picture in found]
+        return [Figure(picture.svg, picture.caption, folded=folded) for picture in found]
 
     skew = state_tables(
         "Relative update of each block",

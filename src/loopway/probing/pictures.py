@@ -5,6 +5,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,33 +32,33 @@ class Picture:
     caption: str
     alt: str
 
+    @cached_property
+    def svg(self) -> str:
+        """The figure as an ``<svg>`` element, for a file or for an HTML page with others of another stem.
+
+        Text is drawn as paths. Without prolog, dates and style sheet; every id begins with the stem.
+        """
+        stream = io.StringIO()
+        with matplotlib.rc_context({**LOOK, "svg.hashsalt": self.stem}):
+            nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+            self.figure.savefig(stream, format="svg", metadata=nothing)
+        text = stream.getvalue()
+        text = text[text.index("<svg") :]
+        text = re.sub(r'(\bid="|xlink:href="#|url\(#)', lambda found: f"{found[0]}{self.stem}-", text)
+        # Matplotlib's style sheet would hold for the whole page.
+        text = re.sub(r"\s*<defs>\s*<style.*?</style>\s*</defs>", "", text, count=1, flags=re.DOTALL)
+        alt = html.escape(self.alt)
+        head = f'<svg role="img" aria-label="{alt}" style="stroke-linejoin: round; stroke-linecap: butt"'
+        return text.replace("<svg", head, 1)
+
 
 def save_picture(picture: Picture, folder: Path) -> list[Path]:
     """Write ``<stem>.png`` (150 dots per inch) and ``<stem>.svg``, the same bytes each time; their paths."""
     png, svg = (folder / f"{picture.stem}{ending}" for ending in (".png", ".svg"))
     with matplotlib.rc_context(LOOK):
         picture.figure.savefig(png, dpi=150)
-    write_atomically(svg, svg_of(picture))
+    write_atomically(svg, picture.svg)
     return [png, svg]
-
-
-def svg_of(picture: Picture) -> str:
-    """The figure as an ``<svg>`` element, for a file or for an HTML page with others of another stem.
-
-    Text is drawn as paths. Without prolog, dates and style sheet; every id begins with the stem.
-    """
-    stream = io.StringIO()
-    with matplotlib.rc_context({**LOOK, "svg.hashsalt": picture.stem}):
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        picture.figure.savefig(stream, format="svg", metadata=nothing)
-    text = stream.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r'(\bid="|xlink:href="#|url\(#)', lambda found: f"{found[0]}{picture.stem}-", text)
-    # Matplotlib's style sheet would hold for the whole page.
-    text = re.sub(r"\s*<defs>\s*<style.*?</style>\s*</defs>", "", text, count=1, flags=re.DOTALL)
-    alt = html.escape(picture.alt)
-    head = f'<svg role="img" aria-label="{alt}" style="stroke-linejoin: round; stroke-linecap: butt"'
-    return text.replace("<svg", head, 1)
 
 
 def name_models(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
