@@ -155,6 +155,7 @@ def test_from_a_single_document_no_share_of_a_gap_is_told() -> None:
         run.documents[:] = 0
     rows = compare_variants(runs)
     assert rows[1].difference_error is rows[1].document_error is None and rows[2].gap_closed is None
+    assert "is a single document; raise data.validation_fraction" in markdown_table(rows)
 
 
 def test_each_variant_is_held_against_the_vanilla_model_of_its_compute_depth() -> None:

@@ -31,7 +31,13 @@ _LEFT_ALIGNED = 3
 
 def explain(rows: list[Row]) -> str:
     """What a reader must know to read the table."""
-    if rows[0].seeds > 1:
+    has_one_document = any(row.difference is not None and row.document_error is None for row in rows)
+    if rows[0].seeds > 1 and has_one_document:
+        noise = (
+            f"{rows[0].seeds} seeds: losses ± their standard deviation. Δ vanilla has no interval, and no share of a gap "
+            f"is given: the validation set is a single document; raise data.validation_fraction or give data.validation."
+        )
+    elif rows[0].seeds > 1:
         noise = (
             f"{rows[0].seeds} seeds: losses ± their standard deviation. Δ vanilla ± its standard error, from paired "
             f"documents and seeds. Gap closed: share of the base–vanilla gap; blank where that gap is under "
