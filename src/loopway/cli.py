@@ -88,7 +88,7 @@ def prepare(
     sources: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Text: files (.txt, .jsonl, .jsonl.gz, .jsonl.zst, .parquet, .json), folders, globs. "
+            help="Text: files (.txt, .jsonl, .jsonl.gz, .jsonl.zst, .parquet), folders, globs. "
             "With --check: prepared folders or .bin files."
         ),
     ] = None,

@@ -21,7 +21,7 @@ from loopway.data.preparation.split import SplitWriter
 from loopway.data.preparation.units import Unit
 
 WORDS = [f"{a}{b}" for a in ("quar", "lem", "dro", "fint", "sol") for b in ("ix", "on", "ame", "urt", "ey")]
-KINDS = ["txt", "long_txt", "jsonl", "jsonl.gz", "jsonl.zst", "parquet", "json", "dataset", "streamed"]
+KINDS = ["txt", "long_txt", "jsonl", "jsonl.gz", "jsonl.zst", "parquet", "dataset", "streamed"]
 
 
 def make_texts(documents: int, seed: int = 0, words: int = 60) -> list[str]:
@@ -61,8 +61,6 @@ def make_source(kind: str, path: Path, texts: Sequence[str]) -> Any:
         path.write_bytes(zstd(jsonl(texts)))
     elif kind == "parquet":
         pq.write_table(pa.table({"number": range(len(texts)), "text": texts}), path, row_group_size=10)
-    elif kind == "json":
-        path.write_text(json.dumps([{"text": text} for text in texts]))
     else:
         datasets.Dataset.from_dict({"text": list(texts)}).save_to_disk(str(path))
         return {"dataset": str(path), "streaming": kind == "streamed"}

@@ -15,42 +15,23 @@ if TYPE_CHECKING:
     from loopway.data.tokens.samples import Source, TokenSamples
     from loopway.data.tokens.writer import TokenWriter, write_token_file
 
-_HOMES = {
-    "DataConfig": "config",
-    "HubDataset": "config",
-    "PreparationConfig": "config",
-    "PreparedData": "folder",
-    "RunData": "opening",
-    "Source": "tokens.samples",
-    "TokenFile": "tokens.file",
-    "TokenSamples": "tokens.samples",
-    "TokenSource": "config",
-    "TokenWriter": "tokens.writer",
-    "open_data": "opening",
-    "prepare": "preparation.prepare",
-    "write_token_file": "tokens.writer",
-}
+__all__ = ["DataConfig", "HubDataset", "PreparationConfig", "PreparedData", "RunData", "Source", "TokenFile"]
+__all__ += ["TokenSamples", "TokenSource", "TokenWriter", "open_data", "prepare", "write_token_file"]
 
-__all__ = [
-    "DataConfig",
-    "HubDataset",
-    "PreparationConfig",
-    "PreparedData",
-    "RunData",
-    "Source",
-    "TokenFile",
-    "TokenSamples",
-    "TokenSource",
-    "TokenWriter",
-    "open_data",
-    "prepare",
-    "write_token_file",
-]
+_HOMES = {
+    "config": ("DataConfig", "HubDataset", "PreparationConfig", "TokenSource"),
+    "folder": ("PreparedData",),
+    "opening": ("RunData", "open_data"),
+    "preparation.prepare": ("prepare",),
+    "tokens.file": ("TokenFile",),
+    "tokens.samples": ("Source", "TokenSamples"),
+    "tokens.writer": ("TokenWriter", "write_token_file"),
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    home = next((home for home, names in _HOMES.items() if name in names), None)
+    if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
+    value = globals()[name] = getattr(import_module(f"{__name__}.{home}"), name)
     return value

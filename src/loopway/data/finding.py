@@ -1,7 +1,4 @@
-"""Finds the token files that a data config names: prepared folders, and ``.bin`` files of any origin.
-
-Knows nothing of text and samples.
-"""
+"""Finds the token files that a data config names: prepared folders, and ``.bin`` files of any origin."""
 
 import glob
 from dataclasses import dataclass
@@ -28,21 +25,21 @@ class FoundTokens:
     @property
     def foreign(self) -> list[TokenFile]:
         """The files that no manifest tells about."""
-        known = {prepared.folder / half for prepared in self.folders for half in ("train", "validation")}
+        known = {prepared.folder / split for prepared in self.folders for split in ("train", "validation")}
         return [file for file in self.files if file.prefix not in known]
 
     def identity(self) -> list[dict[str, Any]]:
-        """What tells its tokens from others, wherever they lie."""
+        """Return what tells its tokens from others, wherever they lie."""
         return [{"tokens": file.num_tokens, "fingerprint": file.fingerprint()} for file in self.files]
 
     def check_ids(self, vocab_size: int) -> None:
-        """Raises :class:`DataError` if a token lies outside a model's vocabulary.
+        """Raise :class:`DataError` if a token lies outside a model's vocabulary.
 
         Files that Loopway made say so themselves; of others that are large, only some places are looked at here.
         """
         for prepared in self.folders:
-            counts = [prepared.manifest[half] for half in ("train", "validation") if prepared.manifest[half]]
-            largest = max(count["largest_id"] for count in counts)
+            counts = prepared.manifest["train"], prepared.manifest["validation"]
+            largest = max(count["largest_id"] for count in counts if count)
             if largest >= vocab_size:
                 raise DataError(
                     f"{prepared.folder}: holds token {largest}, outside the model's vocabulary of {vocab_size}; "
@@ -60,7 +57,7 @@ def names_tokens(entry: Entry) -> bool:
 
 
 def find_tokens(entry: Entry, *, field: str) -> FoundTokens:
-    """Opens the token files of an entry; of a prepared folder, the half that ``field`` (``data.train``) asks for.
+    """Open the token files of an entry; of a prepared folder, the split that ``field`` (``data.train``) asks for.
 
     Raises :class:`DataError` where there are none, or where they are damaged.
     """
@@ -89,12 +86,10 @@ def find_tokens(entry: Entry, *, field: str) -> FoundTokens:
             f"{field}: {name!r} matches {len(paths)} of {shards} shards; a token file is read whole, so match all of them"
         )
     folders = [
-        PreparedData.open(folder)
-        for folder in {prefix.parent: None for prefix in files}
-        if is_prepared(folder)
+        PreparedData.open(at) for at in dict.fromkeys(prefix.parent for prefix in files) if is_prepared(at)
     ]
-    for prepared in folders if field == "data.train" else []:
-        if prepared.validation is not None and prepared.validation.prefix in files:
+    for prepared in folders:
+        if field == "data.train" and prepared.validation and prepared.validation.prefix in files:
             raise DataError(
                 f"{field}: {name!r} matches the validation set of {prepared.folder}; name the folder, or its train.bin"
             )

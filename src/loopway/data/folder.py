@@ -6,7 +6,6 @@ Knows how such a folder is opened and checked, not how it is made.
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -30,7 +29,7 @@ def is_prepared(folder: Path) -> bool:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a prepared folder. Raises :class:`DataError` if it is none that this version can read."""
+    """Return the manifest of a prepared folder. Raises :class:`DataError` if it is none that this version can read."""
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -43,11 +42,6 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{folder}: prepared by another version of loopway; choose another folder, or delete this one"
         )
     return manifest
-
-
-def differing_key(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
-    """Return the first key whose values differ, or None; a missing key counts as None."""
-    return next((key for key in {**wanted, **there} if there.get(key) != wanted.get(key)), None)
 
 
 @dataclass(frozen=True)
@@ -82,7 +76,7 @@ class PreparedData:
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """Opens a prepared folder.
+        """Open a prepared folder.
 
         Raises :class:`DataError` if a file is missing, cut off, or not the one that the manifest was written for. That
         the files' contents are still what they were is checked by :meth:`verify`.
@@ -94,36 +88,33 @@ class PreparedData:
                 f"{folder / 'tokenizer'}: not the tokenizer that the token files were made with; put it back, or "
                 "prepare the text again"
             )
-        files = {half: _open_half(folder, half, manifest) for half in ("train", "validation")}
-        assert files["train"] is not None
-        prepared = cls(folder, tokenizer, files["train"], files["validation"], manifest)
+        train, validation = (_open_split(folder, split, manifest) for split in ("train", "validation"))
+        assert train is not None
+        prepared = cls(folder, tokenizer, train, validation, manifest)
         set_beginning(tokenizer, prepared.beginning)  # which earlier versions didn't write into it
         return prepared
 
     def verify(self) -> None:
-        """Reads everything and holds it against the manifest; raises :class:`DataError` where it differs."""
-        for half, file in (("train", self.train), ("validation", self.validation)):
-            if file is None:
-                continue
+        """Read everything and hold it against the manifest; raise :class:`DataError` where it differs."""
+        for file in filter(None, (self.train, self.validation)):
             file.verify(self.vocab_size)
             for suffix, key in ((".bin", "sha256"), (".idx", "index_sha256")):
-                path = self.folder / f"{half}{suffix}"
-                if sha256_of(path) != self.manifest[half][key]:
+                path = file.prefix.with_suffix(suffix)
+                if sha256_of(path) != self.manifest[file.prefix.name][key]:
                     raise DataError(
                         f"{path}: its SHA-256 is not the manifest's: the file has changed since it was written"
                     )
 
 
-def _open_half(folder: Path, half: str, manifest: dict[str, Any]) -> TokenFile | None:
-    counts = manifest.get(half)
+def _open_split(folder: Path, split: str, manifest: dict[str, Any]) -> TokenFile | None:
+    counts = manifest.get(split)
     if counts is None:
         return None
-    file = TokenFile.open(folder / half)
-    found = {"documents": file.num_documents, "tokens": file.num_tokens}
-    for unit, number in found.items():
+    file = TokenFile.open(folder / split)
+    for unit, number in (("documents", file.num_documents), ("tokens", file.num_tokens)):
         if number != counts[unit]:
             raise DataError(
-                f"{folder / half}.bin: {number:,} {unit}, but {MANIFEST} says {counts[unit]:,}; put the file back, or "
+                f"{folder / split}.bin: {number:,} {unit}, but {MANIFEST} says {counts[unit]:,}; put the file back, or "
                 "prepare the text again"
             )
     return file

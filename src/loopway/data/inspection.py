@@ -1,54 +1,22 @@
 """A whole look at token files: is every byte what it should be, and which documents are on both sides.
 
-Reads everything once, in bounded memory but for one hash a validation document. Knows nothing of how the files were
-made.
+Reads everything once, in bounded memory but for one hash a validation document.
 """
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 
-from loopway.data.config import TokenSource
 from loopway.data.finding import find_tokens
 from loopway.data.tokens.file import TokenFile
 
 _SHOWN = 10  # documents that are on both sides
 
 
-@dataclass(frozen=True)
-class Inspection:
-    """What was found of some token files; they are whole, or there would have been an error."""
-
-    files: list[TokenFile]
-    validation: list[TokenFile]
-    num_duplicates: int
-    """Training documents that are validation documents too."""
-    duplicates: list[tuple[str, str]]
-    """The first of them: (`file, document 3`, `file, document 0`)."""
-
-    def text(self) -> str:
-        """The outcome in some lines."""
-        lines = []
-        for kind, files in (("", self.files), (" (validation)", self.validation)):
-            lines += [
-                f"{file.prefix}{kind}: {file.num_documents:,} documents, {file.num_tokens:,} tokens, whole"
-                for file in files
-            ]
-        if self.validation:
-            lines.append(f"{self.num_duplicates:,} training documents are validation documents too")
-            lines += [f"  {train} is {validation}" for train, validation in self.duplicates]
-            if self.num_duplicates > len(self.duplicates):
-                lines.append(f"  and {self.num_duplicates - len(self.duplicates):,} more")
-        return "\n".join(lines)
-
-
 def inspect(
-    train: Sequence[str | TokenSource],
-    validation: Sequence[str | TokenSource] | None = None,
-    vocab_size: int | None = None,
-) -> Inspection:
-    """Reads token files from the first byte to the last.
+    train: Sequence[str], validation: Sequence[str] | None = None, vocab_size: int | None = None
+) -> str:
+    """Read token files from the first byte to the last; return what was found, in some lines.
 
     Args:
         train: prepared folders or ``.bin`` files, as in ``data.train``.
@@ -65,31 +33,38 @@ def inspect(
             folder.verify()
         for file in tokens.foreign if vocab_size is None else tokens.files:
             file.verify(vocab_size)
-    files = [file for tokens in found for file in tokens.files]
-    others = [file for tokens in held_out for file in tokens.files]
+    files, others = ([file for tokens in of for file in tokens.files] for of in (found, held_out))
     if validation is None:
-        folders = [folder for tokens in found for folder in tokens.folders]
-        others = [folder.validation for folder in folders if folder.validation is not None]
-    found_twice = duplicates(files, others)
-    first = list(islice(found_twice, _SHOWN))
-    return Inspection(files, others, len(first) + sum(1 for _ in found_twice), first)
+        others = [folder.validation for tokens in found for folder in tokens.folders if folder.validation]
+    lines = [
+        f"{file.prefix}{kind}: {file.num_documents:,} documents, {file.num_tokens:,} tokens, whole"
+        for kind, of in (("", files), (" (validation)", others))
+        for file in of
+    ]
+    if others:
+        twice = duplicates(files, others)
+        shown = [f"  {document} is {other}" for document, other in islice(twice, _SHOWN)]
+        more = sum(1 for _ in twice)
+        lines += [f"{len(shown) + more:,} training documents are validation documents too", *shown]
+        lines += [f"  and {more:,} more"] if more else []
+    return "\n".join(lines)
 
 
 def duplicates(train: Sequence[TokenFile], validation: Sequence[TokenFile]) -> Iterator[tuple[str, str]]:
-    """The training documents whose tokens are those of a validation document, each with the first such document."""
+    """Yield the training documents whose tokens are those of a validation document, each with the first such document."""
     first: dict[bytes, str] = {}
-    for file in validation:
-        for number, digest in enumerate(_digests(file)):
-            first.setdefault(digest, f"{file.prefix}, document {number}")
-    if not first:
-        return
-    for file in train:
-        for number, digest in enumerate(_digests(file)):
-            if digest in first:
-                yield f"{file.prefix}, document {number}", first[digest]
+    for digest, document in _documents(validation):
+        first.setdefault(digest, document)
+    return (
+        (document, first[digest])
+        for digest, document in _documents(train if first else [])
+        if digest in first
+    )
 
 
-def _digests(file: TokenFile) -> Iterator[bytes]:
-    """A hash of the ids of each document, whatever their width."""
-    for ids in file.documents():
-        yield hashlib.blake2b(ids.astype("<i8").tobytes(), digest_size=16).digest()
+def _documents(files: Sequence[TokenFile]) -> Iterator[tuple[bytes, str]]:
+    """A hash of the ids of each document, whatever their width, and its name."""
+    for file in files:
+        for number, ids in enumerate(file.documents()):
+            digest = hashlib.blake2b(ids.astype("<i8").tobytes(), digest_size=16).digest()
+            yield digest, f"{file.prefix}, document {number}"

@@ -38,11 +38,11 @@ class RunData:
     @property
     def notice(self) -> str | None:
         """One line, where the text is gone that the tokens were prepared from."""
-        folders = [folder for tokens in self.train for folder in tokens.folders]
-        return next((folder.notice for folder in folders if folder.notice), None)
+        notices = (folder.notice for tokens in self.train for folder in tokens.folders)
+        return next(filter(None, notices), None)
 
     def keep_identity(self, path: Path, *, has_begun: bool) -> None:
-        """Notes in a file which tokens these are; raises :class:`DataError` if a run has begun with others."""
+        """Note in a file which tokens these are. Raise :class:`DataError` if a run has begun with others."""
         now = TokensNote(
             fingerprint(self.tokenizer),
             _identities(self.train),
@@ -57,14 +57,14 @@ class RunData:
             now.write(path)
 
     def check_ids(self, vocab_size: int) -> None:
-        """Raises :class:`DataError` if a token lies outside a model's vocabulary, as far as can be seen at once."""
+        """Raise :class:`DataError` if a token lies outside a model's vocabulary, as far as can be seen at once."""
         for found in (*self.train, *self.validation):
             found.check_ids(vocab_size)
 
     def training_samples(
         self, num_samples: int | None = None, *, vocab_size: int | None = None
     ) -> TokenSamples:
-        """The samples in the order in which they are trained on; ``num_samples`` None is one epoch."""
+        """Return the samples in the order in which they are trained on; ``num_samples`` None is one epoch."""
         return TokenSamples(
             [Source(found.files, found.weight) for found in self.train],
             self.config.sequence_length,
@@ -72,38 +72,29 @@ class RunData:
             seed=self.config.seed,
             num_samples=num_samples,
             mask_documents=self.config.mask_documents,
-            vocab_size=self._unknown_ids(self.train, vocab_size),
+            vocab_size=_unknown_ids(self.train, vocab_size),
         )
 
     def validation_samples(self, *, vocab_size: int | None = None) -> TokenSamples | None:
-        """The validation set in the order of its files; None if there is none."""
-        if not self.validation:
-            return None
-        return _validation_samples(
-            self.config, self.validation, self._unknown_ids(self.validation, vocab_size)
-        )
-
-    def _unknown_ids(self, found: list[FoundTokens], vocab_size: int | None) -> int | None:
-        """What samples have to stay below as they are read; None where manifests say all that can be said."""
-        return vocab_size if any(tokens.foreign for tokens in found) else None
+        """Return the validation set in the order of its files; None if there is none."""
+        return _validation_samples(self.config, self.validation, vocab_size)
 
 
 def open_data(
     config: DataConfig, folder: Path | str, note: Path | None = None, *, check_pins: bool = True
 ) -> RunData:
-    """Opens the data of a run; text is prepared in ``folder``, unless that is done already.
+    """Open the data of a run; text is prepared in ``folder``, unless that is done already.
 
     Token files of a run that has begun are looked for where its ``note``, of :meth:`RunData.keep_identity`, says; then
-    where the config says.
-
-    Comparing tokens with ``config.sha256`` reads all of them. It is omitted where the note says that this was done (the
-    note's fingerprints are compared anyway), and with ``check_pins`` False, for all workers but the first.
+    where the config says. Comparing tokens with ``config.sha256`` reads all of them. It is omitted where the note says
+    that this was done (the note's fingerprints are compared anyway), and with ``check_pins`` False, for all workers but
+    the first.
 
     Raises :class:`DataError` for what :func:`prepare` refuses, for token files that are damaged, for tokens and text
     side by side, for files whose tokenizers differ or aren't known, for too few tokens for a sample, and for other tokens
     than ``config.sha256`` names.
     """
-    noted = TokensNote.read(note) if note is not None else None
+    noted = TokensNote.read(note)
     located = locate(config, noted.places if noted is not None else {})
     is_of_tokens = any(map(names_tokens, located.train))
     data = _open_tokens(located) if is_of_tokens else _open_text(config, folder)
@@ -116,60 +107,62 @@ def open_data(
 
 
 def open_held_out(config: DataConfig, folders: Sequence[Path], note: Path) -> TokenSamples | None:
-    """The validation samples of a run that has begun; None if it has none. Nothing is prepared, no text is looked at.
+    """Return the validation samples of a run that has begun; None if it has none. Nothing is prepared.
 
-    Args:
-        config: of the run.
-        folders: where its prepared text may lie; the first one that is prepared counts.
-        note: what :meth:`RunData.keep_identity` wrote; without one, nothing outside of ``folders`` is opened.
+    ``folders`` are where its prepared text may lie; the first one that is prepared counts. ``note`` is of
+    :meth:`RunData.keep_identity`; without one, nothing outside of ``folders`` is opened.
 
-    Raises:
-        NoTokensError: the tokens are gone.
-        DataError: they are damaged, or others than the run began with; too few for a sample.
+    Raises :class:`NoTokensError` where the tokens are gone, :class:`DataError` where they are damaged, others than the
+    run began with, or too few for a sample.
     """
     noted = TokensNote.read(note)
     if noted is not None and not noted.validation:
         return None
-    prepared = next(map(PreparedData.open, filter(is_prepared, folders)), None)
-    if prepared is not None:
-        found = (
-            [FoundTokens(str(prepared.folder), [prepared.validation], [prepared])]
-            if prepared.validation
-            else []
-        )
+    found: list[FoundTokens] = []
+    if prepared := next(map(PreparedData.open, filter(is_prepared, folders)), None):
+        found = _of_folder(prepared, prepared.validation)
     elif noted is not None:
-        found = _noted_validation(config, noted)
-    else:
-        found = []
+        part = "train" if config.validation is None else "validation"
+        entries = locate_entries(getattr(config, part), noted.places, part)
+        if not all(map(names_tokens, entries)):
+            raise NoTokensError(
+                f"the run holds no prepared text (data/), and data.{part} names no token files here; put back what it "
+                f"was trained on"
+            )
+        found = [find_tokens(entry, field=f"data.{part}") for entry in entries]
+        found = _own_validation(found) if config.validation is None else found
     if noted is not None and _identities(found) != noted.validation:
         raise _other_tokens("validation", note)
     _check_long_enough(config, "validation", found)
-    return _validation_samples(config, found) if found else None
+    return _validation_samples(config, found, None)
 
 
-def _noted_validation(config: DataConfig, noted: TokensNote) -> list[FoundTokens]:
-    part = "train" if config.validation is None else "validation"
-    entries = locate_entries(getattr(config, part), noted.places, part)
-    if not all(map(names_tokens, entries)):
-        raise NoTokensError(
-            f"the run holds no prepared text (data/), and data.{part} names no token files here; put back what it "
-            f"was trained on"
-        )
-    if config.validation is None:
-        return _own_validation([find_tokens(entry, field="data.train") for entry in entries])
-    return [find_tokens(entry, field="data.validation") for entry in entries]
+def expected_vocab_size(config: DataConfig) -> int:
+    """Return what the tokenizer's size will be, before anything is prepared: the size asked for, if one is to be trained."""
+    if config.tokenizer is not None:
+        return vocabulary_size(load_tokenizer(config.tokenizer))
+    if any(map(names_tokens, config.train)):
+        return vocabulary_size(_open_tokens(config).tokenizer)
+    return config.vocab_size
 
 
 def _validation_samples(
-    config: DataConfig, found: list[FoundTokens], vocab_size: int | None = None
-) -> TokenSamples:
+    config: DataConfig, found: list[FoundTokens], vocab_size: int | None
+) -> TokenSamples | None:
+    if not found:
+        return None
     return TokenSamples(
         [Source(tokens.files) for tokens in found],
         config.sequence_length,
         at_most=config.validation_samples,
         mask_documents=config.mask_documents,
-        vocab_size=vocab_size,
+        vocab_size=_unknown_ids(found, vocab_size),
     )
+
+
+def _unknown_ids(found: list[FoundTokens], vocab_size: int | None) -> int | None:
+    """What samples have to stay below as they are read; None where manifests say all that can be said."""
+    return vocab_size if any(tokens.foreign for tokens in found) else None
 
 
 def _identities(found: list[FoundTokens]) -> list[list[dict[str, Any]]]:
@@ -183,13 +176,8 @@ def _other_tokens(part: str, note: Path) -> DataError:
     )
 
 
-def expected_vocab_size(config: DataConfig) -> int:
-    """What the tokenizer's size will be, before anything is prepared: the size asked for, if one is to be trained."""
-    if config.tokenizer is not None:
-        return vocabulary_size(load_tokenizer(config.tokenizer))
-    if any(map(names_tokens, config.train)):
-        return vocabulary_size(_open_tokens(config).tokenizer)
-    return config.vocab_size
+def _of_folder(prepared: PreparedData, file: TokenFile | None) -> list[FoundTokens]:
+    return [FoundTokens(str(prepared.folder), [file], [prepared])] if file is not None else []
 
 
 def _open_text(config: DataConfig, folder: Path | str) -> RunData:
@@ -205,10 +193,7 @@ def _open_text(config: DataConfig, folder: Path | str) -> RunData:
         )
     fields = {name: getattr(config, name) for name in PreparationConfig.model_fields}
     prepared = prepare(PreparationConfig(**fields), folder)
-    train, validation = (
-        [FoundTokens(str(folder), [file], [prepared])] if file else []
-        for file in (prepared.train, prepared.validation)
-    )
+    train, validation = (_of_folder(prepared, file) for file in (prepared.train, prepared.validation))
     return RunData(config, prepared.tokenizer, train, validation)
 
 
@@ -227,10 +212,8 @@ def _open_tokens(config: DataConfig) -> RunData:
     train = [find_tokens(entry, field="data.train") for entry in config.train]
     if config.validation is not None:
         validation = [find_tokens(entry, field="data.validation") for entry in config.validation]
-    elif config.validation_fraction == 0:
-        validation = []
     else:
-        validation = _own_validation(train)
+        validation = _own_validation(train) if config.validation_fraction else []
     trained = {file.prefix.resolve() for found in train for file in found.files}
     for found in validation:
         if any(file.prefix.resolve() in trained for file in found.files):
@@ -252,8 +235,11 @@ def _own_validation(train: list[FoundTokens]) -> list[FoundTokens]:
 
 
 def _common_tokenizer(config: DataConfig, found: list[FoundTokens]) -> PreTrainedTokenizerFast:
-    """The one tokenizer of all files; raises :class:`DataError` if they have several, or none that is known."""
-    folders = [folder for tokens in found for folder in tokens.folders]
+    """The one tokenizer of all files, which begins texts as they begin documents.
+
+    Raises :class:`DataError` where they have several, none that is known, or begin documents differently.
+    """
+    folders, wanted = [folder for tokens in found for folder in tokens.folders], config.add_bos_token
     if config.tokenizer is not None:
         tokenizer, name = load_tokenizer(config.tokenizer), config.tokenizer
     elif folders:
@@ -263,24 +249,15 @@ def _common_tokenizer(config: DataConfig, found: list[FoundTokens]) -> PreTraine
             f"data.tokenizer is missing: {found[0].name} doesn't say which tokenizer made it; for Pythia's Pile it is "
             "EleutherAI/pythia-160m"
         )
+    if not folders:  # files of another origin are what the config says
+        set_beginning(tokenizer, chosen_beginning(tokenizer, wanted))
+        return tokenizer
+    first = folders[0]
     for folder in folders:
         if folder.manifest["tokenizer"]["fingerprint"] != fingerprint(tokenizer):
             raise DataError(
                 f"{folder.folder}: was made with another tokenizer than {name}; prepare both with the same one"
             )
-    _set_common_beginning(config, tokenizer, folders)
-    return tokenizer
-
-
-def _set_common_beginning(
-    config: DataConfig, tokenizer: PreTrainedTokenizerFast, folders: Sequence[PreparedData]
-) -> None:
-    """Let the tokenizer begin texts as the files begin documents; raises :class:`DataError` where they differ."""
-    if not folders:  # files of another origin are what the config says
-        set_beginning(tokenizer, chosen_beginning(tokenizer, config.add_bos_token))
-        return
-    first, wanted = folders[0], config.add_bos_token
-    for folder in folders[1:]:
         if folder.beginning != first.beginning:
             raise DataError(
                 f"data.add_bos_token: documents of {folder.folder} begin otherwise than those of {first.folder}; prepare "
@@ -293,19 +270,19 @@ def _set_common_beginning(
         )
     warn_of_difference(tokenizer, first.beginning, str(first.folder))
     set_beginning(tokenizer, first.beginning)
+    return tokenizer
 
 
 def _check_long_enough(config: DataConfig, part: str, found: list[FoundTokens]) -> None:
-    sampling = config.sampling if part == "train" else "packed"
-    files: list[TokenFile] = [file for tokens in found for file in tokens.files]
-    tokens = sum(file.num_tokens for file in files)
-    rows = sum(samples_per_epoch(file.num_tokens, config.sequence_length) for file in files)
-    if files and not rows and sampling == "packed":
+    if not found or (part == "train" and config.sampling != "packed"):
+        return
+    sizes = [file.num_tokens for tokens in found for file in tokens.files]
+    if not any(samples_per_epoch(size, config.sequence_length) for size in sizes):
         remedy = "give more text "
         if part == "validation" and config.validation is None:
             remedy = "raise data.validation_fraction, set it to 0, "
         raise DataError(
-            f"data.{part}: {tokens} tokens are fewer than one sample of sequence_length "
+            f"data.{part}: {sum(sizes)} tokens are fewer than one sample of sequence_length "
             f"{config.sequence_length} + 1; {remedy}or shorten data.sequence_length"
         )
 
@@ -322,9 +299,8 @@ def _check_digests(data: RunData, checked: Mapping[str, str]) -> None:
             continue
         found: list[FoundTokens] = getattr(data, field)
         digest = hashlib.sha256()
-        for file in (file for tokens in found for file in tokens.files):
-            for piece in file.pieces():
-                digest.update(piece.data)
+        for piece in (piece for tokens in found for file in tokens.files for piece in file.pieces()):
+            digest.update(piece.data)
         if digest.hexdigest() != expected:
             names = ", ".join(tokens.name for tokens in found) or "none"
             raise DataError(

@@ -11,12 +11,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from loopway.data.config import DataConfig, HubDataset, TokenSource
+from loopway.data.config import DataConfig, TokenSource
 from loopway.data.finding import Entry, names_tokens
 from loopway.errors import DataError
 from loopway.files import write_atomically
-
-_PARTS = ("tokenizer", "train", "validation")
 
 
 class NoTokensError(DataError):
@@ -36,9 +34,9 @@ class TokensNote:
     """Digests of all tokens by part, as far as the config pins them: they were compared when this was written."""
 
     @classmethod
-    def read(cls, path: Path) -> Self | None:
-        """The note at ``path``, or None if there is none. Raises :class:`DataError` if it can't be read."""
-        if not path.exists():
+    def read(cls, path: Path | None) -> Self | None:
+        """Return the note, or None if there is none. Raises :class:`DataError` if it can't be read."""
+        if path is None or not path.exists():
             return None
         try:
             return cls(**json.loads(path.read_text(encoding="utf-8")))
@@ -49,8 +47,9 @@ class TokensNote:
         write_atomically(path, json.dumps(asdict(self), indent=2) + "\n")
 
     def differs_in(self, now: Self) -> str | None:
-        """The first part of which other tokens are there now."""
-        return next((part for part in _PARTS if getattr(self, part) != getattr(now, part)), None)
+        """Return the first part of which other tokens are there now."""
+        parts = ("tokenizer", "train", "validation")
+        return next((part for part in parts if getattr(self, part) != getattr(now, part)), None)
 
 
 def places_of(config: DataConfig, located: DataConfig) -> dict[str, str]:
@@ -58,7 +57,7 @@ def places_of(config: DataConfig, located: DataConfig) -> dict[str, str]:
     places: dict[str, str] = {}
     for part in ("train", "validation"):
         for given, entry in zip(getattr(config, part) or [], getattr(located, part) or [], strict=True):
-            if not isinstance(entry, HubDataset) and names_tokens(entry):
+            if names_tokens(entry):
                 places[_name(given)] = _absolute(_name(entry))
     if places and located.tokenizer is not None and Path(located.tokenizer).expanduser().is_dir():
         places[str(config.tokenizer)] = _absolute(located.tokenizer)
@@ -66,10 +65,9 @@ def places_of(config: DataConfig, located: DataConfig) -> dict[str, str]:
 
 
 def locate(config: DataConfig, places: Mapping[str, str]) -> DataConfig:
-    """The config with noted places in place of the names it gives, where something is there.
+    """Return the config with noted places in place of the names it gives, where something is there.
 
-    Raises:
-        NoTokensError: there is nothing at a noted place, nor under the name.
+    Raises :class:`NoTokensError` where there is nothing at a noted place, nor under the name.
     """
     changed: dict[str, Any] = {"train": locate_entries(config.train, places, "train")}
     if config.validation is not None:
@@ -84,11 +82,10 @@ def locate_entries(entries: Sequence[Entry], places: Mapping[str, str], part: st
     found: list[Entry] = []
     for entry in entries:
         if isinstance(entry, str):
-            found.append(_locate(entry, places, part))
+            entry = _locate(entry, places, part)
         elif isinstance(entry, TokenSource):
-            found.append(entry.model_copy(update={"tokens": _locate(entry.tokens, places, part)}))
-        else:
-            found.append(entry)
+            entry = entry.model_copy(update={"tokens": _locate(entry.tokens, places, part)})
+        found.append(entry)
     return found
 
 

@@ -23,7 +23,7 @@ def read_calibration(
     """The first tokens of a text, in samples.
 
     Args:
-        entries: files (.txt, .jsonl, .jsonl.gz, .jsonl.zst, .parquet, .json), folders or globs.
+        entries: files (.txt, .jsonl, .jsonl.gz, .jsonl.zst, .parquet), folders or globs.
         tokenizer: the model's own, a fast one.
         tokens: about how many; fewer if the text is shorter.
         length: tokens of a sample.

@@ -243,8 +243,6 @@ def broken_jsonl() -> bytes:
         ("a.jsonl.zst", zstd(broken_jsonl()), ["a.jsonl.zst, line 10", "a.jsonl.zst, line 22"]),
         ("a.jsonl.zst", zstd(jsonl(make_texts(30)))[:-20], ["a.jsonl.zst"]),
         ("a.jsonl", b"", ["a.jsonl"]),
-        ("a.json", b"[7]", ["a.json, record 1"]),
-        ("a.json", b"", ["a.json"]),
         ("a.parquet", b"PAR1 and no more", ["a.parquet"]),
         ("a.txt", b"", ["a.txt"]),
         ("a.txt", b"\xff" + b"x" * 2000, ["a.txt"]),

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loopway.data.tokens.order import MIXTURE_BLOCK, EpochOrder, MixedOrder, block_counts
-from loopway.data.tokens.permutation import permuted
+from loopway.data.tokens.order import MIXTURE_BLOCK, EpochOrder, MixedOrder, block_counts, permuted
 from loopway.errors import DataError
 
 KEY = st.one_of(st.none(), st.tuples(st.integers(0, 9)))

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from loopway.data.tokens.permutation import permuted
+from loopway.data.tokens.order import permuted
 
 KEY = st.lists(st.integers(0, 2**63), max_size=3)
 

@@ -245,7 +245,10 @@ def test_shards_that_are_missing_or_ambiguous_are_refused(tmp_path, names, messa
         (lambda idx: index(8, [2, 2, 2], [4, 8, 12], [0, 1, 2, 3]), "do not follow one another"),
         (lambda idx: index(8, [-1, 7], [2, 0], [0, 1, 2]), "negative length"),
         (lambda idx: index(8, [10, -2], [0, 20], [0, 1, 2]), "negative length"),
-        (lambda idx: index(8, [4, 2, 2], [0, 8, 12], [0, 2, 1, 3]), "document index must rise from 0 to 3"),
+        (
+            lambda idx: index(8, [4, 2, 2], [0, 8, 12], [0, 2, 1, 3]),
+            "document index must rise from 0 to the number",
+        ),
         (lambda idx: index(8, [4, 2, 2], [0, 8, 12], [1, 2, 3]), "document index must rise"),
         (lambda idx: index(8, [4, 2, 2], [0, 8, 12], [0, 4]), "document index must rise"),
         (lambda idx: index(8, [4, 2, 2], [0, 8, 12], []), "document index must rise"),

@@ -4,7 +4,6 @@ A folder holds all that is needed to resume. Knows how a prepared folder comes a
 nor whether there is one already.
 """
 
-import hashlib
 import json
 import logging
 import shutil
@@ -24,18 +23,14 @@ from loopway.data.preparation.documents import Document, digest_of, read_documen
 from loopway.data.preparation.encoding import Encoding
 from loopway.data.preparation.progress import Meter
 from loopway.data.preparation.sources import TextSource
-from loopway.data.preparation.split import SPLITS, SplitName, SplitWriter
+from loopway.data.preparation.split import SPLITS, SplitWriter
 from loopway.data.preparation.training_texts import TrainingTexts
-from loopway.data.preparation.units import finished_units
+from loopway.data.preparation.units import finished_units, short_hash
 from loopway.data.tokenizer import fingerprint, load_tokenizer, train_tokenizer, vocabulary_size
 from loopway.errors import DataError
 from loopway.files import sha256_of, write_atomically
 
 logger = logging.getLogger(__name__)
-
-_UNITS = "units"
-_KEPT = (".lock", _UNITS)
-"""What an interrupted preparation leaves that is of use."""
 
 
 def request_of(config: PreparationConfig, given: PreTrainedTokenizerFast | None) -> dict[str, Any]:
@@ -52,15 +47,9 @@ def request_of(config: PreparationConfig, given: PreTrainedTokenizerFast | None)
 
 
 class Assembly:
-    """One preparation, from its first unit or from those that are finished.
+    """One preparation in a folder, of training text and validation text (none: some of the training documents).
 
-    Args:
-        folder: to work in.
-        config: what is asked for.
-        train: sources of training documents.
-        validation: sources of validation documents; none: some of the training documents.
-        given: tokenizer; None: one is trained.
-        meter: told how far it is.
+    With ``given`` None a tokenizer is trained. The meter is told how far it is.
     """
 
     def __init__(
@@ -72,14 +61,11 @@ class Assembly:
         given: PreTrainedTokenizerFast | None,
         meter: Meter,
     ) -> None:
-        self.folder = folder
-        self.config = config
-        self.sources: dict[SplitName, Sequence[TextSource]] = {"validation": validation, "train": train}
-        self.given = given
-        self.meter = meter
+        self.folder, self.config, self.given, self.meter = folder, config, given, meter
+        self.sources = {"validation": validation, "train": train}  # in the order of the work
         self._fraction = 0.0 if validation else config.validation_fraction
         self._request = request_of(config, given)
-        self._units = folder / _UNITS
+        self._units = folder / "units"
 
     def run(self, processes: int) -> None:
         """Do all of it, or what is left. Raises :class:`DataError`; units that are finished by then are kept."""
@@ -97,21 +83,20 @@ class Assembly:
         shutil.rmtree(self._units, ignore_errors=True)
 
     def _clear(self) -> None:
-        """Remove what is of no use, as of a preparation that an earlier version has begun."""
+        """Remove all but finished units, as what an earlier version has begun."""
         if (self.folder / "checkpoint.json").exists():
             logger.warning("%s: was begun by an earlier version of Loopway and starts anew", self.folder)
         for path in self.folder.iterdir():
-            if path.name not in _KEPT:
+            if path.name not in (".lock", self._units.name):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         self._units.mkdir(exist_ok=True)
 
-    def _stamps(self) -> list[list[Any]]:
-        return [[source.name, source.stamp()] for sources in self.sources.values() for source in sources]
+    def _stamps(self) -> list[tuple[str, Any]]:
+        return [(source.name, source.stamp()) for sources in self.sources.values() for source in sources]
 
-    def _tokenizer(self, stamps: list[list[Any]]) -> PreTrainedTokenizerFast:
+    def _tokenizer(self, stamps: list[tuple[str, Any]]) -> PreTrainedTokenizerFast:
         """The tokenizer given, or one trained here: the same one until the request or the text changes."""
-        key = hashlib.blake2b(json.dumps([self._request, stamps]).encode(), digest_size=16).hexdigest()
-        folder, trained = self.folder / "tokenizer", self._units / f"tokenizer-{key}"
+        folder, trained = self.folder / "tokenizer", self._units / short_hash([self._request, stamps])
         if self.given is None and trained.exists():
             shutil.copytree(trained, folder)
             return load_tokenizer(str(folder.absolute()))
@@ -141,26 +126,23 @@ class Assembly:
 
     def _write_tokens(self, tokenizer: PreTrainedTokenizerFast, processes: int) -> dict[str, Any]:
         """Encode what isn't yet, and put every document where it belongs; returns the counts of the splits."""
+        config = self.config
         encoding = Encoding(
             tokenizer=tokenizer.backend_tokenizer.to_str(),
             end_of_text=int(tokenizer.eos_token_id),  # type: ignore[arg-type]
-            text_field=self.config.text_field,
-            seed=self.config.seed,
+            text_field=config.text_field,
+            seed=config.seed,
             beginning=tuple(beginning_of(tokenizer)),
         )
         sizes = [source.size for sources in self.sources.values() for source in sources]
         self.meter.begin("tokenising", None if None in sizes else sum(size or 0 for size in sizes))
-        writer = SplitWriter(
-            self.folder,
-            vocabulary_size(tokenizer),
-            fraction=self._fraction,
-            skip_unreadable=self.config.skip_unreadable,
-        )
+        options = {"fraction": self._fraction, "skip_unreadable": config.skip_unreadable}
+        writer = SplitWriter(self.folder, vocabulary_size(tokenizer), **options)
         units = finished_units(self.sources, self._units, encoding, processes)
         with closing(writer), closing(units):
             for unit in units:
                 text_bytes = writer.take(unit)
-                self.meter.update(unit.progress, text_bytes if unit.pieces else 0)
+                self.meter.update(unit.before + unit.marker["read"], text_bytes if unit.pieces else 0)
             counts = writer.finish()
         try:
             self._check_splits(counts)
@@ -174,7 +156,7 @@ class Assembly:
         empty = [name for name in SPLITS if counts[name] is None]
         if not empty or (empty == ["validation"] and not self.sources["validation"] and not self._fraction):
             return
-        if counts["left_out"]["duplicates"] and empty == ["train"]:
+        if empty == ["train"] and counts["left_out"]["duplicates"]:
             raise DataError(
                 "data.train: every document is also a validation document; nothing is left to train on"
             )
@@ -188,29 +170,25 @@ class Assembly:
         raise DataError(f"data.{empty[0]}: no documents in {names}")
 
     def _write_manifest(
-        self,
-        counts: dict[str, Any],
-        tokenizer: PreTrainedTokenizerFast,
-        stamps: list[list[Any]],
-        processes: int,
+        self, counts: dict[str, Any], tokenizer: PreTrainedTokenizerFast, stamps: list[Any], processes: int
     ) -> None:
         self.meter.begin("hashing the sources", None)
         with ThreadPoolExecutor(processes) as threads:
             identities = {
-                split: list(threads.map(lambda source: source.identity(), sources))
-                for split, sources in self.sources.items()
+                split: list(threads.map(lambda source: source.identity(), self.sources[split]))
+                for split in SPLITS
             }
-        changed = next((old[0] for old, new in zip(stamps, self._stamps(), strict=True) if old != new), None)
-        if changed is not None:
-            raise DataError(
-                f"{changed}: was changed while it was read; rerun the same command to read it again"
-            )
+        for before, now in zip(stamps, self._stamps(), strict=True):
+            if before != now:
+                raise DataError(
+                    f"{now[0]}: was changed while it was read; rerun the same command to read it again"
+                )
         for split in SPLITS:
             if counts[split]:
                 counts[split]["index_sha256"] = sha256_of(self.folder / f"{split}.idx")
         beginning = beginning_of(tokenizer)
         manifest = self._request | {
-            "sources": {split: identities[split] for split in SPLITS},
+            "sources": identities,
             "tokenizer": {
                 "vocab_size": vocabulary_size(tokenizer),
                 "trained_here": self.given is None,

@@ -1,8 +1,7 @@
 """From a piece of a source, as it was read, to the texts of its documents.
 
 A piece is what travels from the process that reads to those that encode: some lines, rows or files, not parsed yet.
-What is wrong with a record is named with its file and line. Knows nothing of how pieces are read, nor of tokenizers;
-imports nothing heavy, since every encoding process imports it.
+What is wrong with a record is named with its file and line. Imports nothing heavy: every encoding process does.
 """
 
 import hashlib
@@ -13,23 +12,18 @@ from typing import Any, Literal, NamedTuple
 
 from loopway.errors import DataError
 
-EMPTY = "{}: the file is empty; give a file with text, or leave it out"
-BINARY = "{}: holds NUL bytes, so it is a binary file; give text in UTF-8"
-DIGEST_BYTES = 16
-_RECORDS = {"lines": "line", "rows": "row", "records": "record"}
+Kind = Literal["text", "lines", "rows"]
+"""``text``: a document; ``lines``: JSONL; ``rows``: the text column of a table."""
 _JSON_TYPES = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
-
-Kind = Literal["text", "lines", "rows", "records"]
-"""``text``: a document; ``lines``: JSONL; ``rows``: the text column of a table; ``records``: parsed JSON values."""
 
 
 class Position(NamedTuple):
     """A place between two records of a source, or in a long text: reading can begin there."""
 
     offset: int = 0
-    """Bytes before it, unpacked; 0 where a source has rows or records."""
+    """Bytes before it, unpacked; 0 where a source has rows."""
     records: int = 0
-    """Lines, rows or records before it."""
+    """Lines or rows before it."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +38,8 @@ class Piece:
     progress: float = 0.0
     """Bytes of the source, as it lies on disk, that have been read by the end of this piece."""
     is_first: bool = True
-    """Whether the text begins here; only of a text."""
+    """Whether the text begins here; only of a text, as ``is_last``."""
     is_last: bool = True
-    """Whether the text ends here; only of a text."""
     digest: bytes = b""
     """Digest of the whole text; only of a part of one."""
     error: str | None = None
@@ -55,13 +48,12 @@ class Piece:
     @property
     def size(self) -> int:
         """About how many bytes it takes in memory."""
-        if isinstance(self.content, bytes):
-            return len(self.content)
-        return sum(len(str(value)) + 100 for value in self.content)
+        content = self.content
+        return len(content) if isinstance(content, bytes) else sum(len(str(value)) + 100 for value in content)
 
 
 class Document(NamedTuple):
-    """A text and its number in the source: a line or record (from 1) or row (from 0)."""
+    """A text and its number in the source: a line (from 1) or row (from 0)."""
 
     number: int
     text: str
@@ -83,12 +75,12 @@ def digest_of(text: str, seed: int) -> bytes:
 
 def new_digest(seed: int) -> "hashlib.blake2b":
     """Return a hash object for a document's UTF-8 bytes."""
-    return hashlib.blake2b(digest_size=DIGEST_BYTES, key=str(seed).encode())
+    return hashlib.blake2b(digest_size=16, key=str(seed).encode())
 
 
 def place_of(source: str, kind: Kind, number: int) -> str:
     """Return how a message names a record: ``a.jsonl, line 3``."""
-    return f"{source}, {_RECORDS[kind]} {number}" if kind in _RECORDS else source
+    return source if kind == "text" else f"{source}, {kind[:-1]} {number}"
 
 
 def read_documents(piece: Piece, text_field: str) -> Iterator[Document | Unreadable]:
@@ -96,55 +88,21 @@ def read_documents(piece: Piece, text_field: str) -> Iterator[Document | Unreada
     if piece.error is not None:
         yield Unreadable(piece.source, piece.error)
         return
-    first = piece.start.records + (piece.kind != "rows")
-    for number, content in enumerate(_records_of(piece), start=first):
-        if piece.kind == "lines" and not content.strip():
+    records: Sequence[Any] = piece.content
+    if isinstance(piece.content, bytes):
+        # At newlines only: splitlines would also split at carriage returns, which JSON strings may not hold but files do.
+        records = piece.content.split(b"\n") if piece.kind == "lines" else [piece.content]
+    for number, record in enumerate(records, start=piece.start.records + (piece.kind != "rows")):
+        if piece.kind == "lines" and not record.strip():
             continue
         place = place_of(piece.source, piece.kind, number)
         try:
-            text = _text(piece, number, content, place, text_field)
+            text = _text(record, piece, number, place, text_field)
         except DataError as error:
             yield Unreadable(place, str(error))
         else:
             if text.strip() or piece.digest:
                 yield Document(number, text)
-
-
-def _records_of(piece: Piece) -> Sequence[Any]:
-    if not isinstance(piece.content, bytes):
-        return piece.content
-    # At newlines only: splitlines would also split at carriage returns, which JSON strings may not hold but files do.
-    return piece.content.split(b"\n") if piece.kind == "lines" else [piece.content]
-
-
-def _text(piece: Piece, number: int, content: Any, place: str, text_field: str) -> str:
-    if piece.kind == "text":
-        if not piece.digest and not content.strip():
-            raise DataError(EMPTY.format(piece.source))
-        if b"\0" in content:
-            raise DataError(BINARY.format(piece.source))
-        return _decode(content, piece, number)
-    if piece.kind == "lines":
-        content = parse_json(_decode(content, piece, number), place)
-    elif piece.kind == "rows":
-        content = {text_field: _row_text(content, place)}
-    return _field(content, text_field, place)
-
-
-def _row_text(value: Any, place: str) -> Any:
-    """Tables may hold UTF-8 as plain bytes."""
-    try:
-        return value.decode() if isinstance(value, bytes) else value
-    except UnicodeDecodeError as error:
-        raise DataError(f"{place}: byte 0x{value[error.start]:02x} is not valid UTF-8") from None
-
-
-def _decode(content: bytes, piece: Piece, first_line: int) -> str:
-    begins_file = first_line == 1 and piece.is_first
-    try:
-        return content.decode("utf-8-sig" if begins_file else "utf-8")
-    except UnicodeDecodeError as error:
-        raise not_utf8(piece.source, error, first_line) from None
 
 
 def not_utf8(name: str, error: UnicodeDecodeError, first_line: int) -> DataError:
@@ -155,36 +113,44 @@ def not_utf8(name: str, error: UnicodeDecodeError, first_line: int) -> DataError
     )
 
 
-def parse_json(text: str, place: str) -> Any:
-    """Return the value of a JSON text. Raises :class:`DataError` that names ``place``."""
+def _text(record: Any, piece: Piece, number: int, place: str, text_field: str) -> str:
+    if piece.kind == "rows":
+        try:  # tables may hold UTF-8 as plain bytes
+            text = record.decode() if isinstance(record, bytes) else record
+        except UnicodeDecodeError as error:
+            raise DataError(f"{place}: byte 0x{record[error.start]:02x} is not valid UTF-8") from None
+        return _field({text_field: text}, text_field, place)
+    begins_file = number == 1 and piece.is_first
+    try:
+        text = record.decode("utf-8-sig" if begins_file else "utf-8")
+    except UnicodeDecodeError as error:
+        raise not_utf8(piece.source, error, number) from None
+    return text if piece.kind == "text" else _field(_parsed(text, place), text_field, place)
+
+
+def _parsed(text: str, place: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        where = f", line {error.lineno}" if "\n" in text.strip() else ""
-        raise DataError(f"{place}{where}: not valid JSON: {error.msg} at column {error.colno}") from None
+        raise DataError(f"{place}: not valid JSON: {error.msg} at column {error.colno}") from None
     except (ValueError, RecursionError) as error:  # thousands of digits, a thousand nested brackets
         raise DataError(f"{place}: JSON that can't be read: {error}") from None
 
 
 def _field(record: Any, text_field: str, place: str) -> str:
     if not isinstance(record, dict):
-        raise DataError(
-            f"{place}: expected an object with the field {text_field!r}, got {_json_type(record)}"
-        )
+        kind = _JSON_TYPES.get(type(record), "a number")
+        raise DataError(f"{place}: expected an object with the field {text_field!r}, got {kind}")
     if text_field not in record:
         fields = ", ".join(map(repr, record)) or "none"
         raise DataError(f"{place}: no field {text_field!r}; there are {fields}; set data.text_field")
     value = record[text_field]
     if not isinstance(value, str):
-        raise DataError(f"{place}: field {text_field!r} must be a string, got {_json_type(value)}")
+        kind = _JSON_TYPES.get(type(value), "a number")
+        raise DataError(f"{place}: field {text_field!r} must be a string, got {kind}")
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise DataError(
-            f"{place}: field {text_field!r} holds half of a UTF-16 surrogate pair; repair the escapes"
-        ) from None
+        reason = "holds half of a UTF-16 surrogate pair; repair the escapes"
+        raise DataError(f"{place}: field {text_field!r} {reason}") from None
     return value
-
-
-def _json_type(value: Any) -> str:
-    return _JSON_TYPES.get(type(value), "a number")

@@ -50,7 +50,7 @@ class Encoded:
     ids: np.ndarray
     """Token ids of all documents, one after the other, int32[tokens]."""
     documents: np.ndarray
-    """:data:`DOCUMENT` [documents]; the one document of a part of a text holds what the part has."""
+    """:data:`DOCUMENT` [documents]; of a part of a text one, with what the part has."""
     unreadable: list[Unreadable]
 
 
@@ -71,34 +71,29 @@ class Encoder:
         start = np.array(self.encoding.beginning if piece.is_first else [], np.int32)
         end = np.array([self.encoding.end_of_text] if piece.is_last else [], np.int32)
         documents, ids = np.zeros(len(texts), DOCUMENT), [end[:0]]
-        encoded = self._encode([document.text for document in texts], begins=piece.is_first)
-        for number, (document, inner) in enumerate(zip(texts, encoded, strict=True)):
+        for number, (document, inner) in enumerate(zip(texts, self._encode(texts, piece), strict=True)):
             ids += [start, inner, end]
+            size, text_bytes = len(start) + len(inner) + len(end), len(document.text.encode())
             digest = piece.digest or digest_of(document.text, self.encoding.seed)
-            documents[number] = (
-                len(start) + len(inner) + len(end),
-                len(document.text.encode()),
-                document.number,
-                0,
-                np.frombuffer(digest, "<u8"),
-            )
+            documents[number] = size, text_bytes, document.number, 0, np.frombuffer(digest, "<u8")
         unreadable = [record for record in records if isinstance(record, Unreadable)]
         return Encoded(np.concatenate(ids), documents, unreadable)
 
-    def _encode(self, texts: list[str], *, begins: bool) -> list[np.ndarray]:
-        """int32[tokens] of each text; ``begins``: each is the beginning of a document."""
-        parts = [list(cut_text(text)) for text in texts]
+    def _encode(self, texts: list[Document], piece: Piece) -> Iterator[np.ndarray]:
+        """int32[tokens] of each text."""
+        parts = [list(cut_text(document.text)) for document in texts]
         ids: list[np.ndarray] = []
         for batch in neighbours((part for of_text in parts for part in of_text), len, _LONGEST_TEXT):
             encodings = self.tokenizer.encode_batch_fast(batch, add_special_tokens=False)
             ids += [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
         remaining = iter(ids)
-        return [
-            _joined(
-                [self._placed(next(remaining), part, begins and not at) for at, part in enumerate(of_text)]
+        for of_text in parts:
+            yield np.concatenate(
+                [
+                    self._placed(next(remaining), part, piece.is_first and not at)
+                    for at, part in enumerate(of_text)
+                ]
             )
-            for of_text in parts
-        ]
 
     def _placed(self, alone: np.ndarray, part: str, is_first: bool) -> np.ndarray:
         """The tokens of a part in its text, int32[tokens]; ``alone``: its tokens if it were the text."""
@@ -153,7 +148,3 @@ def neighbours(items: Iterable[T], size_of: Callable[[T], float], most: float) -
         size += size_of(item)
     if group:
         yield group
-
-
-def _joined(parts: list[np.ndarray]) -> np.ndarray:
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)

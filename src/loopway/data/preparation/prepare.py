@@ -12,14 +12,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from loopway.data.config import PreparationConfig
-from loopway.data.folder import PreparedData, is_prepared
-from loopway.data.preparation.assembly import Assembly
+from loopway.data.config import HubDataset, PreparationConfig
+from loopway.data.folder import MANIFEST, PreparedData, is_prepared, read_manifest
+from loopway.data.preparation.assembly import Assembly, request_of
 from loopway.data.preparation.progress import Meter
 from loopway.data.preparation.reading import PIECE_BYTES
-from loopway.data.preparation.reuse import check_same
-from loopway.data.preparation.sources import INCOMPLETE, TextSource, find_sources
-from loopway.data.tokenizer import load_tokenizer
+from loopway.data.preparation.sources import INCOMPLETE, NoSourceError, TextSource, find_sources, is_of_entry
+from loopway.data.tokenizer import fingerprint, load_tokenizer
 from loopway.errors import DataError
 from loopway.files import locked
 
@@ -53,7 +52,7 @@ def prepare(
     """
     folder = Path(folder)
     if is_prepared(folder):
-        missing = check_same(folder, config)
+        missing = _check_same(folder, config)
         return replace(PreparedData.open(folder), missing=tuple(missing))
     train = find_sources(config.train, config.text_field, field="data.train")
     validation = find_sources(config.validation or [], config.text_field, field="data.validation")
@@ -76,7 +75,7 @@ def prepare(
             shutil.rmtree(partial)
             return prepare(config, folder)
         if is_prepared(partial):  # interrupted just before it was renamed
-            check_same(partial, config)
+            _check_same(partial, config)
         Assembly(partial, config, train, validation, given, meter).run(processes)
     (partial / ".lock").unlink()
     if place.exists():
@@ -102,3 +101,59 @@ def _processes(wanted: int | None, sources: Sequence[TextSource]) -> int:
     if None not in sizes and sum(size or 0 for size in sizes) < _WORTH_PROCESSES:
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _check_same(folder: Path, config: PreparationConfig) -> list[str]:
+    """Return the entries of the config that name nothing any more.
+
+    Raises :class:`DataError` naming the first thing in which the folder differs from what is wanted.
+    """
+    manifest, advice = read_manifest(folder), "choose another folder, or delete this one"
+    before, now = manifest["config"], request_of(config, None)["config"]
+    for key in {**now, **before}:
+        if before.get(key) != now.get(key):
+            raise DataError(
+                f"{folder}: was prepared with data.{key} = {before.get(key)!r}, not {now.get(key)!r}; {advice}"
+            )
+    if config.tokenizer is not None and Path(config.tokenizer).expanduser().exists():
+        given = fingerprint(load_tokenizer(config.tokenizer))
+        if given != manifest["tokenizer"]["fingerprint"]:
+            raise DataError(
+                f"{folder}: was prepared with another tokenizer than {config.tokenizer}; {advice}"
+            )
+    written, missing = (folder / MANIFEST).stat().st_mtime_ns, list[str]()
+    for split, entries in (("train", config.train), ("validation", config.validation or [])):
+        wanted, gone = _find_those_there(entries, config.text_field, field=f"data.{split}")
+        missing += gone
+        if not wanted:
+            continue  # of a folder that was moved between machines, even names may differ
+        there = [
+            identity
+            for identity in manifest["sources"][split]
+            if not any(is_of_entry(identity["name"], entry) for entry in gone)
+        ]
+        names = [identity["name"] for identity in there], [source.name for source in wanted]
+        if names[0] != names[1]:
+            changed = sorted({*names[0]} ^ {*names[1]}) or ["order"]
+        else:
+            pairs = zip(wanted, there, strict=True)
+            changed = [source.name for source, identity in pairs if not source.is_same(identity, written)]
+        if changed:
+            raise DataError(
+                f"{folder}: data.{split} has changed since it was prepared ({changed[0]}); {advice}"
+            )
+    return missing
+
+
+def _find_those_there(
+    entries: Sequence[str | HubDataset], text_field: str, *, field: str
+) -> tuple[list[TextSource], list[str]]:
+    """The sources that are there, and the entries that name nothing."""
+    sources: list[TextSource] = []
+    missing: list[str] = []
+    for entry in entries:
+        try:
+            sources += find_sources([entry], text_field, field=field)
+        except NoSourceError:
+            missing.append(entry.dataset if isinstance(entry, HubDataset) else entry)
+    return sources, missing

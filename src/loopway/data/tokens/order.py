@@ -1,12 +1,11 @@
 """The order in which samples are seen: from the index of a sample to the row of the data that it is.
 
-A row's number says where it stands in the data, an index when it is seen. Which row an index is depends on the
-arguments and the index alone, and takes memory that doesn't grow with the number of rows: a run may ask from anywhere,
-in any number of processes. Blocks that were asked for lately are kept, so rising indices are the fastest.
-
-Knows nothing of token files.
+Which row an index is depends on the arguments and the index alone, and takes memory that doesn't grow with the number of
+rows: a run may ask from anywhere, in any number of processes. Blocks that were asked for lately are kept, so rising
+indices are the fastest. Knows nothing of token files.
 """
 
+import hashlib
 import math
 from collections.abc import Sequence
 from functools import lru_cache
@@ -14,18 +13,12 @@ from itertools import accumulate
 
 import numpy as np
 
-from loopway.data.tokens.permutation import permuted
 from loopway.errors import DataError
 
 _BLOCK = 4096  # positions whose rows are computed together
+_ROUNDS = 8  # as many 64-bit keys as a BLAKE2b digest holds
 MIXTURE_BLOCK = 1000
 """Samples in a row among which every source of a mixture has its exact share."""
-
-
-@lru_cache(maxsize=256)  # 8 MiB: some for every source, or all of a small set read at random
-def _shuffled(block: int, rows: int, *key: int) -> np.ndarray:
-    """The rows seen at the positions of one block, int64[up to 4,096]."""
-    return permuted(np.arange(block * _BLOCK, min((block + 1) * _BLOCK, rows)), rows, *key)
 
 
 class EpochOrder:
@@ -36,7 +29,7 @@ class EpochOrder:
         self._key = key
 
     def row(self, index: int) -> int:
-        """The row that is seen as number `index` (from 0)."""
+        """Return the row that is seen as number `index` (from 0)."""
         epoch, position = divmod(index, self.rows)
         if self._key is None:
             return position
@@ -52,7 +45,7 @@ class SpreadOrder:
         self._samples = samples
 
     def row(self, index: int) -> int:
-        """The row that is seen as number `index` (from 0)."""
+        """Return the row that is seen as number `index` (from 0)."""
         return index * self.rows // self._samples
 
 
@@ -62,7 +55,7 @@ class MixedOrder:
     Of 1,000 consecutive samples (0..999, 1000..1999, ...) each source has the same whole number, at places that depend
     on `seed`; None puts each source's together. Among a source's own samples the order is that of `orders`.
 
-    Raises :class:`DataError` for weights that aren't positive, and for one so small that it gets none of the 1,000.
+    Raises :class:`DataError` for weights that :func:`block_counts` refuses.
     """
 
     def __init__(self, orders: Sequence[EpochOrder], weights: Sequence[float], seed: int | None) -> None:
@@ -72,12 +65,40 @@ class MixedOrder:
         self._seed = seed
 
     def row(self, index: int) -> int:
-        """The row, counted over all sources, that is seen as number `index` (from 0)."""
+        """Return the row, counted over all sources, that is seen as number `index` (from 0)."""
         block, place = divmod(index, MIXTURE_BLOCK)
         sources, earlier = _mixed(block, self._counts, self._seed)
         source = int(sources[place])
         number = block * self._counts[source] + int(earlier[place])
         return self._first_rows[source] + self._orders[source].row(number)
+
+
+def block_counts(weights: Sequence[float]) -> list[int]:
+    """Return how many of 1,000 samples each source has: its share of the weights, rounded by the largest remainder.
+
+    Raises :class:`DataError` for weights that aren't positive, and for one so small that its source gets none.
+    """
+    for weight in weights:
+        if not 0 < weight < math.inf:
+            raise DataError(f"a source has weight {weight}; give a positive number, or leave the source out")
+    parts = [weight / max(weights) for weight in weights]  # whose sum can't overflow
+    shares = [part / math.fsum(parts) * MIXTURE_BLOCK for part in parts]
+    counts = [math.floor(share) for share in shares]
+    by_remainder = sorted(range(len(shares)), key=lambda source: counts[source] - shares[source])
+    for source in by_remainder[: MIXTURE_BLOCK - sum(counts)]:
+        counts[source] += 1
+    if 0 in counts:
+        raise DataError(
+            f"a source has weight {weights[counts.index(0)]} and would get none of {MIXTURE_BLOCK} samples; give it at "
+            "least a thousandth of all weights, or leave the source out"
+        )
+    return counts
+
+
+@lru_cache(maxsize=256)  # 8 MiB: some for every source, or all of a small set read at random
+def _shuffled(block: int, rows: int, *key: int) -> np.ndarray:
+    """The rows seen at the positions of one block, int64[up to 4,096]."""
+    return permuted(np.arange(block * _BLOCK, min((block + 1) * _BLOCK, rows)), rows, *key)
 
 
 @lru_cache(maxsize=256)  # 4 MiB
@@ -93,24 +114,37 @@ def _mixed(block: int, counts: tuple[int, ...], seed: int | None) -> tuple[np.nd
     return sources, shuffled
 
 
-def block_counts(weights: Sequence[float]) -> list[int]:
-    """How many of 1,000 samples each source has: proportional to its weight, rounded by the largest remainder.
+def permuted(indices: np.ndarray, size: int, *key: int) -> np.ndarray:
+    """Return where a permutation of 0..size-1 sends each of `indices`: int64[n] to int64[n].
 
-    Raises :class:`DataError` for weights that aren't positive, and for one so small that its source gets none.
+    A Feistel network: an index is written as a pair (left, right), and in turns each half is shifted by a keyed hash of
+    the other. Every shift can be undone, so the pairs are permuted. There are a few more pairs than indices: one that
+    lands outside goes through the network again until it lands inside (cycle walking), which permutes the indices.
+
+    The permutation depends on `size` (1 to 2**62) and `key` alone, so it is the same on every machine and with every
+    version of numpy. `indices` must lie in 0..size-1.
     """
-    for weight in weights:
-        if not 0 < weight < math.inf:
-            raise DataError(f"a source has weight {weight}; give a positive number, or leave the source out")
-    parts = [weight / max(weights) for weight in weights]  # whose sum can't overflow
-    shares = [part / math.fsum(parts) * MIXTURE_BLOCK for part in parts]
-    counts = [math.floor(share) for share in shares]
-    by_remainder = sorted(range(len(shares)), key=lambda source: counts[source] - shares[source])
-    for source in by_remainder[: MIXTURE_BLOCK - sum(counts)]:
-        counts[source] += 1
-    for weight, count in zip(weights, counts, strict=True):
-        if count == 0:
-            raise DataError(
-                f"a source has weight {weight} and would get none of {MIXTURE_BLOCK} samples; give it at least a "
-                "thousandth of all weights, or leave the source out"
-            )
-    return counts
+    columns = math.isqrt(size - 1) + 1
+    rows = -(-size // columns)
+    name = ",".join(str(int(number)) for number in (size, *key))
+    round_keys = np.frombuffer(hashlib.blake2b(name.encode()).digest(), dtype="<u8")
+    images = _pass(indices.astype(np.uint64), rows, columns, round_keys)
+    while (outside := images >= size).any():
+        images[outside] = _pass(images[outside], rows, columns, round_keys)
+    return images.astype(np.int64)
+
+
+def _pass(pairs: np.ndarray, rows: int, columns: int, round_keys: np.ndarray) -> np.ndarray:
+    """All rounds of the network on pairs written as left * columns + right: uint64[n] to uint64[n]."""
+    left, right = np.divmod(pairs, np.uint64(columns))
+    for number in range(0, _ROUNDS, 2):
+        left = (left + _hash(right, round_keys[number])) % np.uint64(rows)
+        right = (right + _hash(left, round_keys[number + 1])) % np.uint64(columns)
+    return left * np.uint64(columns) + right
+
+
+def _hash(values: np.ndarray, key: np.uint64) -> np.ndarray:
+    """63 well-mixed bits of each value: a half (at most 31 bits) is added to them without overflow."""
+    mixed = (values ^ key) * np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio
+    mixed = (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0xC2B2AE3D27D4EB4F)
+    return (mixed ^ (mixed >> np.uint64(32))) >> np.uint64(1)

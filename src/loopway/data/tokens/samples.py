@@ -3,8 +3,6 @@
 Documents are concatenated and cut without regard to their boundaries. Whether attention may cross a boundary is the
 choice `mask_documents`: with it, position ids restart at every document, from which transformers' attention masks see
 that the sample is several sequences (without an attention mask and without a cache).
-
-Knows nothing of text, tokenizers or batches.
 """
 
 from bisect import bisect_right
@@ -33,7 +31,7 @@ class Source:
 
 
 def samples_per_epoch(num_tokens: int, sequence_length: int) -> int:
-    """How many samples of `sequence_length` + 1 tokens, each beginning at the last token of the one before."""
+    """Return how many samples of `sequence_length` + 1 tokens there are, each beginning at the last token of another."""
     return max(num_tokens - 1, 0) // sequence_length
 
 
@@ -58,7 +56,6 @@ class TokenSamples(Dataset[dict[str, torch.Tensor]]):
     an epoch is as many samples as there are rows. The seed then also says which sample is of which source.
 
     `at_most` so many samples are kept of an epoch, evenly spread over the rows in the order of the files: for validation.
-
     With `vocab_size` every sample that is read is searched for ids outside the vocabulary.
 
     Raises :class:`DataError` for files without a whole sample, preshuffled sequences of another length or with
@@ -83,9 +80,11 @@ class TokenSamples(Dataset[dict[str, torch.Tensor]]):
                 "data.mask_documents: preshuffled sequences don't say where documents end; set it to false, or "
                 "data.sampling to packed"
             )
-        self.sequence_length = sequence_length
-        self.mask_documents = mask_documents
-        self.vocab_size = vocab_size
+        self.sequence_length, self.mask_documents, self.vocab_size = (
+            sequence_length,
+            mask_documents,
+            vocab_size,
+        )
         self._preshuffled = sampling == "preshuffled"
         # tokens from the beginning of one row to that of the next
         self._stride = sequence_length + 1 if self._preshuffled else sequence_length
@@ -95,8 +94,7 @@ class TokenSamples(Dataset[dict[str, torch.Tensor]]):
         self._order = self._make_order(sources, [sum(counts) for counts in rows], seed)
         self.samples_per_epoch = self._first_rows[-1]
         if at_most is not None and at_most < self.samples_per_epoch:
-            self._order = SpreadOrder(self.samples_per_epoch, at_most)
-            num_samples = at_most
+            self._order, num_samples = SpreadOrder(self.samples_per_epoch, at_most), at_most
         self.num_samples = self.samples_per_epoch if num_samples is None else num_samples
 
     def __len__(self) -> int:
@@ -116,15 +114,12 @@ class TokenSamples(Dataset[dict[str, torch.Tensor]]):
         labels = labels.copy()
         labels[begins - 1] = IGNORED_LABEL
         edges = np.concatenate(([0], begins, [self.sequence_length]))
-        positions = np.arange(self.sequence_length) - np.repeat(edges[:-1], edges[1:] - edges[:-1])
-        return {
-            "input_ids": torch.from_numpy(inputs),
-            "shift_labels": torch.from_numpy(labels),
-            "position_ids": torch.from_numpy(positions),
-        }
+        positions = np.arange(self.sequence_length) - np.repeat(edges[:-1], np.diff(edges))
+        item = {"input_ids": inputs, "shift_labels": labels, "position_ids": positions}
+        return {name: torch.from_numpy(values) for name, values in item.items()}
 
     def document_of_samples(self) -> np.ndarray:
-        """Number, over all files, of the document in which each sample begins: int64[num_samples].
+        """Return the number, over all files, of the document in which each sample begins: int64[num_samples].
 
         Reads the files' whole indices: for validation sets.
         """
@@ -134,8 +129,7 @@ class TokenSamples(Dataset[dict[str, torch.Tensor]]):
             starts = np.arange(last - first) * self._stride
             documents.append(before + np.searchsorted(ends, starts, side="right"))
             before += len(ends)
-        rows = [self._order.row(index) for index in range(self.num_samples)]
-        return np.concatenate(documents)[rows]
+        return np.concatenate(documents)[[self._order.row(index) for index in range(self.num_samples)]]
 
     def _rows(self, file: TokenFile) -> int:
         if not self._preshuffled:
@@ -157,7 +151,7 @@ class TokenSamples(Dataset[dict[str, torch.Tensor]]):
 
     def _make_order(
         self, sources: Sequence[Source], rows: list[int], seed: int | None
-    ) -> EpochOrder | MixedOrder:
+    ) -> EpochOrder | MixedOrder | SpreadOrder:
         weights = [source.weight for source in sources if source.weight is not None]
         if weights and len(weights) < len(sources):
             raise DataError("some sources have a weight and some have none; give all of them one, or none")
@@ -194,7 +188,7 @@ class TokenSamples(Dataset[dict[str, torch.Tensor]]):
 
 
 def _check_ids(file: TokenFile, start: int, ids: np.ndarray, vocab_size: int) -> None:
-    """Raises :class:`DataError` for an id outside the vocabulary among int64 ids that begin at `start` in the file."""
+    """Raise :class:`DataError` for an id outside the vocabulary among int64 ids that begin at `start` in the file."""
     unsigned = ids.view(np.uint64)  # where what is below 0 is large
     at = unsigned.argmax()  # faster than max
     if unsigned.item(at) >= vocab_size:
