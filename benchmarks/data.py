@@ -150,8 +150,8 @@ def training(tokenizer: str, work: Path, steps: int, rounds: int) -> dict[str, A
     from transformers import default_data_collator
 
     from loopway.data import Source, TokenFile, TokenSamples
+    from loopway.training.config.run_config import RunConfig
     from loopway.training.run import train
-    from loopway.training.run_config import RunConfig
     from loopway.training.trainer import SampleTrainer
 
     batch, length = 8, 512

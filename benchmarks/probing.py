@@ -28,8 +28,8 @@ from loopway.probing.measures import centred_kernel, gram, similarity, singular_
 from loopway.probing.reading import traced
 from loopway.probing.routers import RouterProbe, TokenGroups
 from loopway.probing.states import StateProbe
+from loopway.training.config.run_config import RunConfig
 from loopway.training.run import train
-from loopway.training.run_config import RunConfig
 
 BATCH, LOOP_SAMPLES = 8, 32
 

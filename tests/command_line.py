@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from loopway.cli import main
+from loopway.training.config.run_config import RunConfig
 from loopway.training.run import train
-from loopway.training.run_config import RunConfig
 
 
 def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

@@ -97,7 +97,11 @@ def test_a_benchmark_ends_with_the_figures_that_its_dated_result_holds(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    long = ("_given", "two_processes", "load_vanilla")  # parts with options, and those that a quick run leaves out
+    long = (
+        "_given",
+        "two_processes",
+        "load_vanilla",
+    )  # parts with options, and those that a quick run leaves out
     parts = {name: part for name, part in dated_result(script).items() if not name.endswith(long)}
     result = run_quickly(script, processes, tmp_path, monkeypatch, capsys)
     assert shape_of(result) == shape_of(parts)

@@ -128,7 +128,7 @@ def test_bad_input_is_one_line_and_exit_code_2_and_leaves_nothing_behind(
     (here / "taken").mkdir()
     (here / "taken" / "letter.txt").write_text("dear reader")
     (here / "other").mkdir()
-    from loopway.training.run_config import RunConfig
+    from loopway.training.config.run_config import RunConfig
 
     (here / "other" / "config.yaml").write_text(RunConfig.load("run.yaml", ["model.layout=4"]).to_yaml())
     (here / "other" / "metrics.jsonl").write_text("{}\n")

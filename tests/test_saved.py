@@ -9,8 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import loopway  # noqa: F401  (the models are known after this)
+from loopway.training.config.run_config import RunConfig
 from loopway.training.run import train
-from loopway.training.run_config import RunConfig
 from loopway.training.summary import RunSummary
 
 SAVED = Path(__file__).with_name("saved")

@@ -16,8 +16,8 @@ from loopway.comparison.config import CompareConfig, run_name
 from loopway.data.opening import RunData, open_data
 from loopway.errors import ConfigError, DataError, exit_on_error
 from loopway.files import write_atomically
+from loopway.training.config.run_config import RunConfig
 from loopway.training.metrics_log import read_metrics
-from loopway.training.run_config import RunConfig
 from loopway.training.run_folder import RunFolder
 from loopway.training.summary import RunSummary
 from studies.nano import tables
@@ -125,7 +125,7 @@ def of_run(run: RunFolder, planned: RunConfig) -> dict[str, Any]:
         line["loss"] for line in lines if "loss" in line and line["step"] > summary.steps * (1 - _LAST_TENTH)
     ]
     assert summary.validation_loss is not None
-    there = RunConfig.load(run.config).training
+    there, wanted = RunConfig.load(run.config).training.to_dict(), planned.training.to_dict()
     return {
         "loss": round(summary.validation_loss, 5),
         "training_loss": round(float(np.mean(logged)), 5),
@@ -138,7 +138,7 @@ def of_run(run: RunFolder, planned: RunConfig) -> dict[str, Any]:
         "set": {
             key: value
             for key, value in there.items()
-            if value != planned.training.get(key) or (value and key in PRODUCTS)
+            if value != wanted.get(key) or (value and key in PRODUCTS)
         },
     }
 

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from loopway import parameter_report
 from loopway.comparison.config import CompareConfig, run_name
 from loopway.errors import ConfigError
-from loopway.training.run_config import RunConfig
-from loopway.training.yaml_files import apply_overrides, read_yaml
+from loopway.training.config.run_config import RunConfig
+from loopway.training.config.yaml_files import apply_overrides, read_yaml
 from studies.nano.losses import PRODUCTS
 
 NANO = Path(__file__).parent
@@ -85,16 +85,15 @@ class Run:
     def identity(self) -> str:
         """Model, data, training and place as text, equal for equal runs of different studies."""
         config = self.config()
-        sections = [config.model.model_dump(), config.data.model_dump(), config.training]
+        sections = [config.model.model_dump(), config.data.model_dump(), config.training.to_dict()]
         return json.dumps([*sections, self.place], sort_keys=True)
 
     @property
     def tokens(self) -> int:
         """Number of tokens that the run trains on."""
         config = self.config()
-        return (
-            config.data.sequence_length * config.training["global_batch_size"] * config.training["max_steps"]
-        )
+        training = config.training.to_dict()
+        return config.data.sequence_length * training["global_batch_size"] * training["max_steps"]
 
     @property
     def flops(self) -> float:

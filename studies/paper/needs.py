@@ -11,7 +11,7 @@ from pathlib import Path
 import loopway
 from loopway.comparison.config import CompareConfig
 from loopway.modeling.accounting import ParameterReport
-from loopway.training.run_config import RunConfig
+from loopway.training.config.run_config import RunConfig
 
 FOLDER = Path(__file__).parent
 
@@ -62,7 +62,7 @@ def reports(name: str) -> dict[str, ParameterReport]:
 
 def need(run: RunConfig, report: ParameterReport) -> Need:
     """Of a run on data parallel GPUs, each with ``per_device_train_batch_size`` sequences at a time."""
-    training, length = run.training, run.data.sequence_length
+    training, length = run.training.to_dict(), run.data.sequence_length
     tokens = training["max_steps"] * training["global_batch_size"] * length
     boundaries = loopway.Layout.parse(report.layout).num_boundaries if report.recurrence == "mesh" else 0
     hidden_size = loopway.pythia_config(str(run.model.preset)).hidden_size

@@ -140,7 +140,7 @@ def test_all_variants_see_the_same_data_and_those_of_one_seed_start_from_it(conf
     plan = CompareConfig.from_dict(config | {"seeds": [3, 5]})
     runs = [run for by_seed in plan.runs.values() for run in by_seed.values()]
     assert len({run.data.model_dump_json() for run in runs}) == 1
-    assert [by_seed[5].training["seed"] for by_seed in plan.runs.values()] == [5, 5, 5]
+    assert [by_seed[5].training.hugging_face["seed"] for by_seed in plan.runs.values()] == [5, 5, 5]
 
 
 # A run that sends the comparison a signal after its fifth step, and waits until it is told of it.

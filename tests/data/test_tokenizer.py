@@ -134,6 +134,19 @@ def test_a_tokenizer_without_an_end_of_text_token_is_refused(tmp_path: Path) -> 
         load_tokenizer(str(tmp_path))
 
 
+def test_a_tokenizer_that_drops_merges_at_random_uses_all_of_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train_tokenizer(TEXTS, 300).save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["model"]["dropout"] = 0.5
+    path.write_text(json.dumps(content))
+    tokenizer = load_tokenizer(str(tmp_path))
+    assert len({tuple(tokenizer.encode(TEXTS[0] * 20)) for _ in range(5)}) == 1
+    assert "drops merges at random (dropout 0.5)" in caplog.text
+
+
 def test_a_fingerprint_is_of_what_ids_mean(tmp_path: Path) -> None:
     TOKENIZER.save_pretrained(tmp_path)
     assert fingerprint(load_tokenizer(str(tmp_path))) == fingerprint(TOKENIZER)

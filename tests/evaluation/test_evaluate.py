@@ -18,8 +18,8 @@ from loopway.evaluation.suite import HELD_OUT, PAPER_TASKS, Measure, suite_measu
 from loopway.evaluation.tables import details, headline, markdown_tables, mean_accuracy, terminal_tables
 from loopway.trained import identity
 from loopway.trained.opening import open_trained
+from loopway.training.config.run_config import RunConfig
 from loopway.training.run import train
-from loopway.training.run_config import RunConfig
 
 
 def test_nothing_is_computed_twice(

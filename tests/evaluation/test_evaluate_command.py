@@ -15,8 +15,8 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from loopway.cli import main
 from loopway.data import PreparationConfig, prepare, write_token_file
+from loopway.training.config.run_config import RunConfig
 from loopway.training.run import train
-from loopway.training.run_config import RunConfig
 from tests.processes import Processes
 
 Run = Callable[..., tuple[int, str, str]]

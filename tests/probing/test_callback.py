@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from loopway.errors import ConfigError
+from loopway.training.config.run_config import RunConfig
 from loopway.training.metrics_log import read_metrics
 from loopway.training.run import train
-from loopway.training.run_config import RunConfig
 
 
 @pytest.fixture(autouse=True)

@@ -20,8 +20,8 @@ from loopway.probing.probe import Settings, probe
 from loopway.probing.reading import evenly_spread
 from loopway.trained.held_out import held_out_samples, sample_losses
 from loopway.trained.opening import open_trained
+from loopway.training.config.run_config import RunConfig
 from loopway.training.run import train
-from loopway.training.run_config import RunConfig
 
 
 @pytest.fixture(scope="module")

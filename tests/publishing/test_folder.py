@@ -10,9 +10,9 @@ from huggingface_hub import ModelCard
 
 from loopway.publishing.folder import publish_command
 from loopway.recurrence import registry
+from loopway.training.config.run_config import RunConfig
 from loopway.training.plugins import load_plugins
 from loopway.training.run import train
-from loopway.training.run_config import RunConfig
 from tests.command_line import run_main
 from tests.modeling.tiny_models import tiny_model
 from tests.retrofit.pretrained import TEXTS, save_pretrained

@@ -20,12 +20,12 @@ from loopway.errors import ConfigError
 from loopway.modeling.loss import distillation_loss
 from loopway.modeling.stack import core_parameters, find_stack
 from loopway.retrofit.command import Settings, retrofit_command
+from loopway.training.config.run_config import RunConfig
+from loopway.training.config.yaml_files import merge
 from loopway.training.metrics_log import read_metrics
 from loopway.training.original import Original, OriginalConfig
 from loopway.training.run import train
-from loopway.training.run_config import RunConfig
 from loopway.training.run_folder import RunFolder
-from loopway.training.yaml_files import merge
 from tests.command_line import train_here
 
 

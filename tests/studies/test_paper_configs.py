@@ -104,7 +104,7 @@ def test_parameters_and_compute_follow_from_pythias_published_counts(
 def test_every_comparison_varies_one_recipe_the_papers(sizes: dict[str, Any]) -> None:
     for name, comparison in COMPARISONS.items():
         for run in runs(name).values():
-            training = run.training
+            training = run.training.to_dict()
             tokens = training["max_steps"] * training["global_batch_size"] * run.data.sequence_length
             assert tokens == pytest.approx(250e9, rel=1e-5)
             assert training["learning_rate"] == sizes[comparison.size]["learning_rate"]
@@ -145,7 +145,7 @@ def test_what_the_page_changes_of_the_configs_loads(monkeypatch: pytest.MonkeyPa
         plan = CompareConfig.load(path, rest)
         if "paper" in path:
             run = plan.runs["mesh"][0]
-            training = run.training
+            training = run.training.to_dict()
             assert (
                 training["max_steps"] * training["global_batch_size"] * run.data.sequence_length
                 == 119209 * 2**21

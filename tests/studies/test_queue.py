@@ -100,7 +100,8 @@ def test_all_runs_of_a_seed_have_one_kind_of_device_and_one_precision(folder: Pa
     assert places["one/mesh-seed1"] == CPU, "nothing is stored: this machine's"
     assert places["two/mesh-seed1"] == places["two/wide-seed1"] == bf16
     run = next(run for run in Studies(folder, first=()).missing(CPU) if run.name == "two/wide-seed1")
-    assert run.config().training["bf16"] and run.config().training["use_cpu"]
+    set_there = run.config().training.hugging_face
+    assert set_there["bf16"] and set_there["use_cpu"]
     assert GPU.overrides[-1] == "training.tf32=true"
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from loopway.training.run_config import RunConfig
-from loopway.training.yaml_files import merge
+from loopway.training.config.run_config import RunConfig
+from loopway.training.config.yaml_files import merge
 
 WORDS = [
     "the",

@@ -4,7 +4,7 @@ from accelerate.state import PartialState
 from accelerate.utils import DistributedType
 
 from loopway.cli import main
-from loopway.training import arguments
+from loopway.training.config import arguments
 
 
 def pretend_gpus() -> None:

@@ -12,9 +12,9 @@ import pytest
 from rich.console import Console
 
 from loopway.training.callbacks import begin_loading
+from loopway.training.config.run_config import RunConfig
 from loopway.training.metrics_log import MetricsLog
 from loopway.training.run import train
-from loopway.training.run_config import RunConfig
 from loopway.training.run_folder import RunFolder
 
 

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from loopway.training.checkpoint import ASIDE, MANIFEST, new_aside, problem_of, retire, seal, steps_of
+from loopway.training.config.run_config import RunConfig
+from loopway.training.config.yaml_files import merge
 from loopway.training.run import train
-from loopway.training.run_config import RunConfig
 from loopway.training.run_folder import RunFolder
 from loopway.training.trainer import TrainingError
-from loopway.training.yaml_files import merge
 from tests.processes import Processes
 
 Build = Callable[..., RunConfig]

@@ -29,8 +29,8 @@ from typer.main import get_command
 
 from loopway.cli import app
 from loopway.modeling.stack import find_stack
-from loopway.training.arguments import training_arguments
-from loopway.training.run_config import RunConfig
+from loopway.training.config.arguments import training_arguments
+from loopway.training.config.run_config import RunConfig
 from loopway.training.run_folder import RunFolder
 
 Build = Callable[..., RunConfig]
@@ -50,7 +50,7 @@ class DeepSpeedConfig(HfTrainerDeepSpeedConfig, HfDeepSpeedConfig):
 def test_a_deepspeed_config_is_filled_in_from_the_run_s(tiny_config: Build, stage: int) -> None:
     batches = {"global_batch_size": 8, "per_device_train_batch_size": 2}
     config = tiny_config(training=batches | {"bf16": True, "max_grad_norm": 0.5})
-    arguments = training_arguments(config.training, Path("unused"), validate=True)
+    arguments = training_arguments(config.training, Path("unused"))
     filled = DeepSpeedConfig(str(CONFIGS / f"zero{stage}.json"))
     filled.trainer_config_process(arguments)
     plugin = DeepSpeedPlugin(hf_ds_config=filled)

@@ -9,8 +9,8 @@ import pytest
 
 from loopway.data import TokenFile
 from loopway.data.tokenizer import train_tokenizer
+from loopway.training.config.run_config import RunConfig
 from loopway.training.run import train
-from loopway.training.run_config import RunConfig
 
 
 def test_what_two_tasks_of_datatrove_wrote_is_trained_on(tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ from accelerate.utils import DistributedType
 from transformers import TrainingArguments
 
 from loopway.errors import ConfigError
-from loopway.training.arguments import training_arguments
-from loopway.training.engines import check_deepspeed, check_fsdp
+from loopway.training.config.arguments import training_arguments
+from loopway.training.config.engines import check_deepspeed, check_fsdp
+from loopway.training.config.run_config import RunConfig
 from loopway.training.run import train
-from loopway.training.run_config import RunConfig
 from loopway.training.run_folder import RunFolder
 
 Build = Callable[..., RunConfig]
@@ -32,7 +32,7 @@ def test_fsdp_on_a_cpu_is_an_error_and_not_silently_ddp(
         config = tiny_config()
         monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(ConfigError) as error:
-        training_arguments(config.training, Path("unused"), validate=True)
+        training_arguments(config.training, Path("unused"))
     assert str(error.value).startswith(f"{asked} asks for FSDP, and this run is on a CPU")
 
 
@@ -42,7 +42,7 @@ def test_where_there_is_only_a_cpu_workers_need_not_be_told_so(
 ) -> None:
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: has_gpu)
     config = tiny_config(training={"use_cpu": None})
-    assert training_arguments(config.training, Path("unused"), validate=True).use_cpu != has_gpu
+    assert training_arguments(config.training, Path("unused")).use_cpu != has_gpu
 
 
 def test_fsdp_of_one_process_is_an_error_and_of_several_is_not() -> None:
@@ -71,7 +71,7 @@ def test_a_deepspeed_config_that_cannot_be_read_is_one_line(
         path.write_text(content)
     config = tiny_config(training={"deepspeed": str(path)})
     with pytest.raises(ConfigError) as error:
-        training_arguments(config.training, Path("unused"), validate=True)
+        training_arguments(config.training, Path("unused"))
     assert str(error.value).startswith(f"training.deepspeed: {path} {message}")
     assert "\n" not in str(error.value)
 
@@ -105,7 +105,7 @@ def test_settings_of_accelerate_that_change_no_result_are_free_and_unknown_ones_
 ) -> None:
     kept = {"non_blocking": True, "gradient_accumulation_kwargs": {"sync_each_batch": True}}
     section = tiny_config(training={"accelerator_config": kept, "fsdp_config": {"fsdp_version": 2}}).training
-    training_arguments(section, Path("unused"), validate=True)
+    training_arguments(section, Path("unused"))
     with pytest.raises(ConfigError, match=r"fsdp_config.min_num_param; did you mean min_num_params\?"):
         tiny_config(training={"fsdp_config": {"min_num_param": 5}})
 
@@ -133,7 +133,7 @@ def test_a_hub_that_cannot_be_used_is_told_before_data_is_prepared_unless_the_ru
 
 def test_fp16_on_a_cpu_is_an_error_and_not_silently_float32(tiny_config: Build) -> None:
     with pytest.raises(ConfigError, match=r"training.fp16: a CPU can't train in it.*set bf16"):
-        training_arguments(tiny_config(training={"fp16": True}).training, Path("unused"), validate=True)
+        training_arguments(tiny_config(training={"fp16": True}).training, Path("unused"))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("deepspeed") is not None, reason="DeepSpeed is installed")

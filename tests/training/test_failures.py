@@ -20,12 +20,12 @@ from torch import distributed
 from loopway.data.command import prepare_command
 from loopway.errors import DataError
 from loopway.training.checkpoint import ASIDE, steps_of
+from loopway.training.config.run_config import RunConfig
+from loopway.training.config.yaml_files import merge
 from loopway.training.failures import failures_told
 from loopway.training.run import train
-from loopway.training.run_config import RunConfig
 from loopway.training.run_folder import RunFolder
 from loopway.training.trainer import TrainingError
-from loopway.training.yaml_files import merge
 from tests.processes import Processes
 
 Build = Callable[..., RunConfig]

@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 from transformers import TrainingArguments
 
 from loopway.errors import ConfigError
-from loopway.training.arguments import REFUSED
 from loopway.training.checkpoint import steps_of
-from loopway.training.free_keys import FREE_KEYS, free_settings
+from loopway.training.config.free_keys import FREE_KEYS, free_settings
+from loopway.training.config.run_config import RunConfig
+from loopway.training.config.training_section import REFUSED
 from loopway.training.metrics_log import read_metrics
 from loopway.training.run import train
-from loopway.training.run_config import RunConfig
 from loopway.training.run_folder import RunFolder
 
 Build = Callable[..., RunConfig]

@@ -7,8 +7,8 @@ from tokenizers.processors import TemplateProcessing
 from loopway.errors import ConfigError
 from loopway.trained.generation import Sampling, generate, stream
 from loopway.trained.opening import open_model
+from loopway.training.config.run_config import RunConfig
 from loopway.training.run import train
-from loopway.training.run_config import RunConfig
 
 
 @pytest.fixture

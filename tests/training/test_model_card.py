@@ -9,8 +9,8 @@ import yaml
 from huggingface_hub import ModelCard
 
 import loopway
+from loopway.training.config.run_config import RunConfig
 from loopway.training.model_card import model_card, run_sections
-from loopway.training.run_config import RunConfig
 from loopway.training.summary import RunSummary
 from tests.modeling.tiny_models import tiny_config
 

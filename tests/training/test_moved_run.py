@@ -19,8 +19,8 @@ from loopway.errors import DataError
 from loopway.trained.generation import Sampling, generate
 from loopway.trained.held_out import held_out_samples, sample_losses
 from loopway.trained.opening import open_model, open_trained
+from loopway.training.config.run_config import RunConfig
 from loopway.training.run import train
-from loopway.training.run_config import RunConfig
 from loopway.training.run_folder import RunFolder
 
 TRAINING = {"max_steps": 4, "save_steps": 2, "eval_strategy": "no", "learning_rate": 1e-2, "use_cpu": True}

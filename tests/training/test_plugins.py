@@ -7,9 +7,9 @@ from loopway.errors import ConfigError
 from loopway.recurrence import registry
 from loopway.trained.generation import Sampling, generate
 from loopway.trained.opening import open_model
+from loopway.training.config.run_config import RunConfig
 from loopway.training.plugins import load_plugins
 from loopway.training.run import train
-from loopway.training.run_config import RunConfig
 
 HALF = """
 import loopway

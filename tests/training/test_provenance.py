@@ -7,8 +7,8 @@ from pathlib import Path
 
 import loopway
 from loopway.training.checkpoint import steps_of
+from loopway.training.config.run_config import RunConfig
 from loopway.training.run import train
-from loopway.training.run_config import RunConfig
 from loopway.training.run_folder import RunFolder
 
 Build = Callable[..., RunConfig]

@@ -19,11 +19,11 @@ from loopway.errors import ConfigError, DataError, LoopwayError
 from loopway.modeling import recompute
 from loopway.trained.held_out import held_out_samples, sample_losses
 from loopway.trained.opening import open_trained
+from loopway.training.config.run_config import RunConfig
+from loopway.training.config.yaml_files import merge
 from loopway.training.metrics_log import MetricsLog, read_metrics
 from loopway.training.run import train
-from loopway.training.run_config import RunConfig
 from loopway.training.run_folder import RunFolder
-from loopway.training.yaml_files import merge
 
 Build = Callable[..., RunConfig]
 
@@ -240,7 +240,7 @@ def test_started_again_it_says_so_and_changes_nothing(
 def test_another_config_is_refused_and_changes_nothing(finished: Path, finished_config: RunConfig) -> None:
     before = listing(finished)
     other = RunConfig.from_dict(
-        finished_config.to_dict() | {"training": finished_config.training | {"weight_decay": 0.5}}
+        finished_config.to_dict() | {"training": finished_config.training.to_dict() | {"weight_decay": 0.5}}
     )
     with pytest.raises(ConfigError, match=r"training.weight_decay was 0.01, now 0.5"):
         train(other, finished)
@@ -365,7 +365,7 @@ def test_steps_see_the_samples_in_the_order_of_the_data_set(tiny_config: Build, 
     train(config, tmp_path / "run")
     data = open_data(config.data, tmp_path / "run" / "data")
     samples = data.training_samples()
-    set_seed(config.training["seed"])
+    set_seed(config.training.hugging_face["seed"])
     model = AutoModelForCausalLM.from_config(config.build_model_config(data.tokenizer)).eval()
     inputs, targets = (
         torch.stack([samples[i][key] for i in range(4)]) for key in ("input_ids", "shift_labels")

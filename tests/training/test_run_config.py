@@ -9,9 +9,10 @@ from transformers import AutoModelForCausalLM, TrainingArguments
 
 from loopway.errors import ConfigError, LoopwayError
 from loopway.modeling.families import FAMILIES
-from loopway.training.arguments import REFUSED, core_steps, steps_of_epochs, training_arguments
-from loopway.training.run_config import RunConfig
-from loopway.training.yaml_files import apply_overrides, merge
+from loopway.training.config.arguments import training_arguments
+from loopway.training.config.run_config import RunConfig
+from loopway.training.config.training_section import REFUSED, TrainingConfig, steps_of_epochs
+from loopway.training.config.yaml_files import apply_overrides, merge
 
 Build = Callable[..., RunConfig]
 
@@ -73,6 +74,7 @@ def test_an_unknown_key_names_the_nearest_known_one(
             "training.torch_compile_backend: got 'inductr', expected perhaps induc",
         ),
         ("training.seed=-1", "training.seed: got -1, expected 0 to"),
+        ("training.save_total_limit=-1", "training.save_total_limit: got -1, expected at least 1"),
         ("training=3", "training: got 3, expected a mapping"),
         ("data.sequence_length=long", "data.sequence_length: got 'long', expected a valid integer"),
         ("data.sequence_length=0", "data.sequence_length: got 0, expected greater than 0"),
@@ -101,6 +103,10 @@ def test_a_wrong_value_names_field_given_and_expected(
         ("model={preset: null, family: lama}", "did you mean 'llama'"),
         ("model={preset: null, family: llama, layout: null}", "model.layout is missing"),
         ("model.num_hidden_layers=4", "model.num_hidden_layers can't be set: the layout says"),
+        (
+            "model.dtype=float16",
+            "model.dtype can't be set: weights are trained in float32; set training.bf16",
+        ),
         (
             "training.output_dir=here",
             "training.output_dir can't be set: everything of a run goes to its own folder",
@@ -152,7 +158,7 @@ def test_a_model_that_cannot_be_built_is_one_line(
 
 def test_the_paper_s_recipe_is_the_default(tiny: dict[str, Any]) -> None:
     config = RunConfig.from_dict(tiny | {"training": {"max_steps": 100}})
-    arguments = training_arguments(config.training, Path("unused"), validate=True)
+    arguments = training_arguments(config.training, Path("unused"))
     assert (arguments.adam_beta1, arguments.adam_beta2, arguments.weight_decay) == (0.9, 0.95, 0.01)
     assert arguments.max_grad_norm == 1.0
     assert arguments.lr_scheduler_type == "cosine_with_min_lr"
@@ -169,18 +175,22 @@ def test_a_family_without_preset_needs_a_learning_rate(tiny: dict[str, Any]) -> 
 
 
 def test_another_schedule_does_not_inherit_the_cosine_s_options(tiny_config: Build) -> None:
-    assert "lr_scheduler_kwargs" not in tiny_config(training={"lr_scheduler_type": "linear"}).training
+    training = tiny_config(training={"lr_scheduler_type": "linear"}).training
+    assert "lr_scheduler_kwargs" not in training.hugging_face
 
 
 def test_a_null_stands_for_the_default(tiny_config: Build) -> None:
     config = tiny_config(training={"weight_decay": None, "eval_steps": None}, model={"hidden_size": None})
-    assert (config.training["weight_decay"], config.training["eval_steps"]) == (0.01, 0.1)
+    assert (config.training.hugging_face["weight_decay"], config.training.hugging_face["eval_steps"]) == (
+        0.01,
+        0.1,
+    )
     assert config.build_model_config().hidden_size == 128
 
 
 def test_a_strategy_of_no_is_not_the_false_that_yaml_reads(tiny: dict[str, Any]) -> None:
     config = RunConfig.from_dict(apply_overrides(tiny, ["training.eval_strategy=no"]))
-    assert config.training["eval_strategy"] == "no"
+    assert config.training.hugging_face["eval_strategy"] == "no"
     with pytest.raises(ConfigError, match=r"training.eval_strategy: got True"):
         RunConfig.from_dict(apply_overrides(tiny, ["training.eval_strategy=yes"]))
 
@@ -217,29 +227,29 @@ def test_steps_of_epochs_are_counted_exactly(epochs: float, samples: int, per_st
 
 @pytest.mark.parametrize(("share", "steps"), [(0.07, 7), (0.071, 8), (0, 0), (12, 12)])
 def test_steps_of_the_core_alone_are_counted_exactly(share: float, steps: int) -> None:
-    assert core_steps({"core_first": share}, 100) == steps
+    assert TrainingConfig({}, core_first=share).core_steps(100) == steps
 
 
 def test_accumulation_follows_from_the_global_batch(tiny_config: Build) -> None:
     config = tiny_config(training={"global_batch_size": 12, "per_device_train_batch_size": 3})
-    assert training_arguments(config.training, Path("unused"), validate=True).gradient_accumulation_steps == 4
+    assert training_arguments(config.training, Path("unused")).gradient_accumulation_steps == 4
 
 
 def test_a_global_batch_that_cannot_be_shared_is_an_error(tiny_config: Build) -> None:
     config = tiny_config(training={"global_batch_size": 5, "per_device_train_batch_size": 2})
     with pytest.raises(ConfigError, match="5 sequences can't be shared evenly"):
-        training_arguments(config.training, Path("unused"), validate=True)
+        training_arguments(config.training, Path("unused"))
 
 
 def test_the_batch_of_a_device_follows_a_small_global_batch(tiny: dict[str, Any]) -> None:
     config = RunConfig.from_dict(tiny | {"training": {"max_steps": 1, "global_batch_size": 6}})
-    assert config.training["per_device_train_batch_size"] == 2
+    assert config.training.hugging_face["per_device_train_batch_size"] == 2
 
 
 def test_what_transformers_refuses_comes_out_as_one_line(tiny_config: Build) -> None:
     config = tiny_config(training={"bf16": True, "fp16": True})
     with pytest.raises(ConfigError, match="fp16 and bf16") as error:
-        training_arguments(config.training, Path("unused"), validate=True)
+        training_arguments(config.training, Path("unused"))
     assert "\n" not in str(error.value)
 
 
@@ -272,7 +282,7 @@ def test_several_gpus_without_a_launcher_are_one_device(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     for global_batch in (2, 4):
         config = tiny_config(training={"use_cpu": False, "global_batch_size": global_batch})
-        arguments = training_arguments(config.training, Path("unused"), validate=True)
+        arguments = training_arguments(config.training, Path("unused"))
         assert (arguments.n_gpu, arguments.train_batch_size) == (1, 2)
 
 
@@ -288,7 +298,7 @@ def test_values_of_optimizer_and_schedule_are_checked_early(
     tiny_config: Build, training: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        training_arguments(tiny_config(training=training).training, Path("unused"), validate=True)
+        training_arguments(tiny_config(training=training).training, Path("unused"))
 
 
 def test_plugins_of_one_name_would_overwrite_each_other_s_copy(tiny: dict[str, Any], tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import pytest
 
 from loopway.errors import ConfigError, DataError
 from loopway.files import aside_of
+from loopway.training.config.run_config import RunConfig
 from loopway.training.run import train
-from loopway.training.run_config import RunConfig
 from loopway.training.run_folder import RunFolder
 
 Build = Callable[..., RunConfig]

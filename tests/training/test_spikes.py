@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM, Trainer
 
 from loopway.errors import ConfigError
 from loopway.training import spikes as spikes_module
+from loopway.training.config.run_config import RunConfig
 from loopway.training.metrics_log import read_metrics
 from loopway.training.run import train
-from loopway.training.run_config import RunConfig
 from loopway.training.run_folder import RunFolder
 from loopway.training.spikes import REMEMBERED, Spikes
 

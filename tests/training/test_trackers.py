@@ -8,9 +8,9 @@ from transformers import TrainerCallback
 from transformers.integrations import integration_utils
 
 from loopway.errors import ConfigError
-from loopway.training.arguments import training_arguments
+from loopway.training.config.arguments import training_arguments
+from loopway.training.config.run_config import RunConfig
 from loopway.training.run import train
-from loopway.training.run_config import RunConfig
 from loopway.training.trackers import tracker_names
 
 Build = Callable[..., RunConfig]
@@ -76,8 +76,6 @@ def test_a_tracker_is_told_how_fast_a_run_is(
 
 def test_a_run_is_called_after_its_folder_unless_it_has_a_name(tiny_config: Build) -> None:
     checkpoints = Path("runs/wide/checkpoints")
-    unnamed = training_arguments(tiny_config().training, checkpoints, validate=True)
-    named = training_arguments(
-        tiny_config(training={"run_name": "mine"}).training, checkpoints, validate=True
-    )
+    unnamed = training_arguments(tiny_config().training, checkpoints)
+    named = training_arguments(tiny_config(training={"run_name": "mine"}).training, checkpoints)
     assert (unnamed.run_name, named.run_name) == ("runs/wide", "mine")

@@ -10,11 +10,11 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from loopway.training.checkpoint import steps_of
+from loopway.training.config.run_config import RunConfig
+from loopway.training.config.yaml_files import merge
 from loopway.training.metrics_log import read_metrics
 from loopway.training.run import train
-from loopway.training.run_config import RunConfig
 from loopway.training.run_folder import RunFolder
-from loopway.training.yaml_files import merge
 from tests.processes import Processes
 
 Train = Callable[..., RunFolder]

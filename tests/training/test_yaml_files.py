@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from loopway.errors import ConfigError
-from loopway.training.yaml_files import apply_overrides, merge, parse_yaml, read_yaml
+from loopway.training.config.yaml_files import apply_overrides, merge, parse_yaml, read_yaml
 
 
 def write(folder: Path, name: str, text: str) -> Path:

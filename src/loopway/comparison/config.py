@@ -11,8 +11,8 @@ from typing import Any, Self
 from loopway.checks import check_value, not_among, unknown_key, wrong_value
 from loopway.data.config import DataConfig
 from loopway.errors import ConfigError, LoopwayError
-from loopway.training.run_config import RunConfig
-from loopway.training.yaml_files import apply_overrides, merge, read_yaml
+from loopway.training.config.run_config import RunConfig
+from loopway.training.config.yaml_files import apply_overrides, merge, read_yaml
 
 DEMO_CONFIG = Path(__file__).with_name("demo.yaml")
 _SHARED = ("model", "data", "training", "original", "plugins", "probe_every")

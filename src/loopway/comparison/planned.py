@@ -22,7 +22,7 @@ from loopway.comparison.workers import Workers
 from loopway.errors import LoopwayError
 from loopway.files import write_atomically
 from loopway.training.callbacks import say
-from loopway.training.run_config import RunConfig
+from loopway.training.config.run_config import RunConfig
 from loopway.training.run_folder import RunFolder
 from loopway.training.summary import RunSummary
 

@@ -29,8 +29,8 @@ def main() -> None:
     parent, config, folder, data, title = sys.argv[1:]
     end_with(int(parent))
     with exit_on_error():
+        from loopway.training.config.run_config import RunConfig
         from loopway.training.run import train
-        from loopway.training.run_config import RunConfig
 
         train(RunConfig.load(config), folder, data_folder=data, title=title)
 

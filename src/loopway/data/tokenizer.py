@@ -5,6 +5,7 @@ Knows nothing of files of text, splits or samples: whoever calls :func:`train_to
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from loopway.errors import ConfigError, DataError
 from loopway.modeling.opening import PretrainedFolder
+
+logger = logging.getLogger(__name__)
 
 END_OF_TEXT = "<|endoftext|>"
 _LONGEST_WORD = 2048
@@ -69,6 +72,14 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerFast:
         raise DataError(
             f"data.tokenizer: {name_or_path!r} has no end-of-text token; set its eos_token and save it again"
         )
+    if getattr(model := tokenizer.backend_tokenizer.model, "dropout", None):
+        logger.warning(
+            "data.tokenizer: %s drops merges at random (dropout %g); loopway uses all of them, so that the same text "
+            "gives the same tokens",
+            name_or_path,
+            model.dropout,
+        )
+        model.dropout = None
     return tokenizer
 
 

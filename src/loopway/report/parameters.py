@@ -14,7 +14,7 @@ from loopway.data.opening import expected_vocab_size
 from loopway.modeling.accounting import ParameterReport, parameter_report
 from loopway.modeling.building import recursive_config
 from loopway.modeling.presets import pythia_config
-from loopway.training.run_config import RunConfig
+from loopway.training.config.run_config import RunConfig
 
 _ROWS: tuple[tuple[str, str], ...] = (
     ("parameters", "total"),

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from accelerate.utils import broadcast_object_list
 from rich.console import Console
-from transformers import PreTrainedConfig, PreTrainedModel, TrainerState, set_seed
+from transformers import PreTrainedConfig, PreTrainedModel, TrainerState, TrainingArguments, set_seed
 from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
@@ -28,9 +28,11 @@ from loopway.modeling.accounting import parameter_report
 from loopway.modeling.stack import find_stack, set_recompute
 from loopway.probing.callback import ProbeLog
 from loopway.training.allocator import set_up_allocator
-from loopway.training.arguments import core_steps, steps_of_epochs, training_arguments
 from loopway.training.callbacks import Interruption, ProgressBar, RunLog, perplexity, say
-from loopway.training.engines import check_hub
+from loopway.training.config.arguments import evaluate_nothing, training_arguments
+from loopway.training.config.engines import check_hub
+from loopway.training.config.run_config import RunConfig
+from loopway.training.config.training_section import steps_of_epochs
 from loopway.training.failures import failures_told
 from loopway.training.measurements import (
     device_name,
@@ -43,7 +45,6 @@ from loopway.training.model_card import CARD, model_card, run_sections
 from loopway.training.origin import RECORD, origin_header, origin_section, read_record, record_text
 from loopway.training.original import Original, Teacher, read_line, validation_loss, write_line
 from loopway.training.provenance import note_sitting
-from loopway.training.run_config import RunConfig
 from loopway.training.run_folder import RunFolder
 from loopway.training.summary import RunSummary, library_versions
 from loopway.training.trainer import SampleTrainer
@@ -77,12 +78,12 @@ def train(
     that was there before.
     """
     run = RunFolder(Path(folder))
-    config.build_model_config()
-    arguments = training_arguments(config.training, run.checkpoints, validate=True)
+    model_config = config.build_model_config()
+    arguments = training_arguments(config.training, run.checkpoints)
     # What happens to all workers is said once.
     console = (console or Console(stderr=True)) if arguments.should_save else Console(quiet=True)
     was_there = run.path.exists()
-    with failures_told(arguments, config.training.get("recompute", "none")):
+    with failures_told(arguments, config.training.recompute):
         with arguments.main_process_first(local=False, desc="the run folder"):
             if arguments.process_index == 0 and not run.is_finished:
                 check_hub(arguments)
@@ -98,11 +99,15 @@ def train(
                     data = open_data(config.data, place, note, check_pins=arguments.should_save)
                 if data.notice and data_folder is None:  # a comparison says so itself
                     say(console, data.notice)
-                model_config = config.build_model_config(data.tokenizer)
+                config.model.fit(model_config, data.tokenizer)
                 data.check_ids(model_config.vocab_size)
                 if arguments.should_save:
                     data.keep_identity(run.tokens, has_begun=run.has_progress)
-                return _Run(config, run, data, model_config, title or run.path.name, console).execute()
+                if not data.validation:
+                    evaluate_nothing(arguments)
+                return _Run(
+                    config, run, data, model_config, arguments, title or run.path.name, console
+                ).execute()
             except BaseException:
                 if is_new and not run.has_progress and not run.has_data:
                     run.abandon(keep_folder=was_there)
@@ -118,6 +123,7 @@ class _Run:
         run: RunFolder,
         data: RunData,
         model_config: PreTrainedConfig,
+        arguments: TrainingArguments,
         title: str,
         console: Console,
     ) -> None:
@@ -126,7 +132,7 @@ class _Run:
         self.data = data
         self.console = console
         self.title = title
-        self.arguments = training_arguments(config.training, run.checkpoints, validate=bool(data.validation))
+        self.arguments = arguments
         self.checkpoint, self.steps_begun = self._choose_checkpoint()
         self.train_samples = self._training_samples(model_config.vocab_size)
         self.validation_samples = data.validation_samples(vocab_size=model_config.vocab_size)
@@ -138,7 +144,7 @@ class _Run:
         self.tensorboard.logging_dir = str(run.tensorboard)
         set_seed(self.arguments.seed)
         self.model = config.model.make(model_config)
-        set_recompute(self.model, config.training.get("recompute", "none"))
+        set_recompute(self.model, config.training.recompute)
         if self.arguments.fsdp_plugin_args is not None:  # a unit for each layer, where no class is given
             layer = type(find_stack(self.model).layers[0]).__name__
             plugin: dict[str, Any] = self.arguments.fsdp_plugin_args
@@ -259,8 +265,8 @@ class _Run:
             eval_dataset=self.validation_samples,
             tokenizer=self.data.tokenizer,
             callbacks=[*callbacks, self.tensorboard],
-            spike_deviations=self.config.training.get("skip_spikes"),
-            core_steps=core_steps(self.config.training, self.arguments.max_steps),
+            spike_deviations=self.config.training.skip_spikes,
+            core_steps=self.config.training.core_steps(self.arguments.max_steps),
             teacher=self.teacher,
         )
         trainer.remove_callback(PrinterCallback)

@@ -18,7 +18,7 @@ import yaml
 from loopway.errors import ConfigError
 from loopway.files import aside_of, locked, write_atomically
 from loopway.training.checkpoint import problem_of, steps_of
-from loopway.training.free_keys import StepSize, defining
+from loopway.training.config.free_keys import StepSize, defining
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ class RunFolder:
     def check_same(self, config: dict[str, Any], plugins: list[str], workers: int | None = 1) -> None:
         """Raise ConfigError, naming the keys that differ, unless the run begun here gives the result of `config`.
 
-        Keys that define no result may differ: see :mod:`loopway.training.free_keys`.
+        Keys that define no result may differ: see :mod:`loopway.training.config.free_keys`.
 
         Args:
             config: as :meth:`RunConfig.to_dict` gives it.

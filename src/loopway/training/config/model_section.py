@@ -10,9 +10,10 @@ from typing import Any, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, StrictStr, field_validator, model_validator
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from loopway.checks import one_line, unknown_key, wrong_value
+from loopway.data.tokenizer import vocabulary_size
 from loopway.errors import ConfigError, LoopwayError
 from loopway.modeling.building import build_config
 from loopway.modeling.configuration import RecursiveConfigMixin, config_class
@@ -26,6 +27,8 @@ _REFUSED = {
     "num_unique_layers": "the layout says how many layers there are",
     "model_type": "give family",
     "architectures": "give family",
+    "dtype": "weights are trained in float32; set training.bf16 or training.fp16 to compute in less",
+    "torch_dtype": "weights are trained in float32; set training.bf16 or training.fp16 to compute in less",
     "rope_theta": "set model.rope_parameters, as in {rope_type: default, rope_theta: 500000}",
     "rope_scaling": "set model.rope_parameters, as in {rope_type: linear, rope_theta: 10000, factor: 2}",
 }
@@ -90,25 +93,24 @@ class ModelConfig(BaseModel):
         """The peak learning rate that the preset was published with."""
         return PYTHIA_SIZES[pythia_size(self.preset)]["learning_rate"] if self.preset else None
 
-    def build(self, *, vocab_size: int, **token_ids: Any) -> PreTrainedConfig:
-        """The recursive model's config.
+    def build(self, *, vocab_size: int = 1) -> PreTrainedConfig:
+        """The recursive model's config, but for what :meth:`fit` takes from the tokenizer.
 
         Args:
-            vocab_size: the number of tokens that the tokenizer has; the model's own is at least this.
-            token_ids: special tokens of the tokenizer (`eos_token_id`, ...), where the section doesn't give its own.
+            vocab_size: number of tokens that the tokenizer has, where that is known.
 
         Raises:
-            LoopwayError: a layout, recurrence or field that doesn't make a model; a pretrained one that can't be opened,
-                isn't recursive, or has fewer tokens than the tokenizer.
+            LoopwayError: a layout, recurrence or field that doesn't make a model; a pretrained one that can't be opened or
+                isn't recursive.
         """
+        # Nothing is padded, and a pad token's embedding would not be trained.
         if self.pretrained is not None:
-            return self._build_pretrained(self.pretrained, vocab_size)
-        fields: dict[str, Any] = {"vocab_size": -(-vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE}
-        fields |= token_ids | self.family_fields
-        if isinstance(fields["vocab_size"], int) and fields["vocab_size"] < vocab_size:
-            raise ConfigError(
-                f"model.vocab_size: got {fields['vocab_size']}, but the tokenizer has {vocab_size} tokens; leave it out"
-            )
+            config = self._pretrained_config(self.pretrained)
+            config.pad_token_id = None
+            return config
+        fields: dict[str, Any] = (
+            {"pad_token_id": None} | self.family_fields | {"vocab_size": self._fitting_size(vocab_size)}
+        )
         try:
             if self.preset is not None:
                 config = pythia_config(self.preset, layout=self.layout, **fields)
@@ -123,26 +125,51 @@ class ModelConfig(BaseModel):
             raise ConfigError(f"model: can't be built: {type(error).__name__}: {one_line(error)}") from error
         return config
 
-    def _build_pretrained(self, name: str, vocab_size: int) -> PreTrainedConfig:
+    def fit(self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Give the config the tokenizer's size and special tokens, where the section doesn't give its own.
+
+        Args:
+            config: what :meth:`build` gave.
+            tokenizer: of the run's data.
+
+        Raises:
+            ConfigError: the model has fewer tokens than the tokenizer.
+        """
+        size = vocabulary_size(tokenizer)
+        if self.pretrained is not None:
+            if config.vocab_size < size:  # type: ignore[attr-defined]
+                raise ConfigError(
+                    f"model.pretrained: {self.pretrained} has {config.vocab_size} tokens, and the tokenizer {size}; leave "  # type: ignore[attr-defined]
+                    f"data.tokenizer out"
+                )
+            return
+        config.vocab_size = self._fitting_size(size)  # type: ignore[attr-defined]
+        for name in {"bos_token_id", "eos_token_id"} - self.family_fields.keys():
+            setattr(config, name, getattr(tokenizer, name))
+
+    def _fitting_size(self, tokens: int) -> int:
+        """The vocabulary's size for a tokenizer of so many tokens; raises ConfigError if the section's own is smaller."""
+        given = self.family_fields.get("vocab_size")
+        if isinstance(given, int) and given < tokens:
+            raise ConfigError(
+                f"model.vocab_size: got {given}, but the tokenizer has {tokens} tokens; leave it out"
+            )
+        return -(-tokens // VOCAB_MULTIPLE) * VOCAB_MULTIPLE if given is None else given
+
+    def _pretrained_config(self, name: str) -> PreTrainedConfig:
         config = PretrainedFolder(name).config()
         if not isinstance(config, RecursiveConfigMixin):
             raise ConfigError(
                 f"model.pretrained: {name} is a {config.model_type} without a layout; make it recursive first: "
                 f"loopway retrofit {name} --layout ... --recurrence mesh --out DIR"
             )
-        if config.vocab_size < vocab_size:  # type: ignore[attr-defined]
-            raise ConfigError(
-                f"model.pretrained: {name} has {config.vocab_size} tokens, and the tokenizer {vocab_size}; leave "  # type: ignore[attr-defined]
-                f"data.tokenizer out"
-            )
-        config.pad_token_id = None  # nothing is padded, and this token's embedding would not be trained
         return config
 
     def make(self, config: PreTrainedConfig) -> PreTrainedModel:
         """The model that a run begins with, on the CPU: new, or with the pretrained weights in float32.
 
         Args:
-            config: what :meth:`build` gave.
+            config: what :meth:`build` gave, fitted to the tokenizer.
 
         Raises:
             ConfigError: pretrained weights that can't be opened, or don't fit their config.

@@ -15,15 +15,15 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedToken
 
 from loopway.checks import check_value, config_error, unknown_key, wrong_value
 from loopway.data.config import DataConfig
-from loopway.data.tokenizer import fingerprint, load_tokenizer, vocabulary_size
+from loopway.data.tokenizer import fingerprint, load_tokenizer
 from loopway.errors import ConfigError
 from loopway.modeling.opening import PretrainedFolder
 from loopway.modeling.stack import core_parameters
-from loopway.training.arguments import complete_training
-from loopway.training.model_section import ModelConfig
+from loopway.training.config.model_section import ModelConfig
+from loopway.training.config.training_section import TrainingConfig
+from loopway.training.config.yaml_files import apply_overrides, read_yaml
 from loopway.training.original import Original, OriginalConfig
 from loopway.training.plugins import load_plugins
-from loopway.training.yaml_files import apply_overrides, read_yaml
 
 _SECTIONS: dict[str, type[BaseModel]] = {"model": ModelConfig, "data": DataConfig, "original": OriginalConfig}
 
@@ -35,8 +35,7 @@ class RunConfig(BaseModel):
 
     model: ModelConfig
     data: DataConfig
-    training: dict[str, Any]
-    """``TrainingArguments`` fields and ``global_batch_size``, the recipe's defaults filled in."""
+    training: TrainingConfig
     original: OriginalConfig | None = None
     """The model that a retrofit was made from, for a run that trains one further."""
     plugins: list[str] = []
@@ -90,7 +89,7 @@ class RunConfig(BaseModel):
                 sections[name] = section_type.model_validate(sections[name])
             except ValidationError as error:
                 raise config_error(error, name, section_type) from None
-        training = complete_training(sections["training"], sections["model"].learning_rate)
+        training = TrainingConfig.from_dict(sections["training"], sections["model"].learning_rate)
         if "original" in sections and pretrained is None:
             raise ConfigError(
                 "original is what model.pretrained was made from; give that, or leave original out"
@@ -109,7 +108,7 @@ class RunConfig(BaseModel):
         content: dict[str, Any] = {
             "model": self.model.model_dump(exclude_none=True),
             "data": self.data.model_dump(exclude_none=True),
-            "training": self.training,
+            "training": self.training.to_dict(),
             "plugins": self.plugins,
         }
         if self.original is not None:
@@ -123,19 +122,14 @@ class RunConfig(BaseModel):
         """The model's config.
 
         Args:
-            tokenizer: decides the vocabulary and special tokens. None: only to see whether the rest is right, before
+            tokenizer: see :meth:`ModelConfig.fit`, which can be called later, too: the rest is seen to be right before
                 there is one.
 
         Raises:
             LoopwayError: a layout, recurrence or field that is wrong, samples longer than the model reads, or another
                 tokenizer than a pretrained model's.
         """
-        ids: dict[str, Any] = {
-            "pad_token_id": None
-        }  # nothing is padded; a family's own is an ordinary token here
-        if tokenizer is not None:
-            ids |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-        config = self.model.build(vocab_size=1 if tokenizer is None else vocabulary_size(tokenizer), **ids)
+        config = self.model.build()
         self._check_pretrained()
         longest = getattr(config, "max_position_embeddings", None)
         if longest is not None and self.data.sequence_length > longest:
@@ -143,13 +137,15 @@ class RunConfig(BaseModel):
                 f"data.sequence_length: {self.data.sequence_length} tokens are more than the model's "
                 f"max_position_embeddings of {longest}; shorten the samples or set model.max_position_embeddings"
             )
-        if "core_first" in self.training:
+        if self.training.core_first is not None:
             with torch.device("meta"):
                 model = AutoModelForCausalLM.from_config(config)
             if not core_parameters(model):
                 raise ConfigError(
                     "training.core_first: the model has neither looped layers nor routers to train alone; leave it out"
                 )
+        if tokenizer is not None:
+            self.model.fit(config, tokenizer)
         return config
 
     def _check_pretrained(self) -> None:

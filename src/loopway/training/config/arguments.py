@@ -1,0 +1,116 @@
+"""A run's ``TrainingArguments``: what Hugging Face's Trainer is given, for the workers that there are."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import get_int_from_env
+from transformers import Trainer, TrainingArguments, get_scheduler
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+from transformers.trainer_utils import IntervalStrategy
+from transformers.utils.import_utils import is_torch_xla_available
+
+from loopway.checks import one_line
+from loopway.errors import ConfigError
+from loopway.training.config.engines import check_deepspeed, check_fsdp, check_precision
+from loopway.training.config.training_section import TrainingConfig
+from loopway.training.trackers import tracker_names
+
+#: What launchers tell every worker, as accelerate reads it.
+_WORKERS = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"]
+
+
+def training_arguments(config: TrainingConfig, checkpoints: Path) -> TrainingArguments:
+    """Make them once a run; where there is no validation set, :func:`evaluate_nothing` changes them.
+
+    Args:
+        config: the ``training:`` section.
+        checkpoints: folder that checkpoints are written to; nothing is written yet.
+
+    Raises:
+        ConfigError: values that transformers or torch refuses, an engine or tracker that isn't there, or a global batch
+            that the workers can't share.
+    """
+    fields, workers = dict(config.hugging_face), get_int_from_env(_WORKERS, 1)
+    # TensorBoard is always written, into the run folder, by a callback of ours.
+    fields["report_to"] = tracker_names(fields.get("report_to")) or "none"
+    fields.setdefault("run_name", str(checkpoints.parent))
+    if fields.get("deepspeed"):
+        check_deepspeed(fields["deepspeed"])
+    fields.setdefault("dataloader_pin_memory", torch.cuda.is_available())  # it warns where there is no GPU
+    # On a CPU accelerate finds the other workers only if it is told that there is nothing else.
+    fields.setdefault("use_cpu", not (torch.accelerator.is_available() or is_torch_xla_available()))
+    fields |= {
+        "output_dir": str(checkpoints),
+        "gradient_accumulation_steps": _accumulation(config, workers),
+        "train_sampling_strategy": "sequential",
+        "remove_unused_columns": False,
+        "label_names": ["shift_labels"],
+        "use_cache": True,  # of the saved config; the trainer itself calls the model without a cache
+        "disable_tqdm": True,
+        "logging_nan_inf_filter": False,
+    }
+    try:
+        arguments = _one_device_a_worker(fields)
+        check_fsdp(arguments)
+        check_precision(arguments)
+        _check_optimizer(arguments)
+    except ConfigError:
+        raise
+    except (TypeError, ValueError, ImportError) as error:
+        raise ConfigError(f"training: {one_line(error)}") from None
+    if arguments.world_size != workers:
+        raise ConfigError(
+            f"training: {arguments.world_size} workers train, and the environment names {workers}; start them with "
+            f"torchrun or accelerate launch"
+        )
+    return arguments
+
+
+def evaluate_nothing(arguments: TrainingArguments) -> None:
+    """Let a run without a validation set train, whatever its config says of evaluation."""
+    arguments.eval_strategy, arguments.eval_steps = IntervalStrategy.NO, None
+    arguments.do_eval = arguments.eval_on_start = False
+
+
+def _accumulation(config: TrainingConfig, workers: int) -> int:
+    """Batches of each worker in an optimizer step."""
+    batch = config.hugging_face["per_device_train_batch_size"]
+    together = batch * workers
+    if config.global_batch_size is None:
+        return 1
+    if config.global_batch_size % together:
+        raise ConfigError(
+            f"training.global_batch_size: {config.global_batch_size} sequences can't be shared evenly: "
+            f"per_device_train_batch_size {batch} on {workers} device(s) makes {together}; choose a multiple of that, or "
+            f"(also to resume) another batch per device or number of workers"
+        )
+    return config.global_batch_size // together
+
+
+def _one_device_a_worker(fields: dict[str, Any]) -> TrainingArguments:
+    """Without a launcher the Trainer would take all GPUs at once (DataParallel), and a batch for each."""
+    if fields.get("use_cpu"):
+        # transformers would make the process group without its timeout, unless it is there.
+        timeout = timedelta(seconds=fields.get("ddp_timeout", TrainingArguments.ddp_timeout))
+        PartialState(cpu=True, backend=fields.get("ddp_backend"), timeout=timeout)
+    arguments = TrainingArguments(**fields)
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    unset_hf_deepspeed_config()  # or with ZeRO-3 models would be built in pieces, without their own initial values
+    return arguments
+
+
+def _check_optimizer(arguments: TrainingArguments) -> None:
+    """Let torch and transformers see the values of optimizer and schedule, which the Trainer shows them late."""
+    if arguments.optim_target_modules or "lomo" in str(arguments.optim):
+        return  # these are made from the model itself
+    optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(arguments)
+    get_scheduler(
+        arguments.lr_scheduler_type,
+        optimizer=optimizer_class([torch.nn.Parameter(torch.zeros(1))], **options),
+        num_warmup_steps=arguments.get_warmup_steps(100),
+        num_training_steps=100,
+        scheduler_specific_kwargs=dict(arguments.lr_scheduler_kwargs or {}),  # type: ignore[arg-type]
+    )

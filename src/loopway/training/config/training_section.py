@@ -1,0 +1,239 @@
+"""The ``training:`` section: Hugging Face ``TrainingArguments`` fields under their own names, with the paper's recipe as
+defaults, and four keys of ours. Knows nothing of models and data.
+"""
+
+import dataclasses
+import math
+import typing
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Self
+
+from accelerate.utils import DynamoBackend
+from transformers import TrainingArguments
+from transformers.trainer_utils import SchedulerType
+from transformers.training_args import OptimizerNames
+
+from loopway.checks import check_value, not_among, unknown_key, wrong_value
+from loopway.errors import ConfigError
+from loopway.modeling.recompute import RECOMPUTE_LEVELS
+from loopway.training.config.engines import check_nested
+
+# Section 4 of the paper; what it leaves open (logging, evaluation, checkpoints) is ten times a run.
+DEFAULTS: dict[str, Any] = {
+    "adam_beta1": 0.9,
+    "adam_beta2": 0.95,
+    "weight_decay": 0.01,
+    "max_grad_norm": 1.0,
+    "ddp_find_unused_parameters": False,  # every parameter takes part in every step
+    "lr_scheduler_type": "cosine_with_min_lr",
+    "warmup_steps": 0.01,
+    "seed": 0,
+    "logging_steps": 10,
+    "eval_strategy": "steps",
+    "eval_steps": 0.1,
+    "save_strategy": "steps",
+    "save_steps": 0.1,
+    "save_total_limit": 2,
+}
+MIN_LR_RATE = {"min_lr_rate": 0.1}
+
+_FOLDER = "everything of a run goes to its own folder, given as --out"
+_DONE_HERE = "loopway does this itself"
+_ORDER = "the order of samples follows from data.seed alone"
+# Fields that a run sets itself, or that would break what it promises.
+REFUSED: dict[str, str] = {
+    "output_dir": _FOLDER,
+    "logging_dir": _FOLDER,
+    "do_train": _DONE_HERE,
+    "do_eval": "set eval_strategy",
+    "do_predict": _DONE_HERE,
+    "resume_from_checkpoint": "a run resumes from its newest checkpoint when it is started again",
+    "restore_callback_states_from_checkpoint": _DONE_HERE,
+    "ignore_data_skip": "a resumed run never repeats data",
+    "gradient_accumulation_steps": "set global_batch_size (sequences), from which it follows",
+    "auto_find_batch_size": "set per_device_train_batch_size",
+    "data_seed": "set data.seed",
+    "train_sampling_strategy": _ORDER,
+    "length_column_name": _ORDER,
+    "dataloader_drop_last": _ORDER,
+    "remove_unused_columns": _DONE_HERE,
+    "label_names": _DONE_HERE,
+    "label_smoothing_factor": "the loss is the model's own",
+    "use_cache": _DONE_HERE,
+    "disable_tqdm": "progress is loopway's own",
+    "logging_nan_inf_filter": "a loss that isn't finite stops the run",
+    "prediction_loss_only": _DONE_HERE,
+    "include_for_metrics": _DONE_HERE,
+    "batch_eval_metrics": _DONE_HERE,
+    "eval_do_concat_batches": _DONE_HERE,
+    "include_num_input_tokens_seen": "tokens are in every line of metrics.jsonl",
+    "save_only_model": "a run could not be resumed",
+    "load_best_model_at_end": "the final model is the one after the last step",
+    "use_liger_kernel": "its kernels know no recursive models, and the loss never holds all logits anyway",
+    "liger_kernel_config": "its kernels know no recursive models",
+    "parallelism_config": "give accelerate's own configuration file to accelerate launch",
+    "local_rank": "set by torchrun or accelerate launch",
+}
+_STRATEGIES = ("logging_strategy", "eval_strategy", "save_strategy")
+_FIELDS = {field.name for field in dataclasses.fields(TrainingArguments) if field.init}
+_TYPES = {
+    **{name: hint for name, hint in typing.get_type_hints(TrainingArguments).items() if name in _FIELDS},
+    "fsdp": bool | str | None,  # the field's own type omits `true`, its usual value
+}
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a run trains. Which keys define its result: see :mod:`loopway.training.config.free_keys`.
+
+    Attributes:
+        hugging_face: fields of ``TrainingArguments``, the recipe's defaults filled in.
+        global_batch_size: sequences of an optimizer step, from which gradient accumulation follows for any number of
+            workers; None: one batch a worker.
+        recompute: what of a stage is computed again in the backward pass instead of kept.
+        skip_spikes: from how many standard deviations above the last ones a step's loss or gradient counts as a spike and
+            is left out; None: none is.
+        core_first: for how many steps, or what share of the run below 1, looped layers and the recurrence are trained
+            alone at first; None: for none.
+    """
+
+    hugging_face: dict[str, Any]
+    global_batch_size: int | None = None
+    recompute: str = "none"
+    skip_spikes: float | None = None
+    core_first: float | None = None
+
+    @classmethod
+    def from_dict(cls, given: dict[str, Any], learning_rate: float | None) -> Self:
+        """Check the section as written; a null stands for the default.
+
+        Args:
+            given: the section.
+            learning_rate: the peak that a preset was published with, None without a preset.
+
+        Raises:
+            ConfigError: an unknown or refused key, a wrong type or value, no length of training, no learning rate.
+        """
+        section = _checked_types(given)
+        ours = {name: section.pop(name) for name in _OURS if name in section}
+        config = cls({"learning_rate": learning_rate} | section, **ours)
+        config._check_ours()
+        _check_hugging_face(config.hugging_face)
+        return dataclasses.replace(config, hugging_face=config._with_defaults())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything that is set, as plain values; :meth:`from_dict` of it gives an equal config."""
+        ours = {name: getattr(self, name) for name in _OURS}
+        return self.hugging_face | {
+            name: value for name, value in ours.items() if value not in (None, "none")
+        }
+
+    def core_steps(self, max_steps: int) -> int:
+        """Return for how many of a run's steps looped layers and the recurrence are trained alone."""
+        given = self.core_first or 0
+        return math.ceil(_exact(given) * max_steps) if given < 1 else int(given)
+
+    def _check_ours(self) -> None:
+        if self.global_batch_size is not None and self.global_batch_size < 1:
+            raise wrong_value("training.global_batch_size", self.global_batch_size, "at least 1")
+        if self.recompute not in RECOMPUTE_LEVELS:
+            raise not_among("training.recompute", self.recompute, RECOMPUTE_LEVELS)
+        if self.recompute != "none" and self.hugging_face.get("gradient_checkpointing"):
+            raise ConfigError(
+                f"training.recompute is {self.recompute!r}, and training.gradient_checkpointing recomputes, too: "
+                f"leave the latter out"
+            )
+        # These act between gradients and optimizer.
+        self._check_positive(
+            "skip_spikes", "more than 0 standard deviations; 6 is usual", ("fp16", "deepspeed")
+        )
+        self._check_positive(
+            "core_first", "more than 0: steps, or below 1 a share of the run", ("deepspeed",)
+        )
+
+    def _check_positive(self, key: str, expected: str, engines: tuple[str, ...]) -> None:
+        value = getattr(self, key)
+        if value is None:
+            return
+        if not 0 < value < math.inf:
+            raise wrong_value(f"training.{key}", value, expected)
+        for engine in engines:
+            if self.hugging_face.get(engine):
+                raise ConfigError(
+                    f"training.{key} doesn't work with {engine}, which takes its own steps; leave one out"
+                )
+
+    def _with_defaults(self) -> dict[str, Any]:
+        fields = DEFAULTS | self.hugging_face
+        fields.setdefault("per_device_train_batch_size", math.gcd(8, self.global_batch_size or 8))
+        fields.setdefault("per_device_eval_batch_size", fields["per_device_train_batch_size"])
+        if fields["lr_scheduler_type"] == "cosine_with_min_lr":
+            fields.setdefault("lr_scheduler_kwargs", dict(MIN_LR_RATE))
+        return fields
+
+
+_OURS = {name: hint for name, hint in typing.get_type_hints(TrainingConfig).items() if name != "hugging_face"}
+
+
+def _checked_types(given: dict[str, Any]) -> dict[str, Any]:
+    """The section without nulls; raises ConfigError for a key that is unknown, refused or of a wrong type."""
+    types = _TYPES | _OURS
+    section = {}
+    for key, value in given.items():
+        if key in _STRATEGIES and value is False:
+            value = "no"  # which YAML reads as false
+        if key in REFUSED:
+            raise ConfigError(f"training.{key} can't be set: {REFUSED[key]}")
+        if key not in types:
+            raise unknown_key("training", key, [*(types.keys() - REFUSED.keys())])
+        if value is not None:
+            section[key] = check_value(f"training.{key}", value, types[key])
+        if isinstance(value, float) and not math.isfinite(value):
+            raise wrong_value(f"training.{key}", value, "a finite number")
+    return section
+
+
+def _check_hugging_face(fields: dict[str, Any]) -> None:
+    """Raise ConfigError for values of ``TrainingArguments`` that it or a run can't do with."""
+    check_nested(fields)
+    lengths = [key for key in ("max_steps", "num_train_epochs") if key in fields]
+    if len(lengths) != 1:
+        found = "neither is" if not lengths else "both are"
+        raise ConfigError(f"training: give one of max_steps and num_train_epochs; {found} given")
+    if fields[lengths[0]] <= 0:
+        raise wrong_value(f"training.{lengths[0]}", fields[lengths[0]], "more than 0")
+    for key in ("per_device_train_batch_size", "per_device_eval_batch_size", "save_total_limit"):
+        if fields.get(key, 1) < 1:
+            raise wrong_value(f"training.{key}", fields[key], "at least 1")
+    if not 0 <= fields.get("seed", 0) < 2**32:
+        raise wrong_value("training.seed", fields["seed"], "0 to 2**32 - 1")
+    for key, choices in (("lr_scheduler_type", SchedulerType), ("optim", OptimizerNames)):
+        if key in fields and fields[key] not in (names := [choice.value for choice in choices]):
+            raise not_among(f"training.{key}", fields[key], names)
+    backend, backends = fields.get("torch_compile_backend"), [name.lower() for name in DynamoBackend.list()]
+    if backend is not None and backend.lower() not in backends:
+        raise not_among("training.torch_compile_backend", backend, backends)
+    if fields["learning_rate"] is None:
+        raise ConfigError("training.learning_rate is missing; only a model.preset brings its own")
+    for key in _STRATEGIES:
+        if (strategy := fields.get(key)) in ("epoch", "best"):
+            raise wrong_value(f"training.{key}", strategy, "steps (0.1 steps is a tenth of the run) or no")
+
+
+def steps_of_epochs(epochs: float, samples: int, per_step: int) -> int:
+    """Return how many whole steps there are in so many epochs; at least one.
+
+    The last tokens of the last epoch may be left out, none are seen once more.
+
+    Args:
+        epochs: may be a fraction.
+        samples: of an epoch.
+        per_step: samples of a step.
+    """
+    return max(1, math.floor(_exact(epochs) * samples / per_step))
+
+
+def _exact(number: float) -> Fraction:
+    """Return the number as written: 0.1 is a tenth. A product of floats can just miss a whole number."""
+    return Fraction(str(number))
