@@ -38,7 +38,7 @@ def tokenising(
     batches = list(grouped(texts, BATCH))
 
     def prepared(source: Path) -> None:
-        config = PreparationConfig(train=[str(source)], tokenizer=tokenizer)
+        config = PreparationConfig(train=[str(source)], tokenizer=tokenizer, validation_fraction=0)
         prepare(config, tempfile.mkdtemp(dir=work), processes=processes, progress=False)
 
     with ProcessPoolExecutor(processes, get_context("spawn"), hold, (backend.to_str(), batches)) as pool:
