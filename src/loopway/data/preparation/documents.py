@@ -88,9 +88,9 @@ def read_documents(piece: Piece, text_field: str) -> Iterator[Document | Unreada
     if piece.error is not None:
         yield Unreadable(piece.source, piece.error)
         return
-    records: Sequence[Any] = piece.content
-    if isinstance(piece.content, bytes):
-        # At newlines only: splitlines would also split at carriage returns, which JSON strings may not hold but files do.
+    if not isinstance(piece.content, bytes):
+        records = piece.content
+    else:  # at newlines only: splitlines also splits at carriage returns, which JSON strings may not hold but files do
         records = piece.content.split(b"\n") if piece.kind == "lines" else [piece.content]
     for number, record in enumerate(records, start=piece.start.records + (piece.kind != "rows")):
         if piece.kind == "lines" and not record.strip():

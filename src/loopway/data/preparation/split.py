@@ -35,7 +35,7 @@ class SplitWriter:
     def __init__(self, folder: Path, vocab_size: int, *, fraction: float, skip_unreadable: bool) -> None:
         self.folder, self.fraction, self.skip_unreadable = folder, fraction, skip_unreadable
         self.left_out = {"duplicates": 0, "unreadable": 0}
-        self.text_bytes = dict.fromkeys(SPLITS, 0)
+        self.text_bytes: dict[str, int] = dict.fromkeys(SPLITS, 0)
         self._held_out: set[bytes] = set()
         self._writers = {name: TokenWriter(folder / name, vocab_size) for name in SPLITS}
         self._list = (folder / LEFT_OUT).open("w", encoding="utf-8")
@@ -59,7 +59,8 @@ class SplitWriter:
         else:
             aside = set_aside(documents["digest"][:, 0], self.fraction)
         for document in documents[~kept] if unit.marker["ends"] else ():
-            place = place_of(*unit.marker["sources"][document["source"]], document["number"])
+            source, kind = unit.marker["sources"][document["source"]]
+            place = place_of(source, kind, document["number"])
             self._leave_out("duplicates", place, "is a validation document")
         for split, chosen in (("train", kept & ~aside), ("validation", kept & aside)):
             if chosen.any():
