@@ -67,8 +67,8 @@ def make_source(kind: str, path: Path, texts: Sequence[str]) -> Any:
     return str(path)
 
 
-def texts_of(prepared: PreparedData, half: str) -> list[str]:
-    file = getattr(prepared, half)
+def texts_of(prepared: PreparedData, split: str) -> list[str]:
+    file = getattr(prepared, split)
     texts = []
     for number in range(file.num_documents):
         ids = file.sequence(number).tolist()

@@ -1,4 +1,4 @@
-"""A whole look at token files finds any damage, and the documents that are on both sides."""
+"""A whole look at token files finds any damage, and the documents that are in both splits."""
 
 import os
 import shutil
@@ -37,12 +37,12 @@ def change_byte(path: Path, at: int) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("half", ["train", "validation"])
+@pytest.mark.parametrize("split", ["train", "validation"])
 @pytest.mark.parametrize("place", [0, 101, -1])
-def test_a_single_wrong_bit_is_found(prepared: Path, half: str, place: int) -> None:
-    change_byte(prepared / f"{half}.bin", place)
+def test_a_single_wrong_bit_is_found(prepared: Path, split: str, place: int) -> None:
+    change_byte(prepared / f"{split}.bin", place)
     with pytest.raises(
-        DataError, match=rf"{half}(.bin: its SHA-256 is not the manifest's|: token \d+ has the id)"
+        DataError, match=rf"{split}(.bin: its SHA-256 is not the manifest's|: token \d+ has the id)"
     ):
         inspect(["data"])
 

@@ -86,7 +86,7 @@ class PreparationConfig(_TextOptions):
 
     train: TextSources
     validation: TextSources | None = None
-    """None: ``validation_fraction`` of the training documents is set aside."""
+    """None: ``validation_fraction`` of the training documents."""
 
 
 class DataConfig(_TextOptions):

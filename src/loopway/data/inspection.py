@@ -1,4 +1,4 @@
-"""A whole look at token files: is every byte what it should be, and which documents are on both sides.
+"""A whole look at token files: is every byte what it should be, and which documents are in both splits.
 
 Reads everything once, in bounded memory but for one hash a validation document.
 """
@@ -10,7 +10,7 @@ from itertools import islice
 from loopway.data.finding import find_tokens
 from loopway.data.tokens.file import TokenFile
 
-_SHOWN = 10  # documents that are on both sides
+_SHOWN = 10  # documents that are in both splits
 
 
 def inspect(
@@ -27,13 +27,13 @@ def inspect(
         DataError: a damaged index, ids outside the vocabulary, a file whose checksum isn't the manifest's.
     """
     found = [find_tokens(entry, field="data.train") for entry in train]
-    held_out = [find_tokens(entry, field="data.validation") for entry in validation or []]
-    for tokens in (*found, *held_out):
+    given = [find_tokens(entry, field="data.validation") for entry in validation or []]
+    for tokens in (*found, *given):
         for folder in tokens.folders:
             folder.verify()
         for file in tokens.foreign if vocab_size is None else tokens.files:
             file.verify(vocab_size)
-    files, others = ([file for tokens in of for file in tokens.files] for of in (found, held_out))
+    files, others = ([file for tokens in of for file in tokens.files] for of in (found, given))
     if validation is None:
         others = [folder.validation for tokens in found for folder in tokens.folders if folder.validation]
     lines = [

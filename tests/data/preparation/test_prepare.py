@@ -44,8 +44,8 @@ def test_every_document_is_in_exactly_one_half_and_none_is_altered(tmp_path: Pat
     train, validation = texts_of(prepared, "train"), texts_of(prepared, "validation")
     assert len(validation) in range(1, 20)
     assert sorted(train + validation) == sorted(path.read_text() for path in corpus.iterdir())
-    for half, texts in (("train", train), ("validation", validation)):
-        counts, file = prepared.manifest[half], getattr(prepared, half)
+    for split, texts in (("train", train), ("validation", validation)):
+        counts, file = prepared.manifest[split], getattr(prepared, split)
         assert counts["documents"] == len(texts) and counts["bytes"] == sum(map(len, texts))
         assert counts["tokens"] == file.num_tokens
         assert counts["largest_id"] == file.read(0, file.num_tokens).max()
@@ -194,8 +194,8 @@ def test_a_long_text_falls_on_the_side_of_the_same_text_in_a_line(
     texts = [f"{text} äöü €" for text in make_texts(10, words=300)]
     sources = [make_source("txt", tmp_path / "a", texts), make_source("jsonl", tmp_path / "a", texts)]
     prepared = prepare(config(tmp_path, train=sources, validation_fraction=0.4), tmp_path / "data")
-    for half in ("train", "validation"):
-        found = texts_of(prepared, half)
+    for split in ("train", "validation"):
+        found = texts_of(prepared, split)
         assert found[: len(found) // 2] == found[len(found) // 2 :] and found
 
 
@@ -462,9 +462,9 @@ def test_a_folder_that_is_not_what_its_manifest_says_is_refused(
         prepare(config(corpus), tmp_path / "data")
 
 
-def copy_pair(folder: Path, half: str, other: str) -> None:
+def copy_pair(folder: Path, split: str, other: str) -> None:
     for suffix in (".bin", ".idx"):
-        (folder / f"{other}{suffix}").write_bytes((folder / f"{half}{suffix}").read_bytes())
+        (folder / f"{other}{suffix}").write_bytes((folder / f"{split}{suffix}").read_bytes())
 
 
 def test_real_text_becomes_samples(tmp_path: Path) -> None:

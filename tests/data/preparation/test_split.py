@@ -1,4 +1,4 @@
-"""Which documents are set aside follows from their texts and the seed: a share of them, the same ones every time."""
+"""Which documents are for validation follows from their texts and the seed: a share of them, the same ones every time."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loopway.data.preparation.documents import digest_of, new_digest
-from loopway.data.preparation.split import set_aside
+from loopway.data.preparation.split import for_validation
 
 
 def keys_of_texts(count: int, seed: int = 0) -> np.ndarray:
@@ -17,18 +17,18 @@ def keys_of_texts(count: int, seed: int = 0) -> np.ndarray:
 @pytest.mark.parametrize("fraction", [0.01, 0.05, 0.5, 0.99])
 def test_the_share_is_what_was_asked_for_give_or_take_chance(fraction: float) -> None:
     count = 20_000
-    aside = set_aside(keys_of_texts(count), fraction)
-    assert abs(aside.sum() - fraction * count) < 4 * np.sqrt(fraction * (1 - fraction) * count)
+    chosen = for_validation(keys_of_texts(count), fraction)
+    assert abs(chosen.sum() - fraction * count) < 4 * np.sqrt(fraction * (1 - fraction) * count)
 
 
 def test_a_smaller_share_is_part_of_a_larger_one() -> None:
     keys = keys_of_texts(2000)
-    assert not (set_aside(keys, 0.1) & ~set_aside(keys, 0.2)).any()
-    assert not set_aside(keys, 0).any() and set_aside(keys, np.nextafter(1, 0)).all()
+    assert not (for_validation(keys, 0.1) & ~for_validation(keys, 0.2)).any()
+    assert not for_validation(keys, 0).any() and for_validation(keys, np.nextafter(1, 0)).all()
 
 
-def test_another_seed_sets_others_aside() -> None:
-    both = set_aside(keys_of_texts(2000), 0.5) & set_aside(keys_of_texts(2000, seed=1), 0.5)
+def test_another_seed_chooses_others() -> None:
+    both = for_validation(keys_of_texts(2000), 0.5) & for_validation(keys_of_texts(2000, seed=1), 0.5)
     assert 400 < both.sum() < 600
 
 

@@ -134,3 +134,14 @@ def test_a_process_that_is_killed_is_one_clear_error(tmp_path: Path, monkeypatch
             given += 1
     assert "\n" not in str(caught.value)
     assert 40 < given < 1000
+
+
+def test_a_source_that_is_named_twice_is_encoded_twice_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loopway.data.preparation.units.UNIT_BYTES", 60_000)
+    twins = [Pieces(lambda: iter(many_pieces(make_texts(300)))) for _ in range(2)]
+    units = finished_units({"train": twins}, tmp_path, ENCODING, 2)  # type: ignore[dict-item]
+    tokens = [len(unit.load()[0]) for unit in units]
+    half = len(tokens) // 2
+    assert tokens[:half] == tokens[half:] and len(list(tmp_path.glob("*.npz"))) == len(tokens) >= 4

@@ -114,14 +114,14 @@ class Assembly:
     def _train_tokenizer(self) -> PreTrainedTokenizerFast:
         self.meter.begin("training the tokenizer", None)
         config, seed = self.config, self.config.seed
-        held_out = {
+        validation = {
             piece.digest or digest_of(record.text, seed)
             for source in self.sources["validation"]
             for piece in source.pieces(seed=seed)
             for record in read_documents(piece, config.text_field)
             if isinstance(record, Document)
         }
-        texts = TrainingTexts(self.sources["train"], config.text_field, self._fraction, seed, held_out)
+        texts = TrainingTexts(self.sources["train"], config.text_field, self._fraction, seed, validation)
         return train_tokenizer(texts, config.vocab_size)
 
     def _write_tokens(self, tokenizer: PreTrainedTokenizerFast, processes: int) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Which documents are for training and which for validation, and which are left out.
 
 With validation text given, a training document that is a validation document too is left out. Otherwise a share of the
-training documents is set aside: those whose digest, read as a number, lies below a threshold. So equal texts are never
+training documents is for validation: those whose digest, read as a number, lies below a threshold. So equal texts are never
 split, and neither the order of documents nor their number matters. Knows finished units; nothing of how they are made.
 """
 
@@ -20,7 +20,7 @@ from loopway.errors import DataError
 SPLITS = ("train", "validation")
 
 
-def set_aside(keys: np.ndarray, fraction: float) -> np.ndarray:
+def for_validation(keys: np.ndarray, fraction: float) -> np.ndarray:
     """Return which documents are for validation, bool[documents], from the first halves of their digests, uint64[documents]."""
     return keys < np.uint64(fraction * 2.0**64)
 
@@ -28,7 +28,7 @@ def set_aside(keys: np.ndarray, fraction: float) -> np.ndarray:
 class SplitWriter:
     """Writes ``train`` and ``validation`` token files and ``left_out.jsonl`` into a folder, from units in order.
 
-    ``fraction`` of the training documents is set aside; 0 where validation text is given. With ``skip_unreadable``, what
+    ``fraction`` of the training documents is for validation; 0 where validation text is given. With ``skip_unreadable``, what
     can't be read is listed instead of being an error.
     """
 
@@ -36,7 +36,7 @@ class SplitWriter:
         self.folder, self.fraction, self.skip_unreadable = folder, fraction, skip_unreadable
         self.left_out = {"duplicates": 0, "unreadable": 0}
         self.text_bytes: dict[str, int] = dict.fromkeys(SPLITS, 0)
-        self._held_out: set[bytes] = set()
+        self._given: set[bytes] = set()  # digests of validation documents that are given
         self._writers = {name: TokenWriter(folder / name, vocab_size) for name in SPLITS}
         self._list = (folder / LEFT_OUT).open("w", encoding="utf-8")
 
@@ -51,18 +51,18 @@ class SplitWriter:
                 raise DataError(f"{reason} (data.skip_unreadable: true leaves out what can't be read)")
             self._leave_out("unreadable", record, reason)
         ids, documents = unit.load()
-        kept, aside = np.ones(len(documents), bool), np.full(len(documents), unit.split == "validation")
+        kept, validation = np.ones(len(documents), bool), np.full(len(documents), unit.split == "validation")
         if unit.split == "validation":
-            self._held_out.update(map(bytes, documents["digest"]))
-        elif self._held_out:
-            kept = np.array([bytes(digest) not in self._held_out for digest in documents["digest"]], bool)
+            self._given.update(map(bytes, documents["digest"]))
+        elif self._given:
+            kept = np.array([bytes(digest) not in self._given for digest in documents["digest"]], bool)
         else:
-            aside = set_aside(documents["digest"][:, 0], self.fraction)
+            validation = for_validation(documents["digest"][:, 0], self.fraction)
         for document in documents[~kept] if unit.marker["ends"] else ():
             source, kind = unit.marker["sources"][document["source"]]
             place = place_of(source, kind, document["number"])
             self._leave_out("duplicates", place, "is a validation document")
-        for split, chosen in (("train", kept & ~aside), ("validation", kept & aside)):
+        for split, chosen in (("train", kept & ~validation), ("validation", kept & validation)):
             if chosen.any():
                 lengths = documents["tokens"]
                 of_split = ids if chosen.all() else ids[np.repeat(chosen, lengths)]

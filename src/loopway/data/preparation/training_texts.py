@@ -14,7 +14,7 @@ from loopway.data.preparation.documents import Document, digest_of, read_documen
 from loopway.data.preparation.encoding import cut_text
 from loopway.data.preparation.reading import UNIT_BYTES
 from loopway.data.preparation.sources import TextSource
-from loopway.data.preparation.split import set_aside
+from loopway.data.preparation.split import for_validation
 
 SAMPLE_BYTES = 256 * 2**20
 WORD_BYTES = 10 * 2**20
@@ -32,9 +32,9 @@ class TrainingTexts:
     Args:
         sources: of the training documents.
         text_field: see :class:`loopway.data.config.PreparationConfig`, also for ``fraction`` and ``seed``.
-        fraction: of the documents that is set aside; 0 where validation text is given.
+        fraction: of the documents that is for validation; 0 where validation text is given.
         seed: of the split.
-        held_out: digests of validation documents that are given.
+        validation: digests of validation documents that are given.
     """
 
     def __init__(
@@ -43,18 +43,18 @@ class TrainingTexts:
         text_field: str,
         fraction: float,
         seed: int,
-        held_out: Collection[bytes],
+        validation: Collection[bytes],
     ) -> None:
         self.sources = sources
         self.text_field = text_field
         self.fraction = fraction
         self.seed = seed
-        self.held_out = held_out
+        self.validation = validation
 
     def __iter__(self) -> Iterator[str]:
         for digest, parts in self._documents():
-            aside = set_aside(np.frombuffer(digest, "<u8")[:1], self.fraction)[0]
-            if digest not in self.held_out and not aside:
+            is_chosen = for_validation(np.frombuffer(digest, "<u8")[:1], self.fraction)[0]
+            if digest not in self.validation and not is_chosen:
                 yield from parts
 
     def _documents(self) -> Iterator[tuple[bytes, list[str]]]:

@@ -14,7 +14,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -137,12 +137,13 @@ def finished_units(
 
 def _units(sources: "Mapping[str, Sequence[TextSource]]", folder: Path, encoding: Encoding) -> Iterator[Unit]:
     """Every unit in order; behind one that was finished earlier, reading begins at its end."""
-    how, before = short_hash(asdict(encoding)), 0.0
+    how, before, twins = short_hash(asdict(encoding)), 0.0, Counter[str]()
     for split in sources:
         for together in neighbours(sources[split], _size, UNIT_BYTES):
             what, start, runs = [[source.name, source.stamp()] for source in together], Place(), None
+            twins[str(what)] += 1  # the same text may be named twice, and its units be at work at once
             while start is not None:
-                path = folder / f"{short_hash([how, what, start])}.json"
+                path = folder / f"{short_hash([how, what, twins[str(what)], start])}.json"
                 if path.exists():
                     unit, runs = Unit(path, split, before), None
                     end = unit.marker["end"]

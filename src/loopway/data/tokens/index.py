@@ -1,4 +1,4 @@
-"""The `.idx` half of a token file: where sequences and documents lie in the `.bin`, read by memory map and written.
+"""The `.idx` of a token file: where sequences and documents lie in the `.bin`, read by memory map and written.
 
 Little-endian: 9 bytes magic, u64 version, u8 dtype code, u64 number of sequences N, u64 number of document entries D,
 i32 sizes[N] in tokens, i64 pointers[N] in bytes, i64 documents[D], the sequence at which each document begins and N at
