@@ -22,10 +22,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from loopway.comparison.run import compare
 from loopway.data.tokenizer import train_tokenizer
-from loopway.evaluation.evaluate import Settings as EvaluationSettings
 from loopway.evaluation.evaluate import evaluate
 from loopway.evaluation.suite import HELD_OUT, task_measures
-from loopway.retrofit.command import Settings, retrofit_command
+from loopway.options import EvaluationOptions, RetrofitOptions
+from loopway.retrofit.command import retrofit_command
 from loopway.retrofit.filling import WAYS
 from loopway.training.run_folder import RunFolder
 
@@ -71,13 +71,13 @@ def tiny_model(folder: Path, texts: Path) -> Path:
     return folder
 
 
-def retrofits(given: argparse.Namespace, texts: Path) -> Iterator[tuple[str, Settings]]:
+def retrofits(given: argparse.Namespace, texts: Path) -> Iterator[tuple[str, RetrofitOptions]]:
     """Every way with base recursion; MeSH on the way that is healed; MeSH on the unshared layers."""
     text = [texts / "calibration.jsonl"]
     for fill in WAYS:
-        yield fill, Settings(given.layout, "base", fill, text, given.calibration)
-    yield "mesh", Settings(given.layout, "mesh", given.fill, text, given.calibration)
-    yield "grafted", Settings(given.grafted, "mesh", given.fill)
+        yield fill, RetrofitOptions(given.layout, "base", fill, text, given.calibration)
+    yield "mesh", RetrofitOptions(given.layout, "mesh", given.fill, text, given.calibration)
+    yield "grafted", RetrofitOptions(given.grafted, "mesh", given.fill)
 
 
 def healing(given: argparse.Namespace, texts: Path, out: Path) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def healing(given: argparse.Namespace, texts: Path, out: Path) -> dict[str, Any]
 def ask(given: argparse.Namespace, models: dict[str, str], out: Path) -> dict[str, dict[str, float | None]]:
     """Each model's loss on the held-out text and share of LAMBADA's last words, with its standard error."""
     measures = task_measures([HELD_OUT, *([TASK] if given.tasks else [])], [0])
-    settings = EvaluationSettings(
+    settings = EvaluationOptions(
         held_out=[str(out / "healed" / "data")],
         sequence_length=given.sequence_length,
         limit=given.limit,

@@ -14,6 +14,14 @@ import typer
 
 from loopway._version import __version__
 from loopway.errors import exit_on_error
+from loopway.options import (
+    EvaluationOptions,
+    Plugins,
+    ProbeOptions,
+    RetrofitOptions,
+    Sampling,
+    taking_options,
+)
 from loopway.threads import wait_without_spinning
 
 app = typer.Typer(
@@ -29,14 +37,6 @@ app = typer.Typer(
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Any field of the config, as in training.max_steps=1000."),
-]
-
-Plugins = Annotated[
-    list[Path] | None,
-    typer.Option(help="Python file that registers what a model is made of; may be given several times."),
-]
-Dtype = Annotated[
-    str | None, typer.Option(help="float32, bfloat16 or float16 instead of the weights' own precision.")
 ]
 
 
@@ -164,6 +164,7 @@ def compare(
 
 
 @app.command()
+@taking_options
 def evaluate(
     models: Annotated[
         list[str],
@@ -172,66 +173,28 @@ def evaluate(
             help="Run folders, checkpoints, model folders, names on the Hub. Differences are to the first.",
         ),
     ],
-    suite: Annotated[
-        str | None,
-        typer.Option(help="paper, or one half of it: perplexity or tasks; paper if not given."),
-    ] = None,
-    tasks: Annotated[
-        str | None,
-        typer.Option(help="Instead of a suite: tasks of the harness, and held-out, with commas between."),
-    ] = None,
-    shots: Annotated[
-        str | None,
-        typer.Option(help="Examples before each question, with commas between; the suite's are 0,5."),
-    ] = None,
-    held_out: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Token files for the held-out perplexity: a prepared folder or .bin files; may be given several "
-            "times. A run has its own validation set."
-        ),
-    ] = None,
-    sequence_length: Annotated[
-        int | None, typer.Option(min=1, help="Tokens a sample of the held-out text.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only so many questions a task.")] = None,
-    batch_size: Annotated[
-        str, typer.Option(help="Sequences at a time; auto: what a GPU's memory holds, 8 on a CPU.")
-    ] = "auto",
-    dtype: Dtype = None,
-    include_path: Annotated[
-        Path | None, typer.Option(help="Folder with task files for the harness, which may name local data.")
-    ] = None,
+    options: EvaluationOptions,
     every_checkpoint: Annotated[
         bool,
         typer.Option(
             "--every-checkpoint", help="Evaluate the checkpoints of each run, and plot their course."
         ),
     ] = False,
-    plugin: Plugins = None,
     out: Annotated[Path, typer.Option(help="Folder for answers, tables and results.")] = Path("evaluations"),
 ) -> None:
     """Perplexities and downstream tasks, through lm-evaluation-harness. Started again, it goes on where it was."""
-    from loopway.evaluation.command import evaluate_command
+    from loopway.evaluation.suite import chosen_measures
 
-    evaluate_command(
-        models,
-        out,
-        suite=suite,
-        tasks=tasks,
-        shots=shots,
-        every_checkpoint=every_checkpoint,
-        held_out=held_out or (),
-        sequence_length=sequence_length,
-        limit=limit,
-        batch_size=batch_size,
-        dtype=dtype,
-        include_path=include_path,
-        plugins=plugin or (),
-    )
+    measures = chosen_measures(options)  # before the harness, which takes seconds to import
+    from loopway.evaluation.dynamics import evaluate_checkpoints
+    from loopway.evaluation.evaluate import evaluate as evaluate_models
+
+    run = evaluate_checkpoints if every_checkpoint else evaluate_models
+    run(models, measures, out, options)
 
 
 @app.command()
+@taking_options
 def probe(
     models: Annotated[
         list[str],
@@ -240,99 +203,42 @@ def probe(
             help="Run folders, checkpoints, model folders, names on the Hub; also plain models of supported families.",
         ),
     ],
-    data: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Held-out token files: a prepared folder or .bin files; may be given several times. A run has its "
-            "own validation set."
-        ),
-    ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Held-out samples, or as many as there are.")] = 500,
-    loop_samples: Annotated[
-        int, typer.Option(min=0, help="Of these, for the losses with changed loops; 0 leaves them out.")
-    ] = 32,
-    sequence_length: Annotated[int | None, typer.Option(min=2, help="Tokens of a sample.")] = None,
-    cut: Annotated[
-        str | None,
-        typer.Option(
-            help="Layout as whose blocks vanilla models are probed; that of the first looped model of equal depth "
-            "if not given."
-        ),
-    ] = None,
-    dtype: Dtype = None,
-    plugin: Plugins = None,
+    options: ProbeOptions,
     out: Annotated[Path, typer.Option(help="Folder for the page, figures and numbers.")] = Path("probes"),
 ) -> None:
     """Whether the loops share the work, keep changing the state and keep it rich; a page with figures."""
-    from loopway.probing.probe import Settings
     from loopway.probing.probe import probe as probe_models
 
-    settings = Settings(data or (), samples, loop_samples, sequence_length, cut, dtype, plugin or ())
-    probe_models(models, out, settings, command=shlex.join(["loopway", *sys.argv[1:]]))
+    probe_models(models, out, options, command=shlex.join(["loopway", *sys.argv[1:]]))
 
 
 @app.command()
+@taking_options
 def generate(
     model: Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL", help="Run folder or model folder.")],
+    sampling: Sampling,
     prompt: Annotated[str, typer.Argument(help="Text to continue; empty to begin a document.")] = "",
-    max_new_tokens: Annotated[
-        int, typer.Option(help="Tokens to add at most, within the model's context.")
-    ] = 200,
-    temperature: Annotated[float, typer.Option(help="Below 1 is safer, above 1 is wilder.")] = 1.0,
-    top_k: Annotated[int, typer.Option(help="Only the k likeliest tokens; 0 is all.")] = 0,
-    top_p: Annotated[
-        float, typer.Option(help="Only the likeliest tokens that make up this probability.")
-    ] = 1.0,
-    greedy: Annotated[bool, typer.Option("--greedy", help="Always the likeliest token.")] = False,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
-    plugin: Plugins = None,
+    plugin: Plugins = [],  # noqa: B006  (typer copies it)
 ) -> None:
     """Continue a text with a trained model, as it is written."""
-    from loopway.trained.generation import Sampling, stream
+    from loopway.trained.generation import stream
 
-    sampling = Sampling(max_new_tokens, temperature, top_k, top_p, greedy, seed)
-    stream(model, prompt, sampling, plugin or ())
+    stream(model, prompt, sampling, plugin)
 
 
 @app.command()
+@taking_options
 def retrofit(
     model: Annotated[
         str, typer.Argument(help="A pretrained model: a folder or a name on the Hugging Face Hub.")
     ],
-    layout: Annotated[str, typer.Option(help="Computes as many layers as the model has: 6+9R2+6 for 30.")],
+    options: RetrofitOptions,
     out: Annotated[Path, typer.Option(help="Folder for the recursive model and its tokenizer.")],
-    recurrence: Annotated[str, typer.Option(help="base, mesh, ...")] = "base",
-    fill: Annotated[
-        str,
-        typer.Option(
-            help="How shared layers are made: first, last, spaced or average; with a calibration text also important "
-            "or least-squares."
-        ),
-    ] = "spaced",
-    calibration: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Text that says what layers do (.txt, .jsonl, .parquet, ...); may be given several times."
-        ),
-    ] = None,
-    calibration_tokens: Annotated[int, typer.Option(min=2, help="Tokens of it to read.")] = 8192,
-    router_gap: Annotated[
-        float | None,
-        typer.Option(
-            help="Wider: MeSH starts closer to the layers without it, and its routers learn more slowly. If not given, "
-            "1e-4 of the states goes astray at most."
-        ),
-    ] = None,
-    num_slots: Annotated[int | None, typer.Option(min=1, help="Slots of MeSH's buffer.")] = None,
-    dtype: Dtype = None,
 ) -> None:
     """Turn a pretrained model into a recursive one, with a third fewer layers or with MeSH between its own."""
-    from loopway.retrofit.command import Settings, retrofit_command
+    from loopway.retrofit.command import retrofit_command
 
-    settings = Settings(
-        layout, recurrence, fill, calibration or (), calibration_tokens, router_gap, num_slots, dtype
-    )
-    typer.echo(retrofit_command(model, out, settings))
+    typer.echo(retrofit_command(model, out, options))
 
 
 @app.command()
@@ -354,17 +260,17 @@ def export(
             "opens without Loopway.",
         ),
     ] = False,
-    plugin: Plugins = None,
+    plugin: Plugins = [],  # noqa: B006  (typer copies it)
 ) -> None:
     """Turn a recursive model into a plain one of its family, layers repeated, that any engine can serve."""
     if self_contained:
         from loopway.publishing.folder import publish_command
 
-        typer.echo(publish_command(model, out, plugin or (), drop_recurrence=drop_recurrence))
+        typer.echo(publish_command(model, out, plugin, drop_recurrence=drop_recurrence))
         return
     from loopway.retrofit.command import export_command
 
-    typer.echo(export_command(model, out, plugin or (), drop_recurrence=drop_recurrence))
+    typer.echo(export_command(model, out, plugin, drop_recurrence=drop_recurrence))
 
 
 @app.command()

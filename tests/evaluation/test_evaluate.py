@@ -11,11 +11,12 @@ from rich.console import Console
 
 from loopway.errors import ConfigError
 from loopway.evaluation.dynamics import evaluate_checkpoints
-from loopway.evaluation.evaluate import Settings, evaluate
+from loopway.evaluation.evaluate import evaluate
 from loopway.evaluation.harness import HarnessModel
 from loopway.evaluation.results import Evaluation, TaskResult
 from loopway.evaluation.suite import HELD_OUT, PAPER_TASKS, Measure, suite_measures, task_measures
 from loopway.evaluation.tables import details, headline, markdown_tables, mean_accuracy, terminal_tables
+from loopway.options import EvaluationOptions
 from loopway.trained import identity
 from loopway.trained.opening import open_trained
 from loopway.training.config.run_config import RunConfig
@@ -26,7 +27,7 @@ def test_nothing_is_computed_twice(
     mesh_model: Path, local_tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measures = task_measures(["piqa"], [0])
-    settings = Settings(limit=6, include_path=local_tasks)
+    settings = EvaluationOptions(limit=6, include_path=local_tasks)
     (first,) = evaluate([str(mesh_model)], measures, tmp_path, settings)
 
     def compute(*_: object, **__: object) -> None:
@@ -43,7 +44,7 @@ def test_a_stopped_evaluation_goes_on(
     mesh_model: Path, local_tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measures = task_measures(["arc_easy"], [0])
-    settings = Settings(limit=8, batch_size=4, include_path=local_tasks)
+    settings = EvaluationOptions(limit=8, batch_size="4", include_path=local_tasks)
     (straight,) = evaluate([str(mesh_model)], measures, tmp_path / "straight", settings)
     calls: list[int] = []
     model_call = HarnessModel._model_call  # type: ignore[attr-defined]
@@ -111,7 +112,7 @@ def test_a_task_without_its_data_is_left_out_and_the_mean_says_so(
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "piqa.yaml").write_text((local_tasks / "piqa.yaml").read_text())
     measures = task_measures(["piqa", "sciq"], [0])
-    settings = Settings(limit=4, include_path=tmp_path / "tasks")
+    settings = EvaluationOptions(limit=4, include_path=tmp_path / "tasks")
     (evaluation,) = evaluate([str(mesh_model)], measures, tmp_path / "out", settings)
     assert [measure.task for measure in evaluation.results] == ["piqa"]
     (reason,) = evaluation.missing.values()
@@ -157,10 +158,12 @@ def test_the_held_out_perplexity_of_a_run_is_that_of_its_own_validation_set(
     assert result.value == pytest.approx(summary["validation_perplexity"], rel=1e-6)
     assert result.metrics["loss"] == pytest.approx(summary["validation_loss"], abs=1e-6)
     assert result.error is not None and 0 < result.error < result.value
-    same = Settings(held_out=[str(run / "data")])
-    (again,) = evaluate([str(run / "model")], [measure], tmp_path / "named", Settings(held_out=same.held_out))
+    same = EvaluationOptions(held_out=[str(run / "data")])
+    (again,) = evaluate(
+        [str(run / "model")], [measure], tmp_path / "named", EvaluationOptions(held_out=same.held_out)
+    )
     assert again.results[measure].samples > 0
-    (shorter,) = evaluate([str(run)], [measure], tmp_path / "short", Settings(sequence_length=16))
+    (shorter,) = evaluate([str(run)], [measure], tmp_path / "short", EvaluationOptions(sequence_length=16))
     assert shorter.results[measure].samples > result.samples
 
 
@@ -181,7 +184,7 @@ def test_every_checkpoint_of_what_is_no_run_is_refused(mesh_model: Path, tmp_pat
 
 
 def test_token_files_of_another_tokenizer_are_refused(run: Path, mesh_model: Path, tmp_path: Path) -> None:
-    settings = Settings(held_out=[str(run / "data")])
+    settings = EvaluationOptions(held_out=[str(run / "data")])
     with pytest.raises(ValueError, match="was made with another tokenizer"):
         evaluate([str(mesh_model)], task_measures([HELD_OUT]), tmp_path, settings)
 
@@ -281,7 +284,7 @@ def test_tables_are_shown_and_results_hold_the_versions(
     mesh_model: Path, vanilla_model: Path, local_tasks: Path, tmp_path: Path
 ) -> None:
     console = Console(record=True, width=200)
-    settings = Settings(limit=3, include_path=local_tasks)
+    settings = EvaluationOptions(limit=3, include_path=local_tasks)
     models = [str(vanilla_model), str(mesh_model)]
     evaluate(models, task_measures(["winogrande"], [0]), tmp_path, settings, console=console)
     assert "winogrande, 0-shot" in console.export_text()
@@ -301,6 +304,6 @@ def test_auto_is_eight_at_a_time_on_a_cpu(
     monkeypatch.setattr(
         HarnessModel, "_model_call", lambda *a, **k: (rows.append(len(a[1])), model_call(*a, **k))[1]
     )
-    settings = Settings(limit=10, batch_size="auto", include_path=local_tasks)
+    settings = EvaluationOptions(limit=10, batch_size="auto", include_path=local_tasks)
     evaluate([str(mesh_model)], task_measures(["arc_easy"], [0]), tmp_path, settings)
     assert max(rows) == 8 and len(rows) < 8

@@ -16,9 +16,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from loopway.data.beginnings import chosen_beginning, set_beginning
 from loopway.evaluation import harness
 from loopway.evaluation.answers import Answers, request_key
-from loopway.evaluation.evaluate import Settings, evaluate
+from loopway.evaluation.evaluate import evaluate
 from loopway.evaluation.harness import HarnessModel, Tasks
 from loopway.evaluation.suite import Measure, suite_measures, task_measures
+from loopway.options import EvaluationOptions
 from tests.processes import Processes
 
 
@@ -54,7 +55,9 @@ class Scorer:
 
 
 def run(model: Path, measures: list[Measure], folder: Path, tasks: Path, limit: int = 12):
-    (evaluation,) = evaluate([str(model)], measures, folder, Settings(limit=limit, include_path=tasks))
+    (evaluation,) = evaluate(
+        [str(model)], measures, folder, EvaluationOptions(limit=limit, include_path=tasks)
+    )
     return evaluation
 
 

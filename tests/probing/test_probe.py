@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 from loopway.cli import app, main
 from loopway.comparison.planned import PlannedRun
 from loopway.comparison.run import probe_models
-from loopway.probing.probe import Settings, probe
+from loopway.options import ProbeOptions
+from loopway.probing.probe import probe
 from loopway.probing.reading import evenly_spread
 from loopway.trained.held_out import held_out_samples, sample_losses
 from loopway.trained.opening import open_trained
@@ -69,7 +70,7 @@ def test_the_same_run_gives_the_same_bytes(runs: Path, tmp_path: Path) -> None:
         probe(
             [str(runs / "mesh")],
             tmp_path / folder,
-            Settings(samples=4, loop_samples=2),
+            ProbeOptions(samples=4, loop_samples=2),
             command="loopway probe",
         )
     for name in ("probes.json", "probes.html", "figures/spectra.svg"):
@@ -78,10 +79,10 @@ def test_the_same_run_gives_the_same_bytes(runs: Path, tmp_path: Path) -> None:
 
 def test_checkpoints_and_named_token_files_can_be_probed(runs: Path, tmp_path: Path) -> None:
     checkpoint = max((runs / "mesh" / "checkpoints").glob("checkpoint-*"))
-    settings = Settings(samples=3, loop_samples=0)
+    settings = ProbeOptions(samples=3, loop_samples=0)
     (own,) = probe([str(checkpoint)], tmp_path / "own", settings)
     assert own.loops == []
-    named = Settings(data=[str(runs / "mesh" / "data")], samples=3, loop_samples=0, sequence_length=16)
+    named = ProbeOptions(data=[str(runs / "mesh" / "data")], samples=3, loop_samples=0, sequence_length=16)
     (given,) = probe([str(runs / "mesh" / "model")], tmp_path / "given", named)
     assert (given.sequence_length, own.sequence_length) == (16, 32)
     assert given.key == own.key
@@ -100,7 +101,7 @@ def test_a_plain_hugging_face_model_is_probed_as_the_vanilla_one(runs: Path, tmp
         plain.get_input_embeddings().weight.mul_(32**0.5)
     plain.save_pretrained(tmp_path / "plain")
     AutoTokenizer.from_pretrained(runs / "vanilla" / "model").save_pretrained(tmp_path / "plain")
-    settings = Settings(data=[str(runs / "mesh" / "data")], samples=4, sequence_length=32, cut="1+1R2+1")
+    settings = ProbeOptions(data=[str(runs / "mesh" / "data")], samples=4, sequence_length=32, cut="1+1R2+1")
     own, ours = probe([str(tmp_path / "plain"), str(runs / "vanilla")], tmp_path / "out", settings)
     assert (own.family, own.layout, own.cut) == ("gpt_neox", "4", "1+1R2+1")
     for name in ("relative_update", "cka", "spectrum", "effective_rank"):
@@ -152,7 +153,7 @@ def shutil_copy(source: Path, target: Path) -> Path:
 
 
 def test_losses_with_changed_loops_are_of_samples_among_those_probed(runs: Path, tmp_path: Path) -> None:
-    (found,) = probe([str(runs / "mesh")], tmp_path / "out", Settings(samples=4, loop_samples=3))
+    (found,) = probe([str(runs / "mesh")], tmp_path / "out", ProbeOptions(samples=4, loop_samples=3))
     trained = open_trained(str(runs / "mesh"))
     held_out = held_out_samples(trained, [], None)
     assert held_out is not None
@@ -216,7 +217,7 @@ def test_an_unsupported_family_is_named(
 def test_a_vanilla_model_alone_is_one_block_and_is_told_so(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (found,) = probe([str(runs / "vanilla")], tmp_path, Settings(samples=2))
+    (found,) = probe([str(runs / "vanilla")], tmp_path, ProbeOptions(samples=2))
     assert (
         found.states.stages == ["block"] and found.states.states == ["h_emb", "h_out"] and found.cut is None
     )

@@ -63,13 +63,16 @@ def test_a_finished_run_s_card_has_its_losses_and_the_results_of_this_very_model
     pytest.importorskip(
         "lm_eval", reason="lm-evaluation-harness isn't installed: pip install 'loopway[eval]'"
     )
-    from loopway.evaluation.evaluate import Settings, evaluate
+    from loopway.evaluation.evaluate import evaluate
     from loopway.evaluation.suite import task_measures
+    from loopway.options import EvaluationOptions
 
     measures = task_measures(["held-out"])
     checkpoint = str(run / "checkpoints" / "checkpoint-1")
-    (found, other) = evaluate([str(run), checkpoint], measures, run / "evaluations", Settings(limit=5))
-    evaluate([checkpoint], measures, run / "of-another", Settings(limit=5))
+    (found, other) = evaluate(
+        [str(run), checkpoint], measures, run / "evaluations", EvaluationOptions(limit=5)
+    )
+    evaluate([checkpoint], measures, run / "of-another", EvaluationOptions(limit=5))
     said = publish_command(str(run), tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
     summary = json.loads((run / "summary.json").read_text())

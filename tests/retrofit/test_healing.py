@@ -19,7 +19,8 @@ from loopway.data.tokenizer import train_tokenizer
 from loopway.errors import ConfigError
 from loopway.modeling.loss import distillation_loss
 from loopway.modeling.stack import core_parameters, find_stack
-from loopway.retrofit.command import Settings, retrofit_command
+from loopway.options import RetrofitOptions
+from loopway.retrofit.command import retrofit_command
 from loopway.training.config.run_config import RunConfig
 from loopway.training.config.yaml_files import merge
 from loopway.training.metrics_log import read_metrics
@@ -43,7 +44,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("grafted", "2+2+2", "mesh"),
         ("plain", "6", "base"),
     ):
-        retrofit_command(str(folder / "llama"), folder / name, Settings(layout, recurrence, "average"))
+        retrofit_command(str(folder / "llama"), folder / name, RetrofitOptions(layout, recurrence, "average"))
     return folder
 
 

@@ -5,7 +5,8 @@ import pytest
 from tokenizers.processors import TemplateProcessing
 
 from loopway.errors import ConfigError
-from loopway.trained.generation import Sampling, generate, stream
+from loopway.options import Sampling
+from loopway.trained.generation import generate, stream
 from loopway.trained.opening import open_model
 from loopway.training.config.run_config import RunConfig
 from loopway.training.run import train
@@ -61,10 +62,19 @@ def test_text_is_printed_as_it_comes(run: Path, capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize(
-    "options", [{"temperature": 0.0}, {"top_p": 1.5}, {"top_p": 0.0}, {"top_k": -1}, {"max_new_tokens": 0}]
+    "options",
+    [
+        {"temperature": 0.0},
+        {"temperature": float("nan")},
+        {"top_p": 1.5},
+        {"top_p": 0.0},
+        {"top_k": -1},
+        {"max_new_tokens": 0},
+        {"seed": -1},
+    ],
 )
 def test_a_sampling_that_is_no_distribution_is_an_error(options: dict) -> None:
-    with pytest.raises(ConfigError, match=f"{next(iter(options))}: got"):
+    with pytest.raises(ConfigError, match=f"{next(iter(options)).replace('_', '-')}: got"):
         Sampling(**options)
 
 

@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 
 from loopway.errors import ConfigError
+from loopway.options import Sampling
 from loopway.recurrence import registry
-from loopway.trained.generation import Sampling, generate
+from loopway.trained.generation import generate
 from loopway.trained.opening import open_model
 from loopway.training.config.run_config import RunConfig
 from loopway.training.plugins import load_plugins

@@ -17,7 +17,8 @@ from loopway.data.opening import RunData
 from loopway.files import write_atomically
 from loopway.modeling.accounting import parameter_report
 from loopway.modeling.opening import PretrainedFolder
-from loopway.trained.generation import Sampling, generate
+from loopway.options import Sampling
+from loopway.trained.generation import generate
 from loopway.trained.opening import open_model
 from loopway.training.metrics_log import read_metrics
 

@@ -24,7 +24,8 @@ from loopway.comparison.workers import Workers
 from loopway.data.opening import open_data
 from loopway.errors import ConfigError, LoopwayError
 from loopway.files import aside_of, write_atomically
-from loopway.probing.probe import Settings, probe
+from loopway.options import ProbeOptions
+from loopway.probing.probe import probe
 from loopway.training.callbacks import say
 
 
@@ -106,7 +107,7 @@ def probe_models(folder: Path, runs: dict[str, list[PlannedRun]], samples: int, 
     out = folder / "probes"
     command = ["loopway", "probe", *models, "--samples", str(samples), "--out", str(out)]
     command += [word for plugin in plugins for word in ("--plugin", plugin)]
-    settings = Settings(samples=samples, plugins=[Path(plugin) for plugin in plugins])
+    settings = ProbeOptions(samples=samples, plugin=[Path(plugin) for plugin in plugins])
     probe(models, out, settings, command=shlex.join(command), console=console)
 
 

@@ -16,10 +16,11 @@ from matplotlib.ticker import ScalarFormatter
 from rich.console import Console
 
 from loopway.errors import ConfigError
-from loopway.evaluation.evaluate import Settings, evaluate
+from loopway.evaluation.evaluate import evaluate
 from loopway.evaluation.results import Evaluation
 from loopway.evaluation.suite import HELD_OUT, Measure
 from loopway.evaluation.tables import mean_accuracy
+from loopway.options import EvaluationOptions
 from loopway.report.style import label, line_style
 from loopway.training.metrics_log import read_metrics
 from loopway.training.run_folder import RunFolder
@@ -44,7 +45,7 @@ def evaluate_checkpoints(
     runs: Sequence[str],
     measures: Sequence[Measure],
     folder: Path | str,
-    settings: Settings | None = None,
+    settings: EvaluationOptions | None = None,
     *,
     console: Console | None = None,
 ) -> dict[str, list[Moment]]:

@@ -9,7 +9,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from loopway.evaluation.results import Evaluation, TaskResult
 from loopway.evaluation.suite import HELD_OUT, Measure
 from loopway.evaluation.tables import markdown_tables, terminal_tables
 from loopway.files import locked, write_atomically
+from loopway.options import EvaluationOptions
 from loopway.trained.held_out import held_out_samples
 from loopway.trained.identity import versions
 from loopway.trained.opening import TrainedModel, open_trained
@@ -32,35 +33,11 @@ from loopway.training.callbacks import say
 _HELD_OUT_TOKENS = 8192
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What an evaluation depends on beside models and measures.
-
-    Attributes:
-        held_out: token files for the first perplexity; none: each run's own validation set.
-        sequence_length: of their samples; None: each model's own.
-        limit: only so many questions a task; None is all.
-        batch_size: sequences at a time; `auto`: the most that a GPU's memory holds. A CPU doesn't say when it is full, so
-            there it is 8. Held-out text is read in batches of 8,192 tokens then.
-        dtype: instead of the precision of the weights.
-        include_path: a folder with task files of one's own.
-        plugins: Python files that register what a model is made of.
-    """
-
-    held_out: Sequence[str] = ()
-    sequence_length: int | None = None
-    limit: int | None = None
-    batch_size: int | str = "auto"
-    dtype: str | None = None
-    include_path: Path | None = None
-    plugins: Sequence[Path] = ()
-
-
 def evaluate(
     models: Sequence[str],
     measures: Sequence[Measure],
     folder: Path | str,
-    settings: Settings | None = None,
+    settings: EvaluationOptions | None = None,
     *,
     console: Console | None = None,
 ) -> list[Evaluation]:
@@ -77,7 +54,7 @@ def evaluate(
         LoopwayError: a model that can't be opened, an unknown task, no measure that could be taken, a folder into which
             another process evaluates.
     """
-    settings, folder, console = settings or Settings(), Path(folder), console or Console()
+    settings, folder, console = settings or EvaluationOptions(), Path(folder), console or Console()
     tasks = Tasks([m.task for m in measures if m.task != HELD_OUT], settings.include_path)
     measures = tasks.expand(measures)
     log = Console(stderr=True)
@@ -87,7 +64,7 @@ def evaluate(
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".lock", f"another process evaluates into {folder}"):
         for name in unique.values():
-            evaluated = open_trained(name, settings.plugins, settings.dtype)
+            evaluated = open_trained(name, settings.plugin, settings.dtype)
             evaluations.append(_evaluate_one(evaluated, measures, tasks, folder, settings, log))
             _write(folder, evaluations, settings)
     if not any(evaluation.results for evaluation in evaluations):
@@ -104,14 +81,14 @@ def _evaluate_one(
     measures: Sequence[Measure],
     tasks: Tasks,
     folder: Path,
-    settings: Settings,
+    settings: EvaluationOptions,
     log: Console,
 ) -> Evaluation:
     evaluation = Evaluation(evaluated.name, evaluated.key, measures)
     answers = Answers(folder / "answers" / f"{evaluated.key[:32]}.jsonl")
-    batch_size = settings.batch_size
+    batch_size: int | str = settings.batch_size if settings.batch_size == "auto" else int(settings.batch_size)
     if batch_size == "auto" and evaluated.model.device.type == "cpu":
-        batch_size = 8
+        batch_size = 8  # a CPU doesn't say when its memory is full
     model = HarnessModel(evaluated.model, evaluated.tokenizer, batch_size=batch_size, answers=answers)
     try:
         for measure in measures:
@@ -132,7 +109,7 @@ def _take(
     model: HarnessModel,
     tasks: Tasks,
     answers: Answers,
-    settings: Settings,
+    settings: EvaluationOptions,
 ) -> TaskResult:
     if measure.task != HELD_OUT:
         return tasks.run(measure, model, settings.limit)
@@ -146,13 +123,12 @@ def _take(
         )
     if settings.limit is not None:
         samples.num_samples = min(samples.num_samples, settings.limit)
-    batch_size = settings.batch_size
-    if not isinstance(batch_size, int):
-        batch_size = max(1, _HELD_OUT_TOKENS // samples.sequence_length)
+    rows = max(1, _HELD_OUT_TOKENS // samples.sequence_length)
+    batch_size = rows if settings.batch_size == "auto" else int(settings.batch_size)
     return held_out_perplexity(evaluated.model, samples, answers, batch_size)
 
 
-def _write(folder: Path, evaluations: list[Evaluation], settings: Settings) -> None:
+def _write(folder: Path, evaluations: list[Evaluation], settings: EvaluationOptions) -> None:
     write_atomically(folder / "table.md", markdown_tables(evaluations))
     content: dict[str, Any] = {
         "versions": versions(),

@@ -6,8 +6,9 @@ Section 5 of the paper. Knows the names of tasks and metrics; nothing of models 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from loopway.checks import not_among
+from loopway.checks import not_among, wrong_value
 from loopway.errors import ConfigError
+from loopway.options import EvaluationOptions
 
 HELD_OUT = "held-out"
 """The name of the perplexity on the user's own token files."""
@@ -102,3 +103,18 @@ def task_measures(tasks: Sequence[str], shots: Sequence[int] | None = None) -> l
         in_mean = task in PAPER_TASKS
         measures += [Measure(task, count, PAPER_TASKS.get(task), in_mean) for count in counts]
     return list(dict.fromkeys(measures))
+
+
+def chosen_measures(options: EvaluationOptions) -> list[Measure]:
+    """The measures that ``suite`` or ``tasks``, and ``shots``, stand for. Raises ConfigError for mistakes in them."""
+    counts = None
+    if options.shots is not None:
+        parts = [part.strip() for part in options.shots.split(",")]
+        if not all(part.isdecimal() for part in parts):
+            raise wrong_value("--shots", options.shots, "whole numbers with commas between, as in 0,5")
+        counts = [int(part) for part in parts]
+    if options.tasks is None:
+        return suite_measures(options.suite or "paper", counts)
+    if options.suite is not None:
+        raise ConfigError("give --suite or --tasks, not both")
+    return task_measures([part.strip() for part in options.tasks.split(",") if part.strip()], counts)

@@ -7,7 +7,7 @@ Knows what is probed and where it goes; nothing of how a measure is taken or dra
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
@@ -23,6 +23,7 @@ from loopway.modeling.accounting import parameter_report
 from loopway.modeling.conversion import as_vanilla
 from loopway.modeling.opening import PretrainedFolder
 from loopway.modeling.stack import RecursiveStack, blocks_of, find_stack
+from loopway.options import ProbeOptions
 from loopway.probing.figures import draw_figures, model_labels
 from loopway.probing.loops import probe_loops
 from loopway.probing.page import write_probe_page
@@ -39,34 +40,10 @@ from loopway.training.plugins import load_plugins
 from loopway.training.summary import library_versions
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What probing depends on beside the models.
-
-    Attributes:
-        data: token files with held-out text; none: each run's own validation set.
-        samples: so many at most, evenly spread over the text.
-        loop_samples: of these, so many for the losses with changed loops, each of which is a forward pass; 0: none.
-        sequence_length: tokens of a sample; None: each model's own.
-        cut: the layout as whose blocks vanilla models are probed; None: that of the first looped model that has as
-            many layers.
-        dtype: instead of the precision of the weights.
-        plugins: Python files that register what the models are made of.
-    """
-
-    data: Sequence[str] = ()
-    samples: int = 500
-    loop_samples: int = 32
-    sequence_length: int | None = None
-    cut: str | None = None
-    dtype: str | None = None
-    plugins: Sequence[Path] = ()
-
-
 def probe(
     models: Sequence[str],
     folder: Path | str,
-    settings: Settings | None = None,
+    settings: ProbeOptions | None = None,
     *,
     command: str = "",
     console: Console | None = None,
@@ -82,11 +59,11 @@ def probe(
     Raises:
         LoopwayError: a model that can't be opened, is of an unsupported family or can't be cut as it should, no text.
     """
-    settings, folder, console = settings or Settings(), Path(folder), console or Console()
+    settings, folder, console = settings or ProbeOptions(), Path(folder), console or Console()
     log = Console(stderr=True)
     # What can be seen to be wrong is told now, rather than after the first model.
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    load_plugins(settings.plugins)
+    load_plugins(settings.plugin)
     layouts = [layout for name in models if (layout := _layout_of(name)) is not None]
     if settings.cut is not None:
         Layout.parse(settings.cut)
@@ -95,7 +72,7 @@ def probe(
     found = []
     for name in models:
         # Nothing here holds a model while the next one is opened.
-        found.append(_probe_one(open_trained(name, settings.plugins, settings.dtype), layouts, settings, log))
+        found.append(_probe_one(open_trained(name, settings.plugin, settings.dtype), layouts, settings, log))
     _write(folder, found, settings, command)
     console.print(glance(found))
     say(console, f"Everything is in {folder}: probes.html, probes.json, figures/")
@@ -103,7 +80,7 @@ def probe(
 
 
 def _probe_one(
-    opened: TrainedModel, layouts: Sequence[Layout], settings: Settings, log: Console
+    opened: TrainedModel, layouts: Sequence[Layout], settings: ProbeOptions, log: Console
 ) -> ModelProbes:
     model = _as_recursive(opened.model)
     cut = _cut_of(opened.name, find_stack(model), layouts, settings.cut, log)
@@ -191,7 +168,7 @@ def _cut_of(
     return cut
 
 
-def _write(folder: Path, found: list[ModelProbes], settings: Settings, command: str) -> None:
+def _write(folder: Path, found: list[ModelProbes], settings: ProbeOptions, command: str) -> None:
     versions = library_versions()
     content = {
         "command": command,

@@ -4,7 +4,7 @@ Knows how options become calls; nothing of how layers are made.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from loopway.layout import Layout
 from loopway.modeling.accounting import parameter_report
 from loopway.modeling.opening import PretrainedFolder, no_file_bars
 from loopway.modeling.stack import find_stack
+from loopway.options import RetrofitOptions
 from loopway.recurrence.mesh import MeSH
 from loopway.retrofit.conversion import Retrofit, convert
 from loopway.retrofit.export import export_model
@@ -34,21 +35,7 @@ _SAMPLE_TOKENS = 512
 _MEASURED_TOKENS = 128
 
 
-@dataclass(frozen=True)
-class Settings:
-    """The options of `loopway retrofit`, see there."""
-
-    layout: str
-    recurrence: str
-    fill: str
-    calibration: Sequence[Path] = ()
-    calibration_tokens: int = 8192
-    router_gap: float | None = None
-    num_slots: int | None = None
-    dtype: str | None = None
-
-
-def retrofit_command(name: str, out: Path, settings: Settings) -> str:
+def retrofit_command(name: str, out: Path, settings: RetrofitOptions) -> str:
     """Retrofit a model and save it with its tokenizer; returns what was made.
 
     Raises:

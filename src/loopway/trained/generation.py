@@ -4,42 +4,15 @@ Knows nothing of how the model was trained.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer, set_seed
 
-from loopway.checks import wrong_value
 from loopway.data.beginnings import beginning_of
 from loopway.errors import ConfigError
+from loopway.options import Sampling
 from loopway.trained.opening import open_model
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the next token is drawn. Raises ConfigError for values that make no distribution."""
-
-    max_new_tokens: int = 200
-    temperature: float = 1.0
-    top_k: int = 0
-    """0: all tokens."""
-    top_p: float = 1.0
-    greedy: bool = False
-    """The likeliest token, always; the rest but max_new_tokens is ignored."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise wrong_value("max_new_tokens", self.max_new_tokens, "1 or more")
-        if self.temperature <= 0:
-            raise wrong_value(
-                "temperature", self.temperature, "more than 0; for the likeliest tokens use greedy"
-            )
-        if self.top_k < 0:
-            raise wrong_value("top_k", self.top_k, "0 (all tokens) or more")
-        if not 0 < self.top_p <= 1:
-            raise wrong_value("top_p", self.top_p, "more than 0, at most 1")
 
 
 def generate(
