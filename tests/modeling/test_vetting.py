@@ -35,16 +35,13 @@ from loopway.modeling import opening
 from loopway.modeling.vetting import check_model_folder
 from loopway.trained.opening import open_model, open_trained
 
+# fmt: off
 SIZES: dict[str, Any] = {
-    "vocab_size": 304,
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "max_position_embeddings": 64,
-    "bos_token_id": 0,
-    "eos_token_id": 0,
+    "vocab_size": 304, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "max_position_embeddings": 64, "bos_token_id": 0, "eos_token_id": 0,
 }
+# fmt: on
+CONFIG, TOKENIZER, HEAD = "config.json", "tokenizer_config.json", "lm_head.weight"
 BILLION = 10**9
 HASH = "0123456789abcdef0123456789abcdef01234567"
 
@@ -116,19 +113,9 @@ def test_a_whole_model_opens(name: str, models: Path) -> None:
     assert all(torch.equal(state[key], tensor) for key, tensor in opened.state_dict().items())
 
 
-@pytest.mark.parametrize("name", ["recursive", "llama"])
-def test_shards_open(name: str, models: Path, tmp_path: Path) -> None:
-    model, tokenizer = open_model(models / name)
-    model.save_pretrained(tmp_path, max_shard_size="10KB")
-    tokenizer.save_pretrained(tmp_path)
-    assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
-    opened = opens(tmp_path)[0].state_dict()
-    assert all(torch.equal(opened[key], tensor) for key, tensor in model.state_dict().items())
-
-
 def test_a_checkpoint_opens_and_what_is_pickled_beside_its_weights_is_left_alone(folder: Path) -> None:
     for name in ("optimizer.pt", "rng_state.pth", "scheduler.pt", "training_args.bin"):
-        (folder / name).write_bytes(pickled(folder / "was_run"))
+        (folder / name).write_bytes(pickle.dumps(Payload(folder / "was_run")))
     opens(folder)
     assert not (folder / "was_run").exists()
 
@@ -146,24 +133,20 @@ class Payload:
         return Path.touch, (self.canary,)
 
 
-def pickled(canary: Path) -> bytes:
-    return pickle.dumps(Payload(canary))
+def code(canary: Path) -> str:
+    return f"import pathlib\npathlib.Path({str(canary)!r}).touch()\nclass Mine: pass\ndef generate(*a, **k): pass\n"
 
 
 def test_the_canaries_sing(tmp_path: Path) -> None:
-    pickle.loads(pickled(tmp_path / "pickled"))
+    pickle.loads(pickle.dumps(Payload(tmp_path / "pickled")))
     exec(code(tmp_path / "executed"))
     assert (tmp_path / "pickled").exists() and (tmp_path / "executed").exists()
-
-
-def code(canary: Path) -> str:
-    return f"import pathlib\npathlib.Path({str(canary)!r}).touch()\nclass Mine: pass\ndef generate(*a, **k): pass\n"
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.ckpt", "weights.pkl"])
 def test_pickled_weights_are_not_opened(name: str, folder: Path, tmp_path: Path) -> None:
     (folder / "model.safetensors").unlink()
-    (folder / name).write_bytes(pickled(tmp_path / "was_run"))
+    (folder / name).write_bytes(pickle.dumps(Payload(tmp_path / "was_run")))
     assert f"pickled weights ({name}) are not opened" in refusal(folder)
     assert not (tmp_path / "was_run").exists()
 
@@ -171,7 +154,7 @@ def test_pickled_weights_are_not_opened(name: str, folder: Path, tmp_path: Path)
 AUTO_MAP = {
     "AutoConfig": "mine.Mine",
     "AutoModelForCausalLM": "mine.Mine",
-    "AutoTokenizer": ["mine.Mine", "mine.Mine"],
+    "AutoTokenizer": ["mine.Mine"] * 2,
 }
 
 
@@ -196,127 +179,64 @@ def test_code_beside_a_model_of_a_known_type_is_passed_over(with_code: Path) -> 
     opens(with_code)
 
 
-@pytest.mark.parametrize(
-    ("file", "changes", "reason"),
-    [
-        ("config.json", {"model_type": "mine"}, "code that a folder names (auto_map) is never run"),
-        (
-            "tokenizer_config.json",
-            {"tokenizer_class": "Mine"},
-            "names code for its tokenizer (auto_map), which is",
-        ),
-        (
-            "tokenizer_config.json",
-            {"tokenizer_class": None},
-            "names code for its tokenizer (auto_map), which is",
-        ),
-    ],
-)
-def test_code_that_a_folder_can_t_be_opened_without_is_named(
+# fmt: off
+REFUSED = [
+    (CONFIG, {"model_type": "mine"}, "got 'mine', expected one that transformers or a plugin knows, and code that a"),
+    (CONFIG, {"model_type": ["llama"]}, "model_type: got ['llama']"),
+    (CONFIG, {"transformers_weights": "../other.safetensors"}, "asks for more"),
+    (CONFIG, {"configuration_files": ["config.1.0.0.json"]}, "asks for more"),
+    (CONFIG, {"model_args": ["x"]}, "asks for more"),
+    (CONFIG, {"quantization_config": {"quant_method": "awq"}}, "says that the weights are quantised"),
+    (CONFIG, {"text_config": {"quantization_config": {"bits": 4}}}, "says that the weights are quantised"),
+    (CONFIG, {"attn_implementation": "evil/kernel"}, "got 'evil/kernel', expected one of eager, sdpa"),
+    (CONFIG, {"_attn_implementation": {"": "evil/kernel"}}, "expected one of eager, sdpa"),
+    (CONFIG, {"attn_implementation": "flash_attention_2"}, "got 'flash_attention_2', expected one of"),
+    (CONFIG, {"experts_implementation": "sonicmoe"}, "got 'sonicmoe', expected one of eager"),
+    (CONFIG, {"dtype": "load"}, "has no attribute"),
+    (CONFIG, {"dtype": "complex64"}, "not a floating-point dtype"),
+    (CONFIG, {"tokenizer_class": "AutoTokenizer"}, "got 'AutoTokenizer', expected a tokenizer"),
+    (TOKENIZER, {"tokenizer_class": "AutoTokenizerFastFast"}, "got 'AutoTokenizerFastFast'"),
+    (TOKENIZER, {"tokenizer_class": "AutoModelForCausalLM"}, "expected a tokenizer"),
+    (TOKENIZER, {"tokenizer_class": "Fast" * 10**6}, "expected a tokenizer"),
+    (TOKENIZER, {"tokenizer_class": ["AutoTokenizer"]}, "got ['AutoTokenizer'], expected a tokenizer"),
+    (TOKENIZER, {"vocab_file": "/etc/passwd"}, "vocab_file': got '/etc/passwd', expected no path"),
+    (TOKENIZER, {"merges_file": "../merges.txt"}, "merges_file': got '../merges.txt', expected no path"),
+    (TOKENIZER, {"fast_tokenizer_files": ["tokenizer./../../5.0.0.json"]}, "expected no path"),
+    (TOKENIZER, {"vocab": "/etc/passwd"}, "vocab': got '/etc/passwd', expected no path"),
+    (TOKENIZER, {"init_inputs": ["/etc/passwd"]}, "asks for more"),
+    (TOKENIZER, {"gguf_file": "model.gguf"}, "asks for more"),
+    ("special_tokens_map.json", {"tokenizer_file": "/etc/passwd"}, "tokenizer_file': got '/etc/passwd'"),
+    (TOKENIZER, {"tokenizer_class": "Mine"}, "names code for its tokenizer (auto_map), which is never run"),
+    (TOKENIZER, {"tokenizer_class": None}, "names code for its tokenizer (auto_map), which is never run"),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(("file", "changes", "reason"), REFUSED)
+def test_a_setting_that_leads_out_of_the_folder_is_named(
     file: str, changes: dict[str, Any], reason: str, with_code: Path
 ) -> None:
     edit(with_code / file, **changes)
-    assert reason in refusal(with_code)
-
-
-# Settings that lead elsewhere.
-
-CONFIG, TOKENIZER = "config.json", "tokenizer_config.json"
-
-
-@pytest.mark.parametrize(
-    ("file", "changes", "reason"),
-    [
-        (
-            CONFIG,
-            {"model_type": "mine"},
-            "model_type: got 'mine', expected one that transformers or a plugin knows",
-        ),
-        (CONFIG, {"model_type": ["llama"]}, "model_type: got ['llama']"),
-        (
-            CONFIG,
-            {"transformers_weights": "../other.safetensors"},
-            "transformers_weights names other weights",
-        ),
-        (CONFIG, {"configuration_files": ["config.1.0.0.json"]}, "configuration_files names other settings"),
-        (CONFIG, {"quantization_config": {"quant_method": "awq"}}, "says that the weights are quantised"),
-        (
-            CONFIG,
-            {"text_config": {"quantization_config": {"bits": 4}}},
-            "says that the weights are quantised",
-        ),
-        (CONFIG, {"fusion_config": {"patch": True}}, "fusion_config changes the model's code"),
-        (CONFIG, {"attn_implementation": "evil/kernel"}, "got 'evil/kernel', expected one of eager, sdpa"),
-        (
-            CONFIG,
-            {"_attn_implementation": {"": "evil/kernel"}},
-            "got 'evil/kernel', expected one of eager, sdpa",
-        ),
-        (CONFIG, {"attn_implementation": "flash_attention_2"}, "got 'flash_attention_2', expected one of"),
-        (CONFIG, {"experts_implementation": "sonicmoe"}, "got 'sonicmoe', expected one of eager, batched_mm"),
-        (CONFIG, {"validate": None}, "validate is no setting of recursive_gpt_neox, but a part of its code"),
-        (CONFIG, {"attribute_map": {"hidden_size": "x"}}, "attribute_map is no setting"),
-        (CONFIG, {"__dict__": {}}, "__dict__ is no setting"),
-        (CONFIG, {"dtype": "load"}, "dtype: got"),
-        (CONFIG, {"dtype": "complex64"}, "dtype: got 'torch.complex64', expected one of torch.float64"),
-        (
-            CONFIG,
-            {"tokenizer_class": "AutoTokenizer"},
-            "tokenizer_class: got 'AutoTokenizer', expected a tokenizer",
-        ),
-        (
-            TOKENIZER,
-            {"tokenizer_class": "AutoTokenizerFastFast"},
-            "tokenizer_class: got 'AutoTokenizerFastFast'",
-        ),
-        (TOKENIZER, {"tokenizer_class": "AutoModelForCausalLM"}, "expected a tokenizer"),
-        (TOKENIZER, {"tokenizer_class": "Fast" * 10**6}, "expected a tokenizer"),
-        (TOKENIZER, {"tokenizer_class": ["AutoTokenizer"]}, "got ['AutoTokenizer'], expected a tokenizer"),
-        (TOKENIZER, {"vocab_file": "/etc/passwd"}, "vocab_file': got '/etc/passwd', expected no path"),
-        (TOKENIZER, {"merges_file": "../merges.txt"}, "merges_file': got '../merges.txt', expected no path"),
-        (TOKENIZER, {"fast_tokenizer_files": ["tokenizer./../../5.0.0.json"]}, "expected no path"),
-        (TOKENIZER, {"vocab": "/etc/passwd"}, "vocab': got '/etc/passwd', expected no path"),
-        (TOKENIZER, {"init_inputs": ["/etc/passwd"]}, "init_inputs goes into a constructor unread"),
-        (TOKENIZER, {"gguf_file": "model.gguf"}, "gguf_file names a file of another format"),
-        ("special_tokens_map.json", {"tokenizer_file": "/etc/passwd"}, "tokenizer_file': got '/etc/passwd'"),
-    ],
-)
-def test_a_setting_that_leads_out_of_the_folder_is_named(
-    file: str, changes: dict[str, Any], reason: str, folder: Path
-) -> None:
-    edit(folder / file, **changes)
-    line = refusal(folder)
+    line = refusal(with_code)
     assert reason in line and f": {file}: " in line
 
 
 def test_paths_that_transformers_passes_over_are_no_reason_to_refuse(folder: Path) -> None:
-    edit(
-        folder / TOKENIZER,
-        name_or_path="/srv/author/model",
-        special_tokens_map_file="/srv/author/special_tokens_map.json",
-        tokenizer_file="/srv/author/tokenizer.json",
-        vocab_file=None,
-    )
-    edit(
-        folder / CONFIG,
-        _name_or_path="/srv/author/model",
-        quantization_config=None,
-        attn_implementation="eager",
-    )
+    files = {name: f"/srv/author/{name}.json" for name in ("special_tokens_map_file", "tokenizer_file")}
+    edit(folder / TOKENIZER, name_or_path="/srv/author/model", vocab_file=None, **files)
+    edit(folder / CONFIG, _name_or_path="/srv/author", quantization_config=None, attn_implementation="eager")
     opens(folder)
 
 
 def test_adapters_and_weights_of_many_processes_are_not_opened(folder: Path) -> None:
     edit(folder / "adapter_config.json", base_model_name_or_path="evil/model", peft_type="LORA")
-    assert "adapter_config.json: adapters are not opened" in refusal(folder)
+    assert "adapter_config.json: adapters and" in refusal(folder)
     (folder / "adapter_config.json").unlink()
     (folder / "shard-00001-model-00001-of-00001.safetensors").touch()
-    assert "shard-00001-model-00001-of-00001.safetensors: weights that are spread" in refusal(folder)
+    assert "shard-00001-model-00001-of-00001.safetensors: adapters and one process's" in refusal(folder)
 
 
-@pytest.mark.parametrize(
-    "name", ["model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"]
-)
+@pytest.mark.parametrize("name", ["model.safetensors", CONFIG, "tokenizer.json", "chat_template.jinja"])
 def test_links_stay_in_the_folder(name: str, folder: Path, tmp_path: Path) -> None:
     if not (folder / name).exists():
         (folder / name).touch()
@@ -332,14 +252,14 @@ def test_links_stay_in_the_folder(name: str, folder: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("config.json", b"[1, 2]", "got [1, 2], expected a JSON object"),
-        ("config.json", b"{", "is no JSON"),
-        ("config.json", b"\xff\xfe", "is no JSON"),
-        ("config.json", b'{"a": ' * 10**5, "is no JSON"),
-        ("config.json", b'{"a": ' + b"1" * 10**5 + b"}", "is no JSON"),
-        ("config.json", b" " * (8 * 2**20 + 1), "bytes, expected at most 8388608"),
+        (CONFIG, b"[1, 2]", "got [1, 2], expected a JSON object"),
+        (CONFIG, b"{", "is no JSON"),
+        (CONFIG, b"\xff\xfe", "is no JSON"),
+        (CONFIG, b'{"a": ' * 10**5, "is no JSON"),
+        (CONFIG, b'{"a": ' + b"1" * 10**5 + b"}", "is no JSON"),
+        (CONFIG, b" " * (8 * 2**20 + 1), "bytes, expected at most 8388608"),
         ("generation_config.json", b"nothing", "is no JSON"),
-        ("tokenizer_config.json", b"null", "got None, expected a JSON object"),
+        (TOKENIZER, b"null", "got None, expected a JSON object"),
         ("tokenizer.json", b" " * (64 * 2**20 + 1), "bytes, expected at most 67108864"),
     ],
 )
@@ -360,88 +280,50 @@ def test_a_panic_of_the_tokenizers_library_is_one_line(folder: Path) -> None:
 @pytest.fixture
 def sharded(models: Path, tmp_path: Path) -> Path:
     model, tokenizer = open_model(models / "recursive")
-    model.save_pretrained(tmp_path / "sharded", max_shard_size="20KB")
+    model.save_pretrained(tmp_path / "sharded", max_shard_size="10KB")
     tokenizer.save_pretrained(tmp_path / "sharded")
+    assert len(list((tmp_path / "sharded").glob("model-*.safetensors"))) > 2
     return tmp_path / "sharded"
 
 
+def test_shards_open(sharded: Path, models: Path) -> None:
+    whole, opened = (opens(folder)[0].state_dict() for folder in (models / "recursive", sharded))
+    assert all(torch.equal(opened[key], tensor) for key, tensor in whole.items())
+
+
 @pytest.mark.parametrize(
-    "file",
-    [
-        "../outside.safetensors",
-        "/srv/outside.safetensors",
-        "a\\b.safetensors",
-        "pytorch_model.bin",
-        "config.json",
-        "",
-        None,
-        7,
-        ["model.safetensors"],
-    ],
+    "file", ["../x.safetensors", "/x.safetensors", "a\\b.safetensors", "x.bin", "", None, ["a"]]
 )
 def test_an_index_lists_safetensors_of_its_folder(file: Any, sharded: Path) -> None:
     path = sharded / "model.safetensors.index.json"
     index = json.loads(path.read_text())
-    index["weight_map"]["lm_head.weight"] = file
+    index["weight_map"][HEAD] = file
     path.write_text(json.dumps(index))
     line = refusal(sharded)
     assert "weight_map: got" in line and "expected the name of a .safetensors file in the folder" in line
 
 
 @pytest.mark.parametrize(
-    ("index", "reason"),
-    [
-        ({}, "expected a weight_map"),
-        ({"weight_map": {}, "metadata": {}}, "expected a weight_map"),
-        ({"weight_map": ["a"], "metadata": {}}, "expected a weight_map"),
-        ({"weight_map": {"a": "b.safetensors"}}, "expected a weight_map that lists tensors, and metadata"),
-        ({"weight_map": {"a": "b.safetensors"}, "metadata": {}}, "b.safetensors: is missing"),
-        ({"weight_map": {"a": "b.safetensors"}, "metadata": {"dtype": "load"}}, "metadata.dtype: got 'load'"),
-    ],
+    "index", [{}, {"weight_map": {}}, {"weight_map": ["a"]}, {"weight_map": {"a": "b.safetensors"}}]
 )
-def test_an_index_is_whole(index: dict[str, Any], reason: str, sharded: Path) -> None:
+def test_an_index_is_whole(index: dict[str, Any], sharded: Path) -> None:
     (sharded / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert reason in refusal(sharded)
+    assert re.search(r"expected a weight_map|b\.safetensors: is missing", refusal(sharded))
 
 
-def test_an_index_has_one_meaning(sharded: Path) -> None:
-    path = sharded / "model.safetensors.index.json"
-    index = json.loads(path.read_text())
-    first, second, *_ = sorted(set(index["weight_map"].values()))
-    moved = {name: second if file == first else file for name, file in index["weight_map"].items()}
-    path.write_text(json.dumps(index | {"weight_map": moved | {"more": first}}))
-    assert f"index.json: says that {second} holds" in refusal(sharded)
-    shutil.copy(sharded / first, sharded / "again.safetensors")
-    path.write_text(json.dumps(index | {"weight_map": index["weight_map"] | {"more": "again.safetensors"}}))
-    assert ", and so does again.safetensors" in refusal(sharded)
+UNFIT: list[tuple[dict[str, torch.Tensor | None], str]] = [
+    ({HEAD: None}, f"missing keys: {HEAD}"),
+    ({HEAD: torch.zeros(304, 17)}, f"{HEAD} is [304, 17], expected [304, 16]"),
+    ({HEAD: torch.zeros(304, 16, dtype=torch.int8)}, f"{HEAD}: got 'I8'"),
+    ({"more\n": torch.zeros(1)}, "unexpected keys: more"),
+]
 
 
-def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
-    weights = load_file(folder / "model.safetensors")
-    change(weights)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-HEAD = "lm_head.weight"
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (lambda weights: weights.pop(HEAD), f"holds no {HEAD}"),
-        (
-            lambda weights: weights.update({HEAD: torch.zeros(304, 17)}),
-            f"{HEAD} is [304, 17], and by config.json",
-        ),
-        (lambda weights: weights.update({HEAD: torch.zeros(304, 16, dtype=torch.int8)}), f"{HEAD}: got 'I8'"),
-        (
-            lambda weights: weights.update({"more\n": torch.zeros(1)}),
-            r"holds 'more\n', which a model of config.json",
-        ),
-    ],
-)
-def test_weights_and_config_fit(change: Callable, reason: str, folder: Path) -> None:
-    change_weights(folder, change)
+@pytest.mark.parametrize(("changes", "reason"), UNFIT)
+def test_weights_and_config_fit(changes: dict[str, torch.Tensor | None], reason: str, folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors") | changes
+    kept = {name: tensor for name, tensor in weights.items() if tensor is not None}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
     assert reason in refusal(folder)
 
 
@@ -468,33 +350,31 @@ def is_about_memory(error: BaseException | None) -> bool:
     return said or isinstance(error, MemoryError) or is_about_memory(error.__cause__)
 
 
-@pytest.mark.parametrize(
-    ("name", "changes"),
-    [
-        ("recursive", {"layout": "99999"}),
-        ("recursive", {"layout": "3R30000"}),
-        ("recursive", {"layout": str(BILLION)}),
-        ("recursive", {"layout": None, "num_hidden_layers": BILLION}),
-        ("recursive", {"num_slots": BILLION}),
-        ("recursive", {"num_slots": 10**30}),
-        ("recursive", {"vocab_size": 10**12}),
-        ("recursive", {"hidden_size": BILLION, "num_attention_heads": 1}),
-        ("recursive", {"intermediate_size": 10**15}),
-        ("recursive", {"num_labels": BILLION}),
-        (
-            "recursive",
-            {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 1e9}},
-        ),
-        ("llama", {"num_hidden_layers": BILLION}),
-        ("llama", {"num_hidden_layers": 99_999}),
-        ("llama", {"vocab_size": BILLION}),
-        ("llama", {"head_dim": BILLION}),
-        ("llama", {"num_labels": 1e9}),
-        ("gpt_neox", {"model_type": "gpt_neo", "attention_types": [[["global"], BILLION]]}),
-        ("gpt_neox", {"model_type": "mixtral", "num_local_experts": BILLION}),
-        ("gpt_neox", {"model_type": "gpt2", "max_position_embeddings": 10**7}),
-    ],
-)
+WIDE_ROPE = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 1e9}
+# fmt: off
+ABSURD: list[tuple[str, dict[str, Any]]] = [
+    ("recursive", {"layout": "99999"}),
+    ("recursive", {"layout": "3R30000"}),
+    ("recursive", {"layout": str(BILLION)}),
+    ("recursive", {"layout": None, "num_hidden_layers": BILLION}),
+    ("recursive", {"num_slots": BILLION}),
+    ("recursive", {"num_slots": 10**30}),
+    ("recursive", {"vocab_size": 10**12}),
+    ("recursive", {"hidden_size": BILLION, "num_attention_heads": 1}),
+    ("recursive", {"num_labels": BILLION}),
+    ("recursive", {"rope_parameters": WIDE_ROPE}),
+    ("llama", {"num_hidden_layers": BILLION}),
+    ("llama", {"num_hidden_layers": 99_999}),
+    ("llama", {"head_dim": BILLION}),
+    ("llama", {"num_labels": 1e9}),
+    ("gpt_neox", {"model_type": "gpt_neo", "attention_types": [[["global"], BILLION]]}),
+    ("gpt_neox", {"model_type": "mixtral", "num_local_experts": BILLION}),
+    ("gpt_neox", {"model_type": "gpt2", "max_position_embeddings": 10**7}),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(("name", "changes"), ABSURD)
 def test_absurd_sizes_are_refused_before_anything_is_allocated(
     name: str, changes: dict[str, Any], models: Path, tmp_path: Path
 ) -> None:
@@ -577,68 +457,26 @@ def opens_or_is_refused(folder: Path) -> None:
             assert "\n" not in str(error) and not is_about_memory(error), error
 
 
-NUMBERS = st.one_of(
-    st.integers(-(2**70), 2**70),
-    st.integers(-2, 300),
-    st.floats(),
-    st.sampled_from([0, -1, 1e9, -1e9, BILLION, 10**12, 2**31, 2**63, 2**64, float("inf"), float("nan")]),
-)
-WORDS = st.one_of(
-    st.text(max_size=8),
-    st.sampled_from(
-        [
-            "4+8R2+4",
-            "1R99999",
-            "mesh",
-            "static",
-            "gelu",
-            "float64",
-            "float8_e4m3fn",
-            "eager",
-            "prelude",
-            "recursive_llama",
-            "llama",
-            "gpt_neox",
-            "mamba",
-            "yarn",
-            "dynamic",
-            "longrope",
-            "full_attention",
-            "../x",
-        ]
-    ),
-)
+HARD_NUMBERS = [0, -1, 1e9, -1e9, BILLION, 10**12, 2**31, 2**63, 2**64, float("inf"), float("nan")]
+NUMBERS = st.integers(-(2**70), 2**70) | st.integers(-2, 300) | st.floats() | st.sampled_from(HARD_NUMBERS)
+# fmt: off
+HARD_WORDS = [
+    "4+8R2+4", "1R99999", "mesh", "static", "gelu", "float64", "float8_e4m3fn", "eager", "prelude", "recursive_llama",
+    "llama", "gpt_neox", "mamba", "yarn", "dynamic", "longrope", "full_attention", "../x",
+]
+MORE_KEYS = [
+    "__dict__", "architectures", "attention_bias", "attribute_map", "auto_map", "dtype", "head_dim", "id2label",
+    "is_encoder_decoder", "label2id", "layer_types", "num_key_value_heads", "num_labels", "num_slots",
+    "output_attentions", "pad_token_id", "partial_rotary_factor", "per_layer_config", "problem_type", "rope_parameters",
+    "rope_scaling", "rotary_pct", "sliding_window", "tie_word_embeddings", "tokenizer_class", "torch_dtype", "validate",
+]
+# fmt: on
+WORDS = st.text(max_size=8) | st.sampled_from(HARD_WORDS)
 JSON = st.recursive(
-    st.one_of(st.none(), st.booleans(), NUMBERS, WORDS),
-    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(WORDS, inner, max_size=3)),
+    st.none() | st.booleans() | NUMBERS | WORDS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=3),
     max_leaves=5,
 )
-MORE_KEYS = [
-    "architectures",
-    "attention_bias",
-    "auto_map",
-    "dtype",
-    "head_dim",
-    "id2label",
-    "is_encoder_decoder",
-    "label2id",
-    "layer_types",
-    "num_key_value_heads",
-    "num_labels",
-    "num_slots",
-    "output_attentions",
-    "pad_token_id",
-    "partial_rotary_factor",
-    "per_layer_config",
-    "problem_type",
-    "rope_parameters",
-    "rope_scaling",
-    "rotary_pct",
-    "sliding_window",
-    "tie_word_embeddings",
-    "tokenizer_class",
-    "torch_dtype",
-]
 
 
 @pytest.fixture(scope="module")
@@ -648,89 +486,57 @@ def spoilt(models: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     return {name: Path(shutil.copytree(models / name, copies / name)) for name in ("recursive", "llama")}
 
 
-@settings(max_examples=150)
-@given(data=st.data(), name=st.sampled_from(["recursive", "llama"]))
-def test_any_config_opens_or_is_refused_in_one_line(
-    data: st.DataObject, name: str, models: Path, spoilt: dict[str, Path]
-) -> None:
-    config = json.loads((models / name / CONFIG).read_text())
-    keys = st.one_of(st.sampled_from([*config, *MORE_KEYS]), WORDS)
-    config |= data.draw(st.dictionaries(keys, JSON, min_size=1, max_size=3))
-    for key in data.draw(st.lists(st.sampled_from(list(config)), max_size=2)):
-        config.pop(key, None)
-    (spoilt[name] / CONFIG).write_text(json.dumps(config))
-    opens_or_is_refused(spoilt[name])
-
-
-@settings(max_examples=40)
+@settings(max_examples=180)
 @given(
     data=st.data(),
-    file=st.sampled_from(["generation_config.json", TOKENIZER, "special_tokens_map.json", "tokenizer.json"]),
+    name=st.sampled_from(["recursive", "llama"]),
+    file=st.sampled_from([CONFIG, CONFIG, CONFIG, "generation_config.json", TOKENIZER, "tokenizer.json"]),
 )
-def test_any_other_settings_open_or_are_refused_in_one_line(
-    data: st.DataObject, file: str, models: Path, tmp_path_factory: pytest.TempPathFactory
+def test_any_settings_open_or_are_refused_in_one_line(
+    data: st.DataObject, name: str, file: str, models: Path, spoilt: dict[str, Path]
 ) -> None:
-    folder = Path(shutil.copytree(models / "recursive", tmp_path_factory.mktemp("spoilt") / "model"))
-    content = json.loads((folder / file).read_text()) if (folder / file).exists() else {}
-    content |= data.draw(
-        st.dictionaries(st.one_of(st.sampled_from([*content, "x"]), WORDS), JSON, min_size=1, max_size=2)
-    )
-    (folder / file).write_text(json.dumps(content))
-    opens_or_is_refused(folder)
-
-
-def with_header(weights: bytes, header: bytes, length: int | None = None) -> bytes:
-    (size,) = struct.unpack("<Q", weights[:8])
-    return struct.pack("<Q", len(header) if length is None else length) + header + weights[8 + size :]
+    original = (models / name / file).read_text()
+    content = json.loads(original)
+    keys = st.sampled_from([*content, *(MORE_KEYS if file == CONFIG else ())]) | WORDS
+    content |= data.draw(st.dictionaries(keys, JSON, min_size=1, max_size=3))
+    for key in data.draw(st.lists(st.sampled_from(list(content)), max_size=2)):
+        content.pop(key, None)
+    (spoilt[name] / file).write_text(json.dumps(content))
+    opens_or_is_refused(spoilt[name])
+    (spoilt[name] / file).write_text(original)
 
 
 @settings(max_examples=60)
-@given(
-    changes=st.lists(
-        st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=4
-    )
-)
+@given(st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=4))
 def test_any_bytes_in_a_header_open_or_are_refused_in_one_line(
-    changes: list[tuple[float, int]], models: Path, spoilt: dict[str, Path]
+    models: Path, spoilt: dict[str, Path], changes: list[tuple[float, int]]
 ) -> None:
-    weights = bytearray((models / "recursive" / "model.safetensors").read_bytes())
+    weights = bytearray((models / "llama" / "model.safetensors").read_bytes())
     (size,) = struct.unpack("<Q", weights[:8])
     for at, byte in changes:
         weights[int(at * (8 + size))] = byte
-    (spoilt["recursive"] / CONFIG).write_text((models / "recursive" / CONFIG).read_text())
-    (spoilt["recursive"] / "model.safetensors").write_bytes(weights)
-    opens_or_is_refused(spoilt["recursive"])
+    (spoilt["llama"] / "model.safetensors").write_bytes(weights)
+    opens_or_is_refused(spoilt["llama"])
 
 
 @settings(max_examples=60)
-@given(data=st.data(), length=st.none() | st.integers(0, 2**64 - 1), cut=st.integers(0, 200) | st.none())
-@example(data=None, length=2**64 - 1, cut=None)  # type: ignore[arg-type]
-@example(data=None, length=10**8, cut=8)  # type: ignore[arg-type]
+@given(
+    entry=st.dictionaries(st.sampled_from(["dtype", "shape", "data_offsets"]), JSON, min_size=1),
+    length=st.none() | st.integers(0, 2**64 - 1),
+    cut=st.none() | st.integers(0, 200),
+)
+@example(entry={}, length=2**64 - 1, cut=None)
+@example(entry={}, length=10**8, cut=8)
+@example(entry={"shape": [2**32, 2**32]}, length=None, cut=None)
+@example(entry={"shape": [BILLION], "data_offsets": [0, 4 * BILLION]}, length=None, cut=None)
 def test_any_header_opens_or_is_refused_in_one_line(
-    data: st.DataObject | None, length: int | None, cut: int | None, models: Path, spoilt: dict[str, Path]
+    models: Path, spoilt: dict[str, Path], entry: dict[str, Any], length: int | None, cut: int | None
 ) -> None:
-    name = "llama" if data and data.draw(st.booleans()) else "recursive"
-    weights = (models / name / "model.safetensors").read_bytes()
+    weights = (models / "recursive" / "model.safetensors").read_bytes()
     (size,) = struct.unpack("<Q", weights[:8])
     header = json.loads(weights[8 : 8 + size])
-    if data is not None:
-        tensor = data.draw(st.sampled_from(sorted(header)))
-        entry = st.fixed_dictionaries(
-            {
-                "dtype": st.sampled_from(["F32", "F64", "BF16", "I64", "F4", "BOOL", "x"]),
-                "shape": st.lists(st.integers(0, 400) | st.integers(0, 2**64), max_size=3),
-                "data_offsets": st.lists(st.integers(0, 2**64), min_size=2, max_size=2),
-            }
-        )
-        header[tensor] = data.draw(
-            entry
-            | JSON
-            | st.builds(
-                lambda new: header[tensor] | new,
-                st.dictionaries(st.sampled_from(["dtype", "shape", "data_offsets"]), JSON),
-            )
-        )
-    changed = with_header(weights, json.dumps(header).encode(), length)
-    (spoilt[name] / CONFIG).write_text((models / name / CONFIG).read_text())
-    (spoilt[name] / "model.safetensors").write_bytes(changed[:cut])
-    opens_or_is_refused(spoilt[name])
+    header[HEAD] |= entry
+    content = json.dumps(header).encode()
+    start = struct.pack("<Q", len(content) if length is None else length)
+    (spoilt["recursive"] / "model.safetensors").write_bytes((start + content + weights[8 + size :])[:cut])
+    opens_or_is_refused(spoilt["recursive"])

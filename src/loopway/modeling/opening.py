@@ -22,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 import loopway  # noqa: F401  (makes the recursive families known to the Auto classes)
 from loopway.checks import one_line
 from loopway.errors import ConfigError
+from loopway.modeling.configuration import RecursiveConfigMixin
 from loopway.modeling.vetting import (
     BESIDE_WEIGHTS,
     check_model_folder,
@@ -67,7 +68,8 @@ class PretrainedFolder:
         """The model, on the GPU where there is one.
 
         Args:
-            every_weight: refuse a checkpoint that lacks weights, which transformers would start at random, or has more.
+            every_weight: refuse a checkpoint that lacks weights, which transformers would start at random, or has more;
+                for a recursive model always so.
             options: of ``from_pretrained``.
         """
         with self._named():
@@ -75,15 +77,18 @@ class PretrainedFolder:
             if not self.is_local:
                 read_config(folder)  # before gigabytes are fetched
                 _download(self.name, weight_files(folder), revision=folder.name)
-            check_model_folder(folder)
+            every_weight |= isinstance(check_model_folder(folder), RecursiveConfigMixin)
             options = {"device_map": "cuda" if torch.cuda.is_available() else "cpu", **options}
-            # The last two options only say once more what the check makes sure of.
-            options |= {"output_loading_info": True, "use_safetensors": True, "trust_remote_code": False}
+            options |= {
+                "output_loading_info": True,
+                "ignore_mismatched_sizes": True,
+            }  # of which check_loading tells
+            # These only say once more what the check makes sure of.
+            options |= {"use_safetensors": True, "trust_remote_code": False}
             with no_file_bars(), _no_warnings() if every_weight else contextlib.nullcontext():
                 loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
             model, info = loaded
-            if every_weight:
-                check_loading(info)
+            check_loading(info if every_weight else {"mismatched_keys": info["mismatched_keys"]})
             return model
 
     def _settings(self) -> Path:

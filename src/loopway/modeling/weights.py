@@ -88,7 +88,10 @@ def check_loading(info: Mapping[str, Sequence]) -> None:
     transformers would start what is missing at random and go on.
     """
     for problem in ("missing_keys", "mismatched_keys", "unexpected_keys"):
-        found = sorted(map(str, info[problem]))
+        found = sorted(
+            key if isinstance(key, str) else "{} is {}, expected {}".format(key[0], *map(list, key[1:]))
+            for key in info.get(problem, ())
+        )
         if found:
             more = f" and {len(found) - 1} more" if len(found) > 1 else ""
             raise ConfigError(
