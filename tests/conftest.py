@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, settings
 from tests.processes import Processes
 
 # Started in the background or by nohup, a process ignores these, and so do those that it starts.
-for number, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
-    if hasattr(signal, number) and signal.getsignal(getattr(signal, number)) == signal.SIG_IGN:
-        signal.signal(getattr(signal, number), handler)
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, handler)
 
 # No verdict depends on how fast the machine is. What hangs is ended by `timeout` in pyproject.toml, and by nothing else.
 settings.register_profile(

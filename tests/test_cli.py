@@ -217,7 +217,6 @@ def test_a_run_folder_that_cannot_be_made_is_one_line(
     assert capfd.readouterr().err.startswith("loopway: text.jsonl/run can't be made: ")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no file-size limit to stand for a full disk")
 def test_a_full_disk_is_one_line_and_the_same_command_works_once_there_is_room(
     here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,9 +4,9 @@ Knows nothing of what is in them.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,16 +44,11 @@ def sha256_of(path: Path) -> str:
 
 @contextlib.contextmanager
 def locked(path: Path, otherwise: str) -> Iterator[None]:
-    """Hold the lock file ``path`` alone within the block, where the system has such locks.
+    """Hold the lock file ``path`` alone within the block, where the file system has locks.
 
     Raises:
         ConfigError: one does; the message begins with ``otherwise``.
     """
-    if sys.platform == "win32":
-        yield
-        return
-    import fcntl
-
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -75,5 +70,4 @@ def _leave_locks_to_parent() -> None:
     _held.clear()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_locks_to_parent)
+os.register_at_fork(after_in_child=_leave_locks_to_parent)

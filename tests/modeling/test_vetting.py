@@ -291,9 +291,7 @@ def test_shards_open(sharded: Path, models: Path) -> None:
     assert all(torch.equal(opened[key], tensor) for key, tensor in whole.items())
 
 
-@pytest.mark.parametrize(
-    "file", ["../x.safetensors", "/x.safetensors", "a\\b.safetensors", "x.bin", "", None, ["a"]]
-)
+@pytest.mark.parametrize("file", ["../x.safetensors", "/x.safetensors", "x.bin", "", None, ["a"]])
 def test_an_index_lists_safetensors_of_its_folder(file: Any, sharded: Path) -> None:
     path = sharded / "model.safetensors.index.json"
     index = json.loads(path.read_text())

@@ -137,7 +137,7 @@ def weight_files(folder: Path) -> list[str]:
     if not isinstance(names, dict) or not names:
         raise ConfigError(f"{_INDEX}: expected a weight_map that lists tensors")
     for file in names.values():
-        if not isinstance(file, str) or not re.fullmatch(r"[^/\\]+\.safetensors", file):
+        if not isinstance(file, str) or not re.fullmatch(r"[^/]+\.safetensors", file):
             raise wrong_value(f"{_INDEX}: weight_map", file, "the name of a .safetensors file in the folder")
     return sorted(set(names.values()))
 
@@ -197,7 +197,7 @@ def _check_setting(file: str, key: str, value: Any) -> None:
     if file in (_TOKENIZER, _SPECIAL_TOKENS) and isinstance(value, str):
         names_file = key.endswith(("_file", "_files")) and not (file == _TOKENIZER and key in _PASSED_OVER)
         # A vocabulary that is text would be taken for a path.
-        if (names_file and re.search(r"[/\\]", value)) or key in ("merges", "vocab"):
+        if (names_file and "/" in value) or key in ("merges", "vocab"):
             raise wrong_value(name, value, "no path; put the file into the folder")
 
 

@@ -237,10 +237,11 @@ class Interruption(TrainerCallback):
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", None)):
-                if number is None or (number.name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN):
-                    continue  # Windows has none; nohup wants it ignored
-                self._before[number] = signal.signal(number, self._receive)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if (
+                    number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
+                ):  # nohup wants it ignored
+                    self._before[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -286,9 +287,8 @@ def begin_loading(begin: Callable[[int], None] | None, parent: int | None, worke
         worker: its number.
     """
     end_with(parent)
-    for name in ("SIGINT", "SIGHUP"):  # Windows lacks the second
-        if (number := getattr(signal, name, None)) is not None:
-            signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     if begin is not None:
         begin(worker)

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shutil
-import sys
 from pathlib import Path
 
 from loopway.files import sha256_of, write_atomically
@@ -92,8 +91,6 @@ def _entry(path: Path) -> dict[str, int | str]:
 
 
 def _to_disk(path: Path) -> None:
-    if sys.platform == "win32":  # folders can't be opened there
-        return
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

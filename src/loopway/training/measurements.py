@@ -5,6 +5,7 @@ Knows nothing of models and data.
 
 import contextlib
 import re
+import resource
 import statistics
 import sys
 import time
@@ -59,8 +60,6 @@ def peak_memory_bytes(device: torch.device) -> int:
         peak = re.search(r"^VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
         if peak:
             return int(peak[1]) * 1024
-    import resource  # not on Windows
-
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
