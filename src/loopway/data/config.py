@@ -80,8 +80,8 @@ class PreparationConfig(_TextOptions):
     """From text to token files.
 
     An entry of ``train`` or ``validation`` is a file (``.txt``, ``.jsonl``, ``.jsonl.gz``, ``.jsonl.zst``,
-    ``.parquet``), a folder (every such file below it but hidden ones), a glob, ``package:name/inner/*.txt`` (files inside
-    an installed Python package) or a :class:`HubDataset`. A text file is one document; so is a JSONL line and a row.
+    ``.parquet``, ``.json``), a folder (every such file below it but ``.json`` and hidden ones), a glob,
+    ``package:name/inner/*.txt`` (files inside an installed Python package) or a :class:`HubDataset`. A text file is one document; so is a JSONL line and a row.
     """
 
     train: TextSources

@@ -406,8 +406,13 @@ def test_too_little_text_is_refused_and_leaves_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
 
 
-def test_a_single_text_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
+def test_a_single_text_file_is_refused_and_a_long_one_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     corpus, events = make_corpus(tmp_path / "corpus", 1), []
+    with pytest.raises(DataError, match="the training text is a single document"):
+        prepare(config(corpus), tmp_path / "data")
+    monkeypatch.setattr("loopway.data.preparation.prepare._WORTH_PROCESSES", 0)
     with (
         watching(tmp_path / "data.incomplete", lambda *event: events.append(event)),
         pytest.raises(DataError, match="the training text is a single document"),

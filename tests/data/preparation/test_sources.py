@@ -49,7 +49,9 @@ def test_a_text_file_is_one_document_and_a_jsonl_line_is_one(tmp_path: Path) -> 
     (tmp_path / "a.txt").write_text("one\n\ntwo\n")
     content = lines({"text": "x\u2028y"}, {"text": ""}, {"text": "z", "id": 3}) + "\n"
     (tmp_path / "b.jsonl").write_text(content)
+    (tmp_path / "d.json").write_text(json.dumps([{"text": "p"}, {"text": "q"}], indent=2))
     assert read(str(tmp_path / "a.txt")) == ["one\n\ntwo\n"]
+    assert read(str(tmp_path / "d.json")) == ["p", "q"]
     assert read(str(tmp_path / "b.jsonl")) == ["x\u2028y", "z"]
 
 
@@ -111,7 +113,9 @@ def test_records_are_numbered_by_their_lines_and_rows(tmp_path: Path) -> None:
     content = jsonl(texts).replace(b"\n", b"\n\n")
     (tmp_path / "a.jsonl").write_bytes(content + b"{}")
     pq.write_table(pa.table({"text": [*texts, None]}), tmp_path / "a.parquet", row_group_size=7)
+    (tmp_path / "a.json").write_text(json.dumps([*({"text": text} for text in texts), 3]))
     expected = {
+        "a.json": ", record 21: expected",
         "a.jsonl": ", line 41: no field",
         "a.parquet": ", row 20: field",
     }
@@ -162,6 +166,10 @@ def test_what_would_have_to_be_held_whole_is_refused_where_it_is_large(
 ) -> None:
     monkeypatch.setattr(reading, "LONGEST_LINE", 5000)
     monkeypatch.setattr(reading, "PIECE_BYTES", 100)
+    monkeypatch.setattr(reading, "LONGEST_LIST", 1000)
+    (tmp_path / "a.json").write_text(json.dumps([{"text": "x" * 1000}]))
+    with pytest.raises(DataError, match=r"a.json: a .json file of 1,014 bytes .* name it .jsonl"):
+        read(str(tmp_path / "a.json"))
     (tmp_path / "b.jsonl").write_bytes(jsonl(["x" * 4000, "y" * 4000, "z" * 6000, "never read"]))
     (source,) = find_sources([str(tmp_path / "b.jsonl")], "text", field="data.train")
     *documents, last = records_of(pieces_of(source))
@@ -249,6 +257,13 @@ def test_files_inside_a_package_are_found_without_importing_it(monkeypatch: pyte
     ("name", "content", "message"),
     [
         ("a.txt", b"", "a.txt: the file is empty"),
+        ("a.txt", b"text\0more", "a.txt: holds NUL bytes"),
+        ("a.json", b'{"text": "x"}', "a.json: a .json file must hold a list of objects"),
+        ("a.json", b'[{"text": "x"},\n {"text": }]', "a.json, line 2: not valid JSON"),
+        ("a.json", b'[{"text": "x"}, 7]', "a.json, record 2: expected an object .* got a number"),
+        ("a.json", b"[" * 100_000, "a.json: JSON that can't be read"),
+        ("a.json", b'[{"text": "\xff"}]', "a.json, line 1: byte 0xff is not valid UTF-8"),
+        ("a.json", b"", "a.json: the file is empty"),
         ("a.txt", b"fine\nfine\ncaf\xe9\n", r"a.txt, line 3: byte 0xe9 is not valid UTF-8"),
         ("a.jsonl", b'{"text": "x"}\n{"text": \n', "a.jsonl, line 2: not valid JSON"),
         ("a.jsonl", b'{"text": "x"}\n{"text": "\xff"}\n', "a.jsonl, line 2: byte 0xff"),

@@ -32,6 +32,11 @@ from loopway.files import sha256_of, write_atomically
 
 logger = logging.getLogger(__name__)
 
+SINGLE_DOCUMENT = (
+    "data.validation_fraction: the training text is a single document, so the validation set would be empty; give "
+    "data.validation, or more documents, or set data.validation_fraction to 0"
+)
+
 
 def request_of(config: PreparationConfig, given: PreTrainedTokenizerFast | None) -> dict[str, Any]:
     """Return all that a prepared folder depends on, beside the content of its sources."""
@@ -162,6 +167,8 @@ class Assembly:
             )
         if self._fraction and len(empty) == 1:
             (full,) = {*SPLITS} - {*empty}
+            if counts[full]["documents"] == 1:
+                raise DataError(SINGLE_DOCUMENT)
             raise DataError(
                 f"data.validation_fraction: {self._fraction} leaves the {empty[0]} set empty ({full} has all of "
                 f"{counts[full]['documents']:,} documents); give more documents, another fraction, or data.validation"

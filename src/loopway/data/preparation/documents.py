@@ -12,8 +12,9 @@ from typing import Any, Literal, NamedTuple
 
 from loopway.errors import DataError
 
-Kind = Literal["text", "lines", "rows"]
-"""``text``: a document; ``lines``: JSONL; ``rows``: the text column of a table."""
+Kind = Literal["text", "lines", "records", "rows"]
+"""``text``: a document; ``lines``: JSONL; ``records``: a JSON list; ``rows``: the text column of a table."""
+BINARY = "{}: holds NUL bytes, so it is a binary file; give text in UTF-8"
 _JSON_TYPES = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
 
 
@@ -120,19 +121,27 @@ def _text(record: Any, piece: Piece, number: int, place: str, text_field: str) -
         except UnicodeDecodeError as error:
             raise DataError(f"{place}: byte 0x{record[error.start]:02x} is not valid UTF-8") from None
         return _field({text_field: text}, text_field, place)
+    if piece.kind == "records":
+        return _field(record, text_field, place)
     begins_file = number == 1 and piece.is_first
     try:
         text = record.decode("utf-8-sig" if begins_file else "utf-8")
     except UnicodeDecodeError as error:
         raise not_utf8(piece.source, error, number) from None
-    return text if piece.kind == "text" else _field(_parsed(text, place), text_field, place)
+    if piece.kind == "lines":
+        return _field(parsed(text, place), text_field, place)
+    if "\0" in text:
+        raise DataError(BINARY.format(place))
+    return text
 
 
-def _parsed(text: str, place: str) -> Any:
+def parsed(text: str, place: str) -> Any:
+    """Return the value of a JSON text; raise :class:`DataError` that names ``place``."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise DataError(f"{place}: not valid JSON: {error.msg} at column {error.colno}") from None
+        where = f", line {error.lineno}" if "\n" in text.strip() else ""
+        raise DataError(f"{place}{where}: not valid JSON: {error.msg} at column {error.colno}") from None
     except (ValueError, RecursionError) as error:  # thousands of digits, a thousand nested brackets
         raise DataError(f"{place}: JSON that can't be read: {error}") from None
 

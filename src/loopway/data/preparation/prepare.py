@@ -14,7 +14,7 @@ from pathlib import Path
 
 from loopway.data.config import HubDataset, PreparationConfig
 from loopway.data.folder import MANIFEST, PreparedData, is_prepared, read_manifest
-from loopway.data.preparation.assembly import Assembly, request_of
+from loopway.data.preparation.assembly import SINGLE_DOCUMENT, Assembly, request_of
 from loopway.data.preparation.progress import Meter
 from loopway.data.preparation.reading import PIECE_BYTES
 from loopway.data.preparation.sources import INCOMPLETE, NoSourceError, TextSource, find_sources, is_of_entry
@@ -56,11 +56,9 @@ def prepare(
         return replace(PreparedData.open(folder), missing=tuple(missing))
     train = find_sources(config.train, config.text_field, field="data.train")
     validation = find_sources(config.validation or [], config.text_field, field="data.validation")
-    if config.validation_fraction and not validation and [source.kind for source in train] == ["text"]:
-        raise DataError(
-            "data.validation_fraction: the training text is a single document, so the validation set would be empty; "
-            "give data.validation, or more documents, or set data.validation_fraction to 0"
-        )
+    is_single = config.validation_fraction and not validation and [each.kind for each in train] == ["text"]
+    if is_single and (train[0].size or 0) > _WORTH_PROCESSES:  # of a short text it is found out as soon
+        raise DataError(SINGLE_DOCUMENT)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder}: exists and was not prepared by loopway; choose another folder")
     place = folder.resolve()  # what a link points to

@@ -11,7 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from loopway.data.preparation.documents import Kind, Piece, Position, new_digest, not_utf8
+from loopway.data.preparation.documents import (
+    BINARY,
+    Kind,
+    Piece,
+    Position,
+    new_digest,
+    not_utf8,
+    parsed,
+)
 from loopway.errors import DataError
 
 PIECE_BYTES = 2**20
@@ -20,8 +28,10 @@ UNIT_BYTES = 4 * 2**20
 """About so much text makes a unit; a text file of more bytes is read in parts."""
 LONGEST_LINE = 256 * 2**20
 """A line of more bytes is refused: the file isn't JSONL."""
+LONGEST_LIST = 64 * 2**20
+"""A .json file of more bytes is refused: it can only be read whole."""
 ROWS = 16
-"""Rows of a table a piece."""
+"""Rows of a table, or records of a list, a piece."""
 _CUT_WINDOW = 2**16
 _BETWEEN_WORDS = re.compile(rb"(?<=\S)(?= \S)")
 
@@ -55,6 +65,8 @@ def _digest_of_long_text(path: Path, name: str, seed: int) -> bytes:
     digest, decoder, line = new_digest(seed), codecs.getincrementaldecoder("utf-8-sig")(), 1
     with path.open("rb") as file:
         while block := file.read(PIECE_BYTES):
+            if b"\0" in block:
+                raise DataError(BINARY.format(name))
             try:
                 text = decoder.decode(block)
             except UnicodeDecodeError as error:
@@ -132,6 +144,32 @@ def _unpacked(
             if error.errno is not None:
                 raise
             raise DataError(f"{name}: can't be unpacked as {compression}: {error}") from None
+
+
+def read_json(path: Path, name: str, start: Position) -> Iterator[Piece]:
+    """Read a JSON file that holds a list of objects."""
+    size = path.stat().st_size
+    try:
+        if size > LONGEST_LIST:
+            raise DataError(
+                f"{name}: a .json file of {size:,} bytes would be read whole; up to {LONGEST_LIST:,} are; write one "
+                f"object a line and name it .jsonl"
+            )
+        try:
+            records = parsed(path.read_text(encoding="utf-8-sig"), name)
+        except UnicodeDecodeError as error:
+            raise not_utf8(name, error, 1) from None
+        if not isinstance(records, list):
+            raise DataError(
+                f"{name}: a .json file must hold a list of objects; for one object a line, name it .jsonl"
+            )
+    except DataError as error:
+        yield _unreadable(name, "records", start, error, size)
+        return
+    for at in range(start.records, len(records), ROWS):
+        content = records[at : at + ROWS]
+        progress = size * (at + len(content)) / len(records)
+        yield Piece(name, "records", Position(records=at), content, progress)
 
 
 def read_parquet(path: Path, name: str, text_field: str, start: Position) -> Iterator[Piece]:

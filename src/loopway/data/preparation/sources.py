@@ -17,7 +17,7 @@ from typing import Any
 
 from loopway.data.config import HubDataset
 from loopway.data.preparation.documents import Kind, Piece, Position
-from loopway.data.preparation.reading import ROWS, in_pieces, read_lines, read_parquet, read_text
+from loopway.data.preparation.reading import ROWS, in_pieces, read_json, read_lines, read_parquet, read_text
 from loopway.errors import DataError
 
 _KINDS: dict[str, tuple[Kind, str | None]] = {  # and how it is packed
@@ -27,8 +27,10 @@ _KINDS: dict[str, tuple[Kind, str | None]] = {  # and how it is packed
     ".jsonl.zst": ("lines", "zstd"),
     ".json.gz": ("lines", "gzip"),
     ".parquet": ("rows", None),
+    ".json": ("records", None),
 }
 FILE_TYPES = tuple(_KINDS)
+_FOLDER_TYPES = FILE_TYPES[:-1]  # a lone .json in a folder is as often metadata as text
 INCOMPLETE = ".incomplete"
 """How the name of a folder ends in which a preparation is at work."""
 _PACKAGE = "package:"
@@ -84,6 +86,8 @@ class FileSource:
                 yield from read_text(self.path, self.name, start, seed)
             elif kind == "rows":
                 yield from read_parquet(self.path, self.name, self.text_field, start)
+            elif kind == "records":
+                yield from read_json(self.path, self.name, start)
             else:
                 yield from read_lines(self.path, self.name, compression, start)
 
@@ -218,9 +222,11 @@ def _match(pattern: str, entry: str, field: str) -> list[Path]:
     if path.is_file():
         files = [path]
     elif path.is_dir():
-        files = [file for file in path.rglob("*") if file.name.endswith(FILE_TYPES) and _is_text(file, path)]
+        files = [
+            file for file in path.rglob("*") if file.name.endswith(_FOLDER_TYPES) and _is_text(file, path)
+        ]
         if not files:
-            raise NoSourceError(f"{field}: the folder {entry!r} holds no {' or '.join(FILE_TYPES)} file")
+            raise NoSourceError(f"{field}: the folder {entry!r} holds no {' or '.join(_FOLDER_TYPES)} file")
     elif glob.has_magic(pattern):
         files = [file for file in map(Path, glob.glob(pattern, recursive=True)) if _is_text(file, file)]
         if not files:
