@@ -52,7 +52,7 @@ class TokenFile:
             raise DataError(f"{idx}: no such file; a token file is a pair of .bin and .idx")
         self._index = TokenIndex(idx)
         self.dtype, self._width = self._index.dtype, self._index.dtype.itemsize
-        self.num_sequences, self.num_documents = self._index.num_sequences, self._index.num_documents
+        self.num_sequences, self.num_documents = len(self._index.sizes), self._index.num_documents
         self._paths, self._shards = bins, [map_file(path) for path in bins]
         ends = list(accumulate(len(shard) for shard in self._shards))
         self._begins = [0, *ends[:-1]]

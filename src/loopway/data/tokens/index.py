@@ -14,6 +14,7 @@ import struct
 from bisect import bisect_left
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +33,7 @@ _UNORDERED = "the document index must rise from 0 to the number of sequences"
 
 
 def map_file(path: Path) -> np.ndarray:
-    """uint8[bytes], read-only, without reading anything; a plain array is sliced faster than `numpy.memmap`."""
+    """Return a file as uint8[bytes], read-only, without reading anything; a plain array is sliced faster than `numpy.memmap`."""
     with path.open("rb") as file:
         if path.stat().st_size == 0:  # which can't be mapped
             return np.empty(0, np.uint8)
@@ -65,58 +66,47 @@ class TokenIndex:
         self.sizes = content[offset : (offset := offset + 4 * sequences)].view("<i4")
         self._pointers = content[offset : (offset := offset + 8 * sequences)].view("<i8")
         self._documents = content[offset:].view("<i8")
-        if entries == 0 or self._documents[0] != 0:
-            raise self._damaged(_UNORDERED)
+        self._require(entries > 0 and self._documents[0] == 0, _UNORDERED)
         self._check(_spots(sequences - 1), _spots(entries - 1))
         last = int(self._documents[-1])
-        if last > sequences:
-            raise self._damaged(_UNORDERED)
+        self._require(last <= sequences, _UNORDERED)
         self.num_documents = entries if last < sequences else entries - 1
         self.num_bytes = 0
         if sequences:
-            if self.sizes[-1] < 0:
-                raise self._damaged(_NEGATIVE)
+            self._require(self.sizes[-1] >= 0, _NEGATIVE)
             self.num_bytes = int(self._pointers[-1]) + int(self.sizes[-1]) * self.dtype.itemsize
-            if self._pointers[0] != 0 or self.num_bytes % self.dtype.itemsize:
-                raise self._damaged(_SCATTERED)
-
-    @property
-    def num_sequences(self) -> int:
-        return len(self.sizes)
+            self._require(self._pointers[0] == 0 and self.num_bytes % self.dtype.itemsize == 0, _SCATTERED)
 
     def sequence(self, index: int) -> tuple[int, int]:
-        """Start and stop of a sequence, in tokens from the beginning of the `.bin`; `IndexError` if there is none."""
+        """Return start and stop of a sequence, in tokens from the beginning of the `.bin`; `IndexError` if there is none."""
         if not 0 <= index < len(self.sizes):
             raise IndexError(f"sequence {index} of {len(self.sizes)} in {self.path}")
         start, size, itemsize = int(self._pointers[index]), int(self.sizes[index]), self.dtype.itemsize
-        if size < 0:
-            raise self._damaged(_NEGATIVE)
-        if start % itemsize or not 0 <= start <= self.num_bytes - size * itemsize:
-            raise DataError(f"{self.path}: damaged: sequence {index} lies outside the .bin file")
+        self._require(size >= 0, _NEGATIVE)
+        is_inside = start % itemsize == 0 and 0 <= start <= self.num_bytes - size * itemsize
+        self._require(is_inside, f"sequence {index} lies outside the .bin file")
         return start // itemsize, start // itemsize + size
 
     def document_begins(self, start: int, stop: int) -> np.ndarray:
-        """int64[...], rising: the positions p, `start` <= p < `stop`, in tokens, at which a document begins."""
+        """Return the positions p, `start` <= p < `stop`, in tokens, at which a document begins: int64[...], rising."""
         itemsize = self.dtype.itemsize
         first = bisect_left(self._pointers, start * itemsize)
         last = bisect_left(self._pointers, stop * itemsize, lo=first)
         from_ = bisect_left(self._documents, first)
         to = bisect_left(self._documents, last, lo=from_)
         begins = self._positions(from_, to)
-        if begins.size and not start <= begins[0] <= begins[-1] < stop:
-            raise self._damaged(_UNORDERED)
+        self._require(not begins.size or start <= begins[0] <= begins[-1] < stop, _UNORDERED)
         return begins[np.diff(begins, prepend=-1) > 0]  # empty documents begin where the next one does
 
     def document_lengths(self) -> np.ndarray:
-        """int64[documents], in tokens. Reads the whole index into memory."""
+        """Return the tokens of each document, int64[documents]. Reads the whole index into memory."""
         begins = self._positions(0, self.num_documents)
         lengths = np.diff(begins, append=self.num_bytes // self.dtype.itemsize)
-        if (lengths < 0).any():
-            raise self._damaged(_SCATTERED)
+        self._require((lengths >= 0).all(), _SCATTERED)
         return lengths
 
     def verify(self) -> None:
-        """Reads the whole index, in bounded memory; raises :class:`DataError` where it contradicts itself."""
+        """Read the whole index, in bounded memory; raise :class:`DataError` where it contradicts itself."""
         sequence_pairs, document_pairs = len(self.sizes) - 1, len(self._documents) - 1
         for start in range(0, max(sequence_pairs, document_pairs), _CHUNK):
             stop = start + _CHUNK
@@ -125,32 +115,28 @@ class TokenIndex:
             )
 
     def _check(self, sequences: np.ndarray, entries: np.ndarray) -> None:
-        """Raises unless the given sequences and document entries, int64[...], are followed by what comes after."""
+        """Raise unless the given sequences and document entries, int64[...], are followed by what comes after."""
         sizes = self.sizes[sequences].astype(np.int64)
-        if (sizes < 0).any():
-            raise self._damaged(_NEGATIVE)
+        self._require((sizes >= 0).all(), _NEGATIVE)
         ends = self._pointers[sequences] + sizes * self.dtype.itemsize
-        if (ends != self._pointers[sequences + 1]).any():
-            raise self._damaged(_SCATTERED)
+        self._require((ends == self._pointers[sequences + 1]).all(), _SCATTERED)
         here, after = self._documents[entries], self._documents[entries + 1]
-        if ((here < 0) | (here > after) | (after > len(self.sizes))).any():
-            raise self._damaged(_UNORDERED)
+        self._require(((here >= 0) & (here <= after) & (after <= len(self.sizes))).all(), _UNORDERED)
 
     def _positions(self, start: int, stop: int) -> np.ndarray:
         """int64[stop - start], in tokens, never falling: where the documents from `start` to `stop` begin."""
         firsts = np.asarray(self._documents[start:stop], np.int64)
         count = len(self.sizes)
-        if firsts.size and not 0 <= firsts.min() <= firsts.max() <= count:
-            raise self._damaged(_UNORDERED)
+        self._require(((firsts >= 0) & (firsts <= count)).all(), _UNORDERED)
         # a document that begins at the sequence after the last is empty and begins at the end
         ends = np.full(len(firsts), self.num_bytes, np.int64)
         ends[firsts < count] = self._pointers[firsts[firsts < count]]
-        if (ends % self.dtype.itemsize).any() or (np.diff(ends) < 0).any():
-            raise self._damaged(_SCATTERED)
+        self._require((ends % self.dtype.itemsize == 0).all() and (np.diff(ends) >= 0).all(), _SCATTERED)
         return ends // self.dtype.itemsize
 
-    def _damaged(self, how: str) -> DataError:
-        return DataError(f"{self.path}: damaged: {how}")
+    def _require(self, holds: Any, otherwise: str) -> None:
+        if not holds:
+            raise DataError(f"{self.path}: damaged: {otherwise}")
 
 
 def _read_header(path: Path, content: np.ndarray) -> tuple[np.dtype, int, int]:
@@ -182,7 +168,7 @@ def _spots(pairs: int) -> np.ndarray:
 
 
 def write_index(path: Path, dtype: np.dtype, lengths: np.ndarray) -> None:
-    """Writes the index of documents that are one sequence each; `lengths` int32[documents], in tokens.
+    """Write the index of documents that are one sequence each; `lengths` int32[documents], in tokens.
 
     `dtype` is uint16 or int32. Takes no memory for a document: `lengths` may be a memory map. On disk when it returns.
     """
