@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from loopway.data import PreparationConfig, PreparedData, TokenSamples, prepare
 from loopway.data.preparation.sources import find_sources
-from loopway.data.preparation.training_texts import TrainingTexts
+from loopway.data.preparation.training_texts import training_texts
 from loopway.data.tokenizer import train_tokenizer
 from loopway.data.tokens.samples import Source
 from loopway.errors import DataError
@@ -83,7 +83,7 @@ def test_of_much_text_a_tokenizer_is_trained_on_a_part_of_each_source(
     sources = [make_source(kind, tmp_path / "a", texts[100 * at :][:100]) for at, kind in enumerate(kinds)]
     fields = {"train": sources, "validation_fraction": 0, "vocab_size": 320}
     prepared = prepare(config(tmp_path, **fields), tmp_path / "data")
-    seen = list(TrainingTexts(find_sources(sources, "text", field="data.train"), "text", 0.0, 0, set()))
+    seen = list(training_texts(find_sources(sources, "text", field="data.train"), "text", 0.0, 0, set()))
     assert 15_000 < sum(map(len, seen)) < 23_000
     assert texts[0] in seen and texts[100] in seen and texts[200] in seen
     assert vocabulary(prepared.tokenizer) == vocabulary(train_tokenizer(seen, 320))
@@ -96,7 +96,7 @@ def test_packed_text_gives_a_tokenizer_no_more_than_the_sample(
     monkeypatch.setattr("loopway.data.preparation.reading.PIECE_BYTES", 1000)
     source = make_source("jsonl.zst", tmp_path / "a", ["the same again and again " * 4] * 5000)
     assert Path(source).stat().st_size < 20_000
-    seen = list(TrainingTexts(find_sources([source], "text", field="data.train"), "text", 0.0, 0, set()))
+    seen = list(training_texts(find_sources([source], "text", field="data.train"), "text", 0.0, 0, set()))
     assert 19_000 < sum(map(len, seen)) < 22_000
 
 
@@ -109,17 +109,17 @@ def test_text_of_many_different_words_gives_a_tokenizer_less(
     rng = random.Random(0)
     unspaced = ["".join(chr(0x4E00 + rng.randrange(5000)) for _ in range(100)) for _ in range(200)]
     sources = [make_source("jsonl", tmp_path / "spaced", make_texts(200))]
-    spaced = "".join(TrainingTexts(find_sources(sources, "text", field="data.train"), "text", 0.0, 0, set()))
+    spaced = "".join(training_texts(find_sources(sources, "text", field="data.train"), "text", 0.0, 0, set()))
     assert spaced == "".join(make_texts(200))
     sources.append(make_source("jsonl", tmp_path / "unspaced", unspaced))
-    seen = list(TrainingTexts(find_sources(sources, "text", field="data.train"), "text", 0.0, 0, set()))
+    seen = list(training_texts(find_sources(sources, "text", field="data.train"), "text", 0.0, 0, set()))
     share = Path(sources[1]).stat().st_size / sum(Path(source).stat().st_size for source in sources)
     assert "".join(seen).startswith(spaced)
     assert 10_000 * share <= len("".join(seen)[len(spaced) :].encode()) <= 10_000 * share + 1600
 
 
 def sample(*sources: str) -> list[str]:
-    return list(TrainingTexts(find_sources(sources, "text", field="data.train"), "text", 0.0, 0, set()))
+    return list(training_texts(find_sources(sources, "text", field="data.train"), "text", 0.0, 0, set()))
 
 
 def test_a_long_record_gives_a_tokenizer_its_words_in_small_parts(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from loopway.data.preparation.encoding import Encoding
 from loopway.data.preparation.progress import Meter
 from loopway.data.preparation.sources import TextSource
 from loopway.data.preparation.split import SPLITS, SplitWriter
-from loopway.data.preparation.training_texts import TrainingTexts
+from loopway.data.preparation.training_texts import training_texts
 from loopway.data.preparation.units import finished_units, short_hash
 from loopway.data.tokenizer import fingerprint, load_tokenizer, train_tokenizer, vocabulary_size
 from loopway.errors import DataError
@@ -126,7 +126,7 @@ class Assembly:
             for record in read_documents(piece, config.text_field)
             if isinstance(record, Document)
         }
-        texts = TrainingTexts(self.sources["train"], config.text_field, self._fraction, seed, validation)
+        texts = training_texts(self.sources["train"], config.text_field, self._fraction, seed, validation)
         return train_tokenizer(texts, config.vocab_size)
 
     def _write_tokens(self, tokenizer: PreTrainedTokenizerFast, processes: int) -> dict[str, Any]:

@@ -26,67 +26,50 @@ _BEFORE_SPACE = re.compile(r"(?<=\S)(?=[ \t\r\n])")
 _WORD = re.compile(r"\w+|[^\w\s]+")  # about what a byte-level BPE takes for one
 
 
-class TrainingTexts:
-    """An iterable of the texts, long ones in parts, which can be gone through again.
+def training_texts(
+    sources: Sequence[TextSource], text_field: str, fraction: float, seed: int, validation: Collection[bytes]
+) -> Iterator[str]:
+    """Yield the texts, long ones in parts; of one far beyond the sample's size, the first parts.
 
     Args:
         sources: of the training documents.
-        text_field: see :class:`loopway.data.config.PreparationConfig`, also for ``fraction`` and ``seed``.
+        text_field: see :class:`loopway.data.config.PreparationConfig`, also for ``seed``.
         fraction: of the documents that is for validation; 0 where validation text is given.
         seed: of the split.
         validation: digests of validation documents that are given.
     """
+    left, words_left, seen = 0.0, 0.0, set[int]()
+    for source, share in zip(sources, _shares(sources), strict=True):
+        # Later sources compensate for what an earlier one gave too much.
+        left = min(left, 0.0) + SAMPLE_BYTES * share
+        words_left = min(words_left, 0.0) + WORD_BYTES * share
+        if left <= 0 or words_left <= 0:
+            continue
+        for piece in source.pieces(seed=seed):
+            for record in read_documents(piece, text_field):
+                if not isinstance(record, Document):
+                    continue  # what can't be read is dealt with when all is encoded
+                digest = piece.digest or digest_of(record.text, seed)
+                is_validation = (
+                    digest in validation or for_validation(np.frombuffer(digest, "<u8")[:1], fraction)[0]
+                )
+                for part in cut_text(record.text, _PART, _BEFORE_SPACE):
+                    if min(left, words_left) < -UNIT_BYTES:
+                        break
+                    left -= len(part)
+                    words_left -= _bytes_of_new_words(part, seen)
+                    if not is_validation:
+                        yield part
+            if left < 0 or words_left < 0:
+                break
 
-    def __init__(
-        self,
-        sources: Sequence[TextSource],
-        text_field: str,
-        fraction: float,
-        seed: int,
-        validation: Collection[bytes],
-    ) -> None:
-        self.sources = sources
-        self.text_field = text_field
-        self.fraction = fraction
-        self.seed = seed
-        self.validation = validation
 
-    def __iter__(self) -> Iterator[str]:
-        for digest, parts in self._documents():
-            is_chosen = for_validation(np.frombuffer(digest, "<u8")[:1], self.fraction)[0]
-            if digest not in self.validation and not is_chosen:
-                yield from parts
-
-    def _documents(self) -> Iterator[tuple[bytes, list[str]]]:
-        """The digest of each document of the sample, and its parts; of one far beyond the sample's size, the first."""
-        left, words_left, seen = 0.0, 0.0, set[int]()
-        for source, share in zip(self.sources, self._shares(), strict=True):
-            # Later sources compensate for what an earlier one gave too much.
-            left = min(left, 0.0) + SAMPLE_BYTES * share
-            words_left = min(words_left, 0.0) + WORD_BYTES * share
-            if left <= 0 or words_left <= 0:
-                continue
-            for piece in source.pieces(seed=self.seed):
-                for record in read_documents(piece, self.text_field):
-                    if isinstance(record, Document):  # what can't be read is dealt with when all is encoded
-                        parts = []
-                        for part in cut_text(record.text, _PART, _BEFORE_SPACE):
-                            if min(left, words_left) < -UNIT_BYTES:
-                                break
-                            left -= len(part)
-                            words_left -= _bytes_of_new_words(part, seen)
-                            parts.append(part)
-                        yield piece.digest or digest_of(record.text, self.seed), parts
-                if left < 0 or words_left < 0:
-                    break
-
-    def _shares(self) -> list[float]:
-        """Of each source in the whole."""
-        known = [source.size for source in self.sources if source.size is not None]
-        average = sum(known) / len(known) if known else SAMPLE_BYTES + 1
-        sizes = [source.size if source.size is not None else average for source in self.sources]
-        total = max(sum(sizes), 1)
-        return [size / total for size in sizes]
+def _shares(sources: Sequence[TextSource]) -> list[float]:
+    """Of each source in the whole."""
+    known = [source.size for source in sources if source.size is not None]
+    average = sum(known) / len(known) if known else SAMPLE_BYTES + 1
+    sizes = [source.size if source.size is not None else average for source in sources]
+    return [size / max(sum(sizes), 1) for size in sizes]
 
 
 def _bytes_of_new_words(text: str, seen: set[int]) -> int:
