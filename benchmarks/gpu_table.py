@@ -3,8 +3,10 @@
 Knows nothing of how figures are measured.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
+
+from loopway.report.markdown import markdown_table as _table
 
 NAMES = {
     "hugging_face": "Hugging Face",
@@ -56,13 +58,6 @@ def _cell(found: Any, write: Callable[[Any], str], *path: str) -> str:
     return "–" if found is None else write(found)
 
 
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]], names: int = 1) -> str:
-    """Return a Markdown table; its first `names` columns hold names, the others numbers."""
-    head = list(head)
-    lines = [head, [":--"] * names + ["--:"] * (len(head) - names), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def _steps(parts: dict[str, Any]) -> str:
     rows = []
     for size, part, how in _STEPS:
@@ -90,7 +85,7 @@ def _steps(parts: dict[str, Any]) -> str:
         "peak memory",
         "MeSH's step over base's",
     )
-    return _table(head, rows, names=2)
+    return _table(head, rows, left=2)
 
 
 def _interval(found: dict[str, float]) -> str:

@@ -1,12 +1,29 @@
 """Files that are whole or not there, and folders that one process has for itself."""
 
+import json
+import math
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from loopway.errors import ConfigError
-from loopway.files import locked
+from loopway.files import locked, write_json
+
+
+def test_what_json_does_not_know_is_written_as_what_it_knows(tmp_path: Path) -> None:
+    content = {
+        "a": [float("nan"), -math.inf, 1.5],
+        "b": np.array([[1.0, np.nan]]),
+        "c": (np.int64(3), Path("d/e")),
+    }
+    write_json(tmp_path / "x.json", content)
+    assert json.loads((tmp_path / "x.json").read_text()) == {
+        "a": [None, None, 1.5],
+        "b": [[1.0, None]],
+        "c": [3, "d/e"],
+    }
 
 
 def test_a_lock_is_held_once_and_never_by_a_forked_process(tmp_path: Path) -> None:

@@ -6,9 +6,12 @@ Knows nothing of what is in them.
 import contextlib
 import fcntl
 import hashlib
+import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from loopway.errors import ConfigError
 
@@ -29,6 +32,22 @@ def write_atomically(path: Path, text: str) -> None:
         with contextlib.suppress(OSError):  # the first error says more
             aside.unlink()
         raise
+
+
+def write_json(path: Path, content: Any, indent: int = 2) -> None:
+    """Write what JSON knows, atomically: NaN and infinity as null, arrays as lists, paths as text."""
+    write_atomically(path, json.dumps(_plain(content), indent=indent, allow_nan=False) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    value = value.tolist() if hasattr(value, "tolist") else value  # an array, or a number of NumPy's
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
 
 
 def aside_of(path: Path) -> Path:

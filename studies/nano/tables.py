@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+from loopway.report.markdown import markdown_table as table
 from studies.nano.losses import Study, signed
 
 _PAPER = json.loads((Path(__file__).parents[1] / "paper" / "results.json").read_text(encoding="utf-8"))
@@ -16,12 +17,6 @@ _SCHEMES = {
     "anchor-star": "anchor*",
     "mesh": "mesh",
 }
-
-
-def table(headers: list[str], rows: list[list[str]]) -> str:
-    """In Markdown, the first column to the left."""
-    lines = [headers, [":--", *["--:"] * (len(headers) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def losses_table(study: Study, against: list[str]) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import loopway
 from loopway.comparison.config import CompareConfig
 from loopway.modeling.accounting import ParameterReport
+from loopway.report.markdown import markdown_table
 from loopway.training.config.run_config import RunConfig
 
 FOLDER = Path(__file__).parent
@@ -106,9 +107,8 @@ def table() -> str:
         "GPU hours, longest row",
     ]
     header += ["GPU hours, all rows", "memory a GPU"]
-    rule = [":--", ":--", *["--:"] * (len(header) - 2)]
     files = sorted(path for path in FOLDER.glob("*.yaml") if path.name != "pile.yaml")
-    return "\n".join("| " + " | ".join(line) + " |" for line in [header, rule, *map(row, files)])
+    return markdown_table(header, map(row, files), left=2)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ from loopway.evaluation.results import Evaluation, TaskResult
 from loopway.evaluation.suite import HELD_OUT, PAPER_TASKS, Measure, suite_measures, task_measures
 from loopway.evaluation.tables import details, headline, markdown_tables, mean_accuracy, terminal_tables
 from loopway.options import EvaluationOptions
-from loopway.trained import identity
 from loopway.trained.opening import open_trained
+from loopway.training import summary
 from loopway.training.config.run_config import RunConfig
 from loopway.training.run import train
 
@@ -93,7 +93,8 @@ def test_another_version_or_plugin_has_another_key(
     key = open_trained(str(mesh_model)).key
     for package in ("loopway", "lm_eval", "transformers"):
         with monkeypatch.context() as patch:
-            patch.setattr(identity, "version", lambda name, it=package: "0" if name == it else version(name))
+            patch.setattr(summary, "version", lambda name, it=package: "0" if name == it else version(name))
+            patch.setattr(summary, "__version__", "0" if package == "loopway" else summary.__version__)
             assert open_trained(str(mesh_model)).key != key, package
     keys = {key}
     for number, content in enumerate(("a = 1\n", "a = 2\n")):

@@ -137,8 +137,9 @@ def test_mistakes_are_one_line(
     assert "--sequence-length: got 9999, expected at most the" in line(mesh, "--sequence-length", "9999")
     assert "can't be cut as 1+2R2+1, which has 6" in line(vanilla, "--cut", "1+2R2+1")
     assert "no" in line(mesh, "--data", str(tmp_path / "nothing"))
-    assert "has no validation set of its own; give held-out token files with --data" in line(
-        str(shutil_copy(runs / "mesh" / "model", tmp_path / "model"))
+    assert (
+        "there is no validation set: open a run that has one, or give held-out token files with --data"
+        in line(str(shutil_copy(runs / "mesh" / "model", tmp_path / "model")))
     )
     emptied = shutil_copy(runs / "mesh", tmp_path / "emptied")
     shutil.rmtree(emptied / "data")

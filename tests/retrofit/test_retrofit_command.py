@@ -153,7 +153,7 @@ BASE = ["--layout", "1+2R2+1"]
         (
             config_with("quantised", quantization_config={"quant_method": "gptq", "bits": 4}),
             ["quantised", *BASE],
-            "quantization_config says that the weights are quantised",
+            "says that the weights are quantised",
         ),
         (config_with("bert", **BertConfig().to_dict()), ["bert", *BASE], "family 'bert' is not supported"),
         (

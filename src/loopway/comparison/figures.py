@@ -4,10 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-from loopway.report.style import BLACK, label, line_style
+from loopway.report.style import BLACK, label, line_style, new_figure
 
 _TOKENS = "training tokens (millions)"
 
@@ -37,8 +35,7 @@ def plot_curves(
         original: the loss of the model that the variants were retrofitted from, a line to reach.
     """
     base = next((curve for curve in curves if curve.variant == reference), None)
-    figure = Figure(figsize=(10 if base else 5.6, 3.8), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(10 if base else 5.6, 3.8)
     axes = figure.subplots(1, 2 if base else 1, squeeze=False)[0]
     for number, curve in enumerate(curves):
         style = line_style(number)
@@ -54,4 +51,4 @@ def plot_curves(
     if base is not None:
         axes[1].axhline(0, color=BLACK, linewidth=0.8)
         label(axes[1], _TOKENS, f"difference to {reference} (nats per token)")
-    figure.savefig(path, dpi=150)
+    figure.savefig(path)

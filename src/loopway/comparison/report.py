@@ -3,7 +3,6 @@
 Knows finished runs; nothing of how they were done.
 """
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from loopway.comparison.planned import PlannedRun
 from loopway.comparison.results import Row, VariantRuns, compare_variants, vanilla_for
 from loopway.comparison.tables import markdown_table
 from loopway.data.opening import RunData
-from loopway.files import write_atomically
+from loopway.files import write_atomically, write_json
 from loopway.modeling.accounting import parameter_report
 from loopway.modeling.opening import PretrainedFolder
 from loopway.options import Sampling
@@ -29,7 +28,7 @@ def write_results(folder: Path, runs: dict[str, list[PlannedRun]], data: RunData
     """Write numbers, table and curves; the table's rows."""
     variants = [_gather(name, by_seed, data) for name, by_seed in runs.items()]
     rows = compare_variants(variants)
-    write_atomically(folder / "results.json", json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+    write_json(folder / "results.json", [asdict(row) for row in rows])
     write_atomically(folder / "table.md", markdown_table(rows))
     vanilla = next((v.name for v in variants if vanilla_for(v, variants) is v), None)
     originals = {planned.summary.original_loss for by_seed in runs.values() for planned in by_seed}

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from loopway.layout import Layout
+from loopway.trained.held_out import document_error
 from loopway.training.summary import RunSummary
 
 #: A gap of fewer standard errors than this counts as noise: no share of it is given.
@@ -95,22 +96,17 @@ class Difference(NamedTuple):
 def compare_losses(a: VariantRuns, b: VariantRuns) -> Difference:
     """Return a's loss minus b's, and its standard errors.
 
-    Differences are paired (both models saw the same text), so the text's own difficulty cancels. Samples of one
-    document are alike, so documents, not samples, are what was drawn at random. The spread of the per-seed differences
-    is added in quadrature.
+    Differences are paired (both models saw the same text), so the text's own difficulty cancels. The spread of the
+    per-seed differences is added in quadrature.
     """
     differences = a.loss_sums - b.loss_sums
     per_sample, total = differences.mean(0), a.targets.sum()
     difference = float(per_sample.sum() / total)
-    residuals = np.bincount(a.documents, weights=per_sample - difference * a.targets)[np.unique(a.documents)]
-    documents, seeds = len(residuals), len(differences)
-    if documents < 2:
-        return Difference(difference, None, None)
-    variance = documents / (documents - 1) * float((residuals**2).sum()) / float(total) ** 2
-    if seeds < 2:
-        return Difference(difference, math.sqrt(variance), None)
-    of_seeds = float(np.var(differences.sum(1) / total, ddof=1)) / seeds
-    return Difference(difference, math.sqrt(variance), math.sqrt(variance + of_seeds))
+    error, seeds = document_error(per_sample, a.targets, a.documents), len(differences)
+    if error is None or seeds < 2:
+        return Difference(difference, error, None)
+    of_seeds = math.sqrt(np.var(differences.sum(1) / total, ddof=1) / seeds)
+    return Difference(difference, error, math.hypot(error, of_seeds))
 
 
 def compare_variants(variants: list[VariantRuns]) -> list[Row]:

@@ -23,7 +23,7 @@ from loopway.comparison.tables import explain, terminal_table
 from loopway.comparison.workers import Workers
 from loopway.data.opening import open_data
 from loopway.errors import ConfigError, LoopwayError
-from loopway.files import aside_of, write_atomically
+from loopway.files import aside_of, write_json
 from loopway.options import ProbeOptions
 from loopway.probing.probe import probe
 from loopway.training.callbacks import say
@@ -134,7 +134,7 @@ def _claim(folder: Path, runs: list[PlannedRun], workers: int) -> bool:
     for planned in runs:
         planned.check_folder(workers if trains else None)
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(claim, json.dumps({"runs": names}, indent=2) + "\n")
+    write_json(claim, {"runs": names})
     return is_new
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from rich.table import Table
 
 from loopway.comparison.results import NOISE_FACTOR, Row
+from loopway.report.markdown import markdown_table as table
 
 _BLANK = "–"
 
@@ -68,10 +69,8 @@ def terminal_table(rows: list[Row]) -> Table:
 
 def markdown_table(rows: list[Row]) -> str:
     """The table in GitHub's Markdown, with its explanation below."""
-    headers = [header for header, _ in COLUMNS]
-    rule = [":--" if position < _LEFT_ALIGNED else "--:" for position in range(len(COLUMNS))]
-    lines = [headers, rule, *([cell(row) for _, cell in COLUMNS] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{explain(rows)}\n"
+    cells = ([cell(row) for _, cell in COLUMNS] for row in rows)
+    return f"{table([header for header, _ in COLUMNS], cells, left=_LEFT_ALIGNED)}\n\n{explain(rows)}\n"
 
 
 def _or_blank(value: float | None, form: str, blank: str = _BLANK) -> str:

@@ -5,13 +5,10 @@ evaluations; nothing of how a measure is taken.
 """
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 from rich.console import Console
 
@@ -21,7 +18,8 @@ from loopway.evaluation.results import Evaluation
 from loopway.evaluation.suite import HELD_OUT, Measure
 from loopway.evaluation.tables import mean_accuracy
 from loopway.options import EvaluationOptions
-from loopway.report.style import label, line_style
+from loopway.report.style import label, line_style, new_figure
+from loopway.training.checkpoint import steps_of
 from loopway.training.metrics_log import read_metrics
 from loopway.training.run_folder import RunFolder
 
@@ -77,8 +75,7 @@ def plot_dynamics(courses: dict[str, list[Moment]], path: Path) -> None:
     shots = sorted({s for c in courses.values() for m in c for s in m.accuracy}, key=lambda count: count or 0)
     has_loss = any(moment.loss is not None for course in courses.values() for moment in course)
     panels = max(has_loss + len(shots), 1)
-    figure = Figure(figsize=(0.6 + 4.8 * panels, 3.8), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(0.6 + 4.8 * panels, 3.8)
     axes = list(figure.subplots(1, panels, squeeze=False)[0])
     for number, (name, course) in enumerate(courses.items()):
         style = line_style(number) | {"label": name, "marker": "o", "markersize": 3}
@@ -98,20 +95,16 @@ def plot_dynamics(courses: dict[str, list[Moment]], path: Path) -> None:
     for panel, count in zip(axes[has_loss:], shots, strict=False):
         label(panel, x, f"mean accuracy (%){'' if count is None else f', {count}-shot'}")
     axes[0].legend(frameon=False)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path)
 
 
 def _checkpoints(run: Path) -> dict[int, Path]:
-    """Tokens seen -> folder, for every whole checkpoint and the final model, in the order of training."""
+    """Tokens seen -> folder, for every checkpoint and the final model, in the order of training."""
     folder = RunFolder(run)
     if not folder.config.is_file():
         raise ConfigError(f"{run}: is no run folder; --every-checkpoint is for runs")
     per_step = _tokens_per_step(folder)
-    found: dict[int, Path] = {}
-    for checkpoint in folder.checkpoints.glob("checkpoint-*"):
-        is_whole = (checkpoint / "trainer_state.json").exists()  # which the Trainer writes last
-        if (matched := re.search(r"-(\d+)$", checkpoint.name)) and is_whole:
-            found[int(matched[1]) * per_step] = checkpoint
+    found = {step * per_step: path for step, path in steps_of(folder.checkpoints).items()}
     if folder.is_finished:
         found[json.loads(folder.summary.read_text(encoding="utf-8"))["tokens"]] = run
     if not found:

@@ -5,8 +5,6 @@
 What is known is not computed again; an evaluation that was stopped goes on. Knows nothing of how a measure is taken.
 """
 
-import json
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -23,7 +21,7 @@ from loopway.evaluation.perplexity import held_out_perplexity
 from loopway.evaluation.results import Evaluation, TaskResult
 from loopway.evaluation.suite import HELD_OUT, Measure
 from loopway.evaluation.tables import markdown_tables, terminal_tables
-from loopway.files import locked, write_atomically
+from loopway.files import locked, write_atomically, write_json
 from loopway.options import EvaluationOptions
 from loopway.trained.held_out import held_out_samples
 from loopway.trained.identity import versions
@@ -117,10 +115,6 @@ def _take(
         samples = held_out_samples(evaluated, list(settings.held_out), settings.sequence_length)
     except NoTokensError as error:
         raise LeftOutError(f"held-out perplexity: {error}, or give token files with --held-out") from error
-    if samples is None:
-        raise LeftOutError(
-            "held-out perplexity: there is no validation set; give token files with --held-out"
-        )
     if settings.limit is not None:
         samples.num_samples = min(samples.num_samples, settings.limit)
     rows = max(1, _HELD_OUT_TOKENS // samples.sequence_length)
@@ -132,7 +126,7 @@ def _write(folder: Path, evaluations: list[Evaluation], settings: EvaluationOpti
     write_atomically(folder / "table.md", markdown_tables(evaluations))
     content: dict[str, Any] = {
         "versions": versions(),
-        "settings": json.loads(json.dumps(asdict(settings), default=str)),
+        "settings": asdict(settings),
         "models": [
             {
                 "model": evaluation.model,
@@ -148,13 +142,4 @@ def _write(folder: Path, evaluations: list[Evaluation], settings: EvaluationOpti
             for evaluation in evaluations
         ],
     }
-    write_atomically(folder / "results.json", json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
-
-
-def _finite(content: Any) -> Any:
-    """JSON knows neither NaN nor infinity: null."""
-    if isinstance(content, dict):
-        return {key: _finite(value) for key, value in content.items()}
-    if isinstance(content, list):
-        return [_finite(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
+    write_json(folder / "results.json", content)

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from loopway.data.tokens.samples import IGNORED_LABEL, TokenSamples
 from loopway.evaluation.answers import Answers
 from loopway.evaluation.results import TaskResult
-from loopway.trained.held_out import sample_losses
+from loopway.trained.held_out import document_error, sample_losses
 
 
 def held_out_perplexity(
@@ -39,7 +39,7 @@ def held_out_perplexity(
             sums[index] = loss
             answers.add_partial("held_out", [identities[index]], loss)
     loss = float(sums.sum() / targets.sum())
-    error = _error_of_mean(sums, targets, samples.document_of_samples())
+    error = document_error(sums, targets, samples.document_of_samples())
     perplexity = math.exp(min(loss, 700.0))
     return TaskResult(
         metric="perplexity",
@@ -53,13 +53,3 @@ def held_out_perplexity(
 
 def _identity(sample: dict[str, torch.Tensor]) -> str:
     return hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in sample.values())).hexdigest()
-
-
-def _error_of_mean(sums: np.ndarray, targets: np.ndarray, documents: np.ndarray) -> float | None:
-    """Standard error of the loss per token; documents, not tokens, are what was drawn at random."""
-    residuals = np.bincount(documents, weights=sums - sums.sum() / targets.sum() * targets)
-    residuals = residuals[np.unique(documents)]
-    count = len(residuals)
-    if count < 2:
-        return None
-    return math.sqrt(count / (count - 1) * float((residuals**2).sum())) / float(targets.sum())

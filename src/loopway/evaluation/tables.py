@@ -15,6 +15,7 @@ from rich.table import Table
 
 from loopway.evaluation.results import Evaluation
 from loopway.evaluation.suite import HELD_OUT, Measure
+from loopway.report.markdown import markdown_table
 
 _NOTE = (
     "Perplexities per token (held-out, LAMBADA) or word (WikiText): lower is better. Accuracies in percent, ± standard "
@@ -112,12 +113,8 @@ def terminal_tables(evaluations: Sequence[Evaluation]) -> list[Table]:
 
 def markdown_tables(evaluations: Sequence[Evaluation]) -> str:
     """Both tables in Markdown, with what their numbers mean and what is missing."""
-    parts = []
-    for heads, rows in (headline(evaluations), details(evaluations)):
-        if len(heads) > 1:
-            lines = [heads, [":--", *("--:" for _ in heads[1:])], *rows]
-            parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
-    parts.append(_NOTE)
+    tables = (headline(evaluations), details(evaluations))
+    parts = [*(markdown_table(heads, rows) for heads, rows in tables if len(heads) > 1), _NOTE]
     missing = [f"Left out of {e.model}: {why}." for e in evaluations for why in e.missing.values()]
     parts += dict.fromkeys(missing)
     return "\n\n".join(parts) + "\n"

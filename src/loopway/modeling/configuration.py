@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig
 
 from loopway.layout import Layout
 from loopway.modeling.families import Family
-from loopway.modeling.per_layer import of_unique_layers, per_layer_fields, unrolled_layers
+from loopway.modeling.per_layer import of_unique_layers, per_layer_lists, unrolled_layers
 from loopway.recurrence import RecurrenceOptions, check_recurrence
 
 
@@ -78,8 +78,7 @@ class RecursiveConfigMixin:
     @property
     def per_layer_lists(self) -> dict[str, list[Any]]:
         """Lists of the family's config with one entry a layer, by their names."""
-        found = {name: getattr(self, name, None) for name in per_layer_fields(self.family.config_class)}
-        return {name: values for name, values in found.items() if values is not None}
+        return per_layer_lists(self, self.family.config_class)
 
     def _unroll(self, layout: Layout) -> None:
         """Make depth and lists of the unique layers those of the unrolled graph."""

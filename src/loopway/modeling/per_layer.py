@@ -31,9 +31,9 @@ def per_layer_fields(config_class: type) -> tuple[str, ...]:
     return tuple(filter(follows, names))
 
 
-def per_layer_lists(config: Any) -> dict[str, list[Any]]:
-    """The lists of a family's own config that have one entry a layer, by their names."""
-    found = {name: getattr(config, name, None) for name in per_layer_fields(type(config))}
+def per_layer_lists(config: Any, config_class: type | None = None) -> dict[str, list[Any]]:
+    """The lists of a config that have one entry a layer, by their names; the class is its family's, if it isn't its own."""
+    found = {name: getattr(config, name, None) for name in per_layer_fields(config_class or type(config))}
     return {name: values for name, values in found.items() if values is not None}
 
 

@@ -5,7 +5,6 @@
 Knows what is probed and where it goes; nothing of how a measure is taken or drawn.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +16,7 @@ from transformers import PreTrainedModel
 
 from loopway.data.tokens_note import NoTokensError
 from loopway.errors import ConfigError
-from loopway.files import write_atomically
+from loopway.files import write_json
 from loopway.layout import Layout
 from loopway.modeling.accounting import parameter_report
 from loopway.modeling.conversion import as_vanilla
@@ -88,10 +87,6 @@ def _probe_one(
         held_out = held_out_samples(opened, list(settings.data), settings.sequence_length)
     except NoTokensError as error:
         raise ConfigError(f"{opened.name}: {error}, or give held-out token files with --data") from error
-    if held_out is None:
-        raise ConfigError(
-            f"{opened.name}: has no validation set of its own; give held-out token files with --data"
-        )
     samples = evenly_spread(held_out, settings.samples)
     counts, text = count_tokens(samples, model.config.vocab_size)
     states = routers = None
@@ -173,10 +168,10 @@ def _write(folder: Path, found: list[ModelProbes], settings: ProbeOptions, comma
     content = {
         "command": command,
         "versions": versions,
-        "settings": json.loads(json.dumps(asdict(settings), default=str)),
-        "models": [probes.to_dict() for probes in found],
+        "settings": asdict(settings),
+        "models": [asdict(probes) for probes in found],
     }
-    write_atomically(folder / "probes.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
+    write_json(folder / "probes.json", content, indent=1)
     pictures = draw_figures(found)
     for picture in pictures.values():
         save_picture(picture, folder / "figures")

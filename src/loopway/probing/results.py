@@ -1,7 +1,6 @@
 """What probing a model finds: arrays with names for their axes. Knows nothing of how it is found and shown."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -152,17 +151,3 @@ class ModelProbes:
     states: StateProbes
     routers: RouterProbes | None
     loops: list[LoopProbes]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; NaN becomes None."""
-        return _plain(asdict(self))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | np.ndarray):
-        return [_plain(inner) for inner in value] if np.ndim(value) else _plain(value.item())  # type: ignore[union-attr]
-    if isinstance(value, float | np.floating):
-        return float(value) if np.isfinite(value) else None
-    return value.item() if isinstance(value, np.generic) else value

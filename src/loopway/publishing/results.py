@@ -13,6 +13,7 @@ from huggingface_hub import EvalResult
 from loopway.evaluation.results import Evaluation, TaskResult
 from loopway.evaluation.suite import Measure
 from loopway.evaluation.tables import details
+from loopway.report.markdown import markdown_table
 
 _RESULTS = "results.json"
 
@@ -47,13 +48,12 @@ def find_results(folder: Path, key: str) -> Findings:
 def results_section(name: str, found: Findings) -> str:
     """The results as a table, in Markdown."""
     _, rows = details([Evaluation(name, "", list(found.results), found.results)])
-    lines = [["task", "metric", "value", "questions"], [":--", ":--", "--:", "--:"]]
-    lines += [[*row, f"{result.samples:,}"] for row, result in zip(rows, found.results.values(), strict=True)]
+    rows = [[*row, f"{result.samples:,}"] for row, result in zip(rows, found.results.values(), strict=True)]
     versions = ", ".join(f"{package} {version}" for package, version in found.versions.items())
     return (
         "## Evaluation\n\nBy `loopway evaluate`. Accuracies in percent, ± standard error; perplexities per token "
         "(held-out, LAMBADA) or word (WikiText).\n\n"
-        + "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        + markdown_table(["task", "metric", "value", "questions"], rows, left=2)
         + f"\n\nMeasured with {versions}."
     )
 

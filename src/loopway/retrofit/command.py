@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from loopway.checks import not_among
 from loopway.layout import Layout
 from loopway.modeling.accounting import parameter_report
 from loopway.modeling.opening import PretrainedFolder, no_file_bars
@@ -26,11 +25,10 @@ from loopway.retrofit.opening import open_pretrained
 from loopway.retrofit.saving import check_free, save_model
 from loopway.retrofit.text import read_calibration
 from loopway.trained.identity import versions
-from loopway.trained.opening import open_trained
+from loopway.trained.opening import check_dtype, open_trained
 from loopway.training.model_card import CARD, model_card
 from loopway.training.origin import RECORD, origin_header, origin_section, record_text
 
-_DTYPES = ("float32", "bfloat16", "float16")
 _SAMPLE_TOKENS = 512
 _MEASURED_TOKENS = 128
 
@@ -43,8 +41,7 @@ def retrofit_command(name: str, out: Path, settings: RetrofitOptions) -> str:
     """
     layout = Layout.parse(settings.layout)
     check_way(settings.fill, layout, bool(settings.calibration))
-    if settings.dtype not in (None, *_DTYPES):
-        raise not_among("--dtype", settings.dtype, _DTYPES)
+    check_dtype(settings.dtype)
     if settings.recurrence == "mesh":
         check_start(layout.num_boundaries, settings.num_slots, settings.router_gap)
     out = out.expanduser()

@@ -3,6 +3,9 @@
 Knows models, runs and samples; nothing of what is made of the losses.
 """
 
+import math
+
+import numpy as np
 import torch
 import yaml
 from transformers import PreTrainedModel
@@ -14,15 +17,14 @@ from loopway.data.finding import find_tokens
 from loopway.data.opening import open_held_out
 from loopway.data.tokenizer import fingerprint
 from loopway.data.tokens.samples import Source, TokenSamples
+from loopway.data.tokens_note import NoTokensError
 from loopway.errors import DataError
 from loopway.modeling.sample_losses import losses_of_samples
 from loopway.trained.opening import TrainedModel
 from loopway.training.run_folder import RunFolder
 
 
-def held_out_samples(
-    trained: TrainedModel, held_out: list[str], sequence_length: int | None
-) -> TokenSamples | None:
+def held_out_samples(trained: TrainedModel, held_out: list[str], sequence_length: int | None) -> TokenSamples:
     """The samples to read: of the token files that are given, else of the validation set of the model's run.
 
     Args:
@@ -30,7 +32,7 @@ def held_out_samples(
         sequence_length: tokens a sample; None: what the run was trained with, else what the model can read.
 
     Raises:
-        NoTokensError: the run's own validation set is gone.
+        NoTokensError: there is no validation set, or it is gone; what to do about it.
         DataError: the files are damaged, or were made with another tokenizer.
         ConfigError: samples longer than the model reads.
     """
@@ -41,7 +43,9 @@ def held_out_samples(
             "--sequence-length", sequence_length, f"at most the {longest} tokens that {trained.name} reads"
         )
     if not held_out:
-        return _of_run(trained.run, config, sequence_length)
+        if (samples := _of_run(trained.run, config, sequence_length)) is None:
+            raise NoTokensError("there is no validation set: open a run that has one")
+        return samples
     found = [find_tokens(entry, field="data.validation") for entry in held_out]
     for folder in (folder for tokens in found for folder in tokens.folders):
         if folder.manifest["tokenizer"]["fingerprint"] != fingerprint(trained.tokenizer):  # type: ignore[arg-type]
@@ -74,6 +78,22 @@ def sample_losses(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> lis
     targets = inputs.pop("shift_labels")
     sums, _ = losses_of_samples(model, inputs, targets)
     return sums.tolist()
+
+
+def document_error(sums: np.ndarray, targets: np.ndarray, documents: np.ndarray) -> float | None:
+    """Standard error of a loss per token, in nats; None with one document.
+
+    Samples of one document are alike, so documents, not samples or tokens, are what was drawn at random.
+
+    Args:
+        sums: loss of every sample, or its difference between two models, ``[samples]``.
+        targets: number of its targets, ``[samples]``.
+        documents: the document in which it begins, ``[samples]``.
+    """
+    total = targets.sum()
+    residuals = np.bincount(documents, weights=sums - sums.sum() / total * targets)[np.unique(documents)]
+    count = len(residuals)
+    return None if count < 2 else math.sqrt(count / (count - 1) * float((residuals**2).sum())) / float(total)
 
 
 def _of_run(run: RunFolder | None, config: DataConfig | None, length: int | None) -> TokenSamples | None:

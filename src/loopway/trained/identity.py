@@ -3,13 +3,10 @@
 Knows nothing of where a model lies.
 """
 
-import contextlib
 import hashlib
 import json
-import platform
 from collections.abc import Iterator, Sequence
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +14,12 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import loopway
+from loopway.training.summary import library_versions
 
 
 def versions() -> dict[str, str]:
-    """Of everything that has a part in an evaluation, as far as it is installed."""
-    found = {"python": platform.python_version()}
-    for package in ("loopway", "lm_eval", "torch", "transformers", "tokenizers", "datasets"):
-        with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
+    """Versions of all packages that affect an evaluation, as far as they are installed."""
+    return library_versions("lm_eval", "torch", "transformers", "tokenizers", "datasets")
 
 
 def identity_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, plugins: Sequence[Path]) -> str:

@@ -56,16 +56,21 @@ def open_trained(name: str, plugins: Sequence[Path] = (), dtype: str | None = No
     Raises:
         ConfigError: it can't be opened, or there is no such dtype.
     """
-    if dtype not in (None, *_DTYPES):
-        raise not_among("--dtype", dtype, _DTYPES)
+    check_dtype(dtype)
     path = Path(name).expanduser()
-    if path.exists() or name.startswith((".", "/", "~")):
+    if PretrainedFolder(name).is_local:
         name = os.path.normpath(name)
         model, tokenizer = open_model(path, plugins, dtype)
     else:
         load_plugins(plugins)
         model, tokenizer = _open(PretrainedFolder(name), dtype)
     return TrainedModel(name, model.eval(), tokenizer, _run_of(path), plugins)
+
+
+def check_dtype(dtype: str | None) -> None:
+    """Raise ConfigError unless it is None or a precision in which models are opened."""
+    if dtype not in (None, *_DTYPES):
+        raise not_among("--dtype", dtype, _DTYPES)
 
 
 def _run_of(path: Path) -> RunFolder | None:
@@ -98,7 +103,9 @@ def open_model(
     try:
         return _open(PretrainedFolder(folder), dtype)
     except ConfigError as error:
-        if plugins or not (copies := _plugins_of_run(path)):
+        run = _run_of(path)
+        copies = sorted(run.plugins.glob("*.py")) if run else []
+        if plugins or not copies:
             raise
         options = " ".join(f"--plugin {copy}" for copy in copies)
         raise ConfigError(
@@ -109,14 +116,6 @@ def open_model(
 def _open(folder: PretrainedFolder, dtype: str | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     # Not cast once it is open: that would round what is no weight, too, such as rotary frequencies.
     return folder.model(dtype=dtype or "auto"), folder.tokenizer()
-
-
-def _plugins_of_run(path: Path) -> list[Path]:
-    """The copies of its plugins that lie in the run folder that `path` is, or is in."""
-    for parent in (path, *path.resolve().parents[:2]):
-        if RunFolder(parent).config.is_file():
-            return sorted(RunFolder(parent).plugins.glob("*.py"))
-    return []
 
 
 def model_folder(path: Path) -> Path:

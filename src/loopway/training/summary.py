@@ -3,9 +3,10 @@
 Knows nothing of how it was done.
 """
 
+import contextlib
 import json
 import platform
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Self
 
@@ -70,8 +71,15 @@ class RunSummary(BaseModel):
         return cls(**json.loads(path.read_text(encoding="utf-8")), folder=path.parent)
 
 
-def library_versions() -> dict[str, str]:
-    """Versions of all packages that affect the numbers. Loopway may run from a copy of the tree, not installed."""
-    packages = ("torch", "transformers", "accelerate", "tokenizers")
-    own = {"python": platform.python_version(), "loopway": __version__}
-    return own | {package: version(package) for package in packages}
+def library_versions(
+    *packages: str, default: tuple[str, ...] = ("torch", "transformers", "accelerate", "tokenizers")
+) -> dict[str, str]:
+    """Versions of Python, Loopway and these packages, as far as they are installed; by default those that train."""
+    found = {
+        "python": platform.python_version(),
+        "loopway": __version__,
+    }  # which may run from a copy, not installed
+    for package in packages or default:
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
