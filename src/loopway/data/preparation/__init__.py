@@ -1,1 +1,1 @@
-"""Text to token files. Knows nothing of samples and runs."""
+"""Text to token files. Knows nothing of samples and runs. (`loopway.data.prepare` is its function: hence the name.)"""

@@ -18,7 +18,7 @@ from collections import Counter, deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -49,16 +49,16 @@ class Unit:
 
     path: Path
     """Of its marker."""
-    split: str
-    """What its text is for."""
-    before: float
-    """Bytes of all sources before those that are read together for it, as they lie on disk."""
     pieces: Sequence[Piece] = ()
     """What it is made of; nothing of a unit that was finished earlier."""
     end: Place | None = None
     """Where the next one begins; None: these sources end here."""
     read: float = 0.0
     """Bytes of the sources that are read together, as they lie on disk, that have been read by the end."""
+    before: float = 0.0
+    """Bytes of all sources before those."""
+    split: str = ""
+    """What its text is for."""
 
     @cached_property
     def marker(self) -> dict[str, Any]:
@@ -136,25 +136,32 @@ def finished_units(
 
 
 def _units(sources: "Mapping[str, Sequence[TextSource]]", folder: Path, encoding: Encoding) -> Iterator[Unit]:
-    """Every unit in order; behind one that was finished earlier, reading begins at its end."""
+    """Every unit in order."""
     how, before, twins = short_hash(asdict(encoding)), 0.0, Counter[str]()
     for split in sources:
         for together in neighbours(sources[split], _size, UNIT_BYTES):
-            what, start, runs = [[source.name, source.stamp()] for source in together], Place(), None
+            what = [[source.name, source.stamp()] for source in together]
             twins[str(what)] += 1  # the same text may be named twice, and its units be at work at once
-            while start is not None:
-                path = folder / f"{short_hash([how, what, twins[str(what)], start])}.json"
-                if path.exists():
-                    unit, runs = Unit(path, split, before), None
-                    end = unit.marker["end"]
-                    start = end and Place(end[0], Position(*end[1]))
-                    yield unit
-                else:
-                    runs = runs or _runs(together, start, encoding.seed)
-                    pieces, read, start = next(runs, ((), 0.0, None))
-                    if pieces:
-                        yield Unit(path, split, before, pieces, start, read)
+            for unit in _cut(together, folder, [how, what, twins[str(what)]], encoding.seed):
+                yield replace(unit, split=split, before=before)
             before += sum(source.size or 0 for source in together)
+
+
+def _cut(sources: "Sequence[TextSource]", folder: Path, key: list[Any], seed: int) -> Iterator[Unit]:
+    """The units of sources that are read together; behind one that was finished earlier, reading begins at its end."""
+    start, runs = Place(), None
+    while start is not None:
+        path = folder / f"{short_hash([*key, start])}.json"
+        if path.exists():
+            unit, runs = Unit(path), None
+            end = unit.marker["end"]
+            start = end and Place(end[0], Position(*end[1]))
+            yield unit
+        else:
+            runs = runs or _runs(sources, start, seed)
+            pieces, read, start = next(runs, ((), 0.0, None))
+            if pieces:
+                yield Unit(path, pieces, start, read)
 
 
 def _size(source: "TextSource") -> float:
