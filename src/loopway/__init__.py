@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from loopway.modeling.building import recursive_config
     from loopway.modeling.compiled_decoding import compiled_decoding
     from loopway.modeling.families import Family
+    from loopway.modeling.family_check import register_family
     from loopway.modeling.presets import pythia_config
-    from loopway.modeling.registration import register_family
     from loopway.modeling.sharding import shard_model
     from loopway.modeling.stack import StageRecord, set_recompute, trace_stages
     from loopway.recurrence import Recurrence, RecurrenceOptions, mix_states, register_recurrence
@@ -43,7 +43,7 @@ _HOMES = {
     "parameter_report": "loopway.modeling.accounting",
     "pythia_config": "loopway.modeling.presets",
     "recursive_config": "loopway.modeling.building",
-    "register_family": "loopway.modeling.registration",
+    "register_family": "loopway.modeling.family_check",
     "register_recurrence": "loopway.recurrence",
     "retrofit_model": "loopway.retrofit.conversion",
     "set_recompute": "loopway.modeling.stack",

@@ -28,7 +28,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 import loopway
 from loopway.errors import FamilyError
-from loopway.modeling import families, registration
+from loopway.modeling import families, family_check
 from loopway.modeling import loss as loss_module
 
 
@@ -226,7 +226,7 @@ def test_a_family_that_would_compute_something_else_is_refused(
         ("Model", LlamaModel),
         ("ForCausalLM", SquashedForCausalLM),
     ):
-        for module in {transformers, families.transformers, registration.transformers}:  # imported twice
+        for module in {transformers, families.transformers, family_check.transformers}:  # imported twice
             monkeypatch.setattr(module, f"Squashed{name}", value, raising=False)
     before = torch.random.get_rng_state()
     with pytest.raises(FamilyError, match=message):

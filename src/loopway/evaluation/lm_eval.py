@@ -1,9 +1,9 @@
 """lm-evaluation-harness's own command line, with the recursive families known: `python -m loopway.evaluation.lm_eval`.
 
-The harness knows no plug-ins; every option and every task is its own. Knows nothing else.
+The harness knows no plug-ins; importing anything of Loopway makes the families known. Every option and every task is its
+own. Knows nothing else.
 """
 
-import loopway  # noqa: F401  (makes the recursive families known to the Auto classes)
 from loopway.errors import ConfigError, exit_on_error
 
 

@@ -1,4 +1,4 @@
-"""Whether a family fits: one segment of a tiny model of it gives the family's own logits and loss.
+"""One more decoder family: it fits if one segment of a tiny model of it gives the family's own logits and loss.
 
 Knows nothing of any one family.
 """
@@ -8,13 +8,15 @@ from dataclasses import fields
 from typing import Any
 
 import torch
+import transformers
 from transformers import PreTrainedModel
 
 from loopway.checks import one_line
 from loopway.errors import FamilyError
 from loopway.modeling.conversion import as_vanilla
-from loopway.modeling.families import Family
+from loopway.modeling.families import FAMILIES, Family
 from loopway.modeling.initialization import residual_weights
+from loopway.modeling.registration import register_names_of
 
 _DEPTH = 6  # so that layers of several kinds come
 _TINY = {
@@ -35,6 +37,41 @@ _TINY = {
     "bos_token_id": None,
     "eos_token_id": None,
 }
+
+
+def register_family(family: Family) -> None:
+    """Support another decoder family of transformers; its recursive classes are known to the Auto classes at once.
+
+    Raises:
+        FamilyError: if the name is taken by another row, transformers has no such classes, or a tiny model of it
+            gives other logits or another loss than the family's own.
+    """
+    if FAMILIES.get(family.model_type) == family:
+        return
+    if family.model_type in FAMILIES:
+        raise FamilyError(
+            f"family {family.model_type!r} is registered already, as {FAMILIES[family.model_type]}"
+        )
+    causal_lm = family.causal_lm or f"{family.prefix}ForCausalLM"
+    names = (f"{family.prefix}Config", f"{family.prefix}Model", causal_lm)
+    missing = [name for name in names if not hasattr(transformers, name)]
+    if missing:
+        raise FamilyError(
+            f"family {family.model_type!r} can't be registered: transformers {transformers.__version__} has no "
+            f"{', '.join(missing)}; check the prefix {family.prefix!r}"
+        )
+    own_type = family.config_class.model_type  # type: ignore[attr-defined]
+    if own_type != family.model_type:
+        raise FamilyError(
+            f"family {family.model_type!r}: {family.prefix}Config is of model type {own_type!r}; give that"
+        )
+    FAMILIES[family.model_type] = family
+    try:
+        check_family(family)
+    except FamilyError:
+        del FAMILIES[family.model_type]
+        raise
+    register_names_of(family)
 
 
 @torch.no_grad()

@@ -19,7 +19,6 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-import loopway  # noqa: F401  (makes the recursive families known to the Auto classes)
 from loopway.checks import one_line
 from loopway.errors import ConfigError
 from loopway.modeling.configuration import RecursiveConfigMixin

@@ -5,18 +5,21 @@ names only, to be looked up in ``loopway`` when first asked for; whoever asks fo
 model classes registered too. Other lists of names get the families' when the modules that hold them are imported.
 """
 
+import sys
 import warnings
 from functools import cache
 
 import transformers
 from packaging.version import Version
 
-from loopway.errors import FamilyError
 from loopway.modeling.families import FAMILIES, Family
 from loopway.modeling.name_lists import AUTO_CLASSES, complete_lists
 
 #: The releases of transformers that the tests have passed with: from the first to before the second.
 TESTED_TRANSFORMERS = ("5.17", "5.24")
+
+_HOME = sys.modules[__name__.partition(".")[0]]
+"""Where a family's recursive classes are looked up."""
 
 
 def register_configs() -> None:
@@ -32,40 +35,8 @@ def register_names() -> None:
         _register_names(family)
 
 
-def register_family(family: Family) -> None:
-    """Support another decoder family of transformers; its recursive classes are known to the Auto classes at once.
-
-    Raises:
-        FamilyError: if the name is taken by another row, transformers has no such classes, or a tiny model of it
-            gives other logits or another loss than the family's own.
-    """
-    if FAMILIES.get(family.model_type) == family:
-        return
-    if family.model_type in FAMILIES:
-        raise FamilyError(
-            f"family {family.model_type!r} is registered already, as {FAMILIES[family.model_type]}"
-        )
-    causal_lm = family.causal_lm or f"{family.prefix}ForCausalLM"
-    names = (f"{family.prefix}Config", f"{family.prefix}Model", causal_lm)
-    missing = [name for name in names if not hasattr(transformers, name)]
-    if missing:
-        raise FamilyError(
-            f"family {family.model_type!r} can't be registered: transformers {transformers.__version__} has no "
-            f"{', '.join(missing)}; check the prefix {family.prefix!r}"
-        )
-    own_type = family.config_class.model_type  # type: ignore[attr-defined]
-    if own_type != family.model_type:
-        raise FamilyError(
-            f"family {family.model_type!r}: {family.prefix}Config is of model type {own_type!r}; give that"
-        )
-    from loopway.modeling.family_check import check_family
-
-    FAMILIES[family.model_type] = family
-    try:
-        check_family(family)
-    except FamilyError:
-        del FAMILIES[family.model_type]
-        raise
+def register_names_of(family: Family) -> None:
+    """Make one more family's classes known, in all places at once."""
     _register_config(family)
     _register_names(family)
 
@@ -92,17 +63,13 @@ def _register_config(family: Family) -> None:
     """Name a family's recursive config in transformers' registry, without making the class."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    import loopway
-
     CONFIG_MAPPING._mapping[family.recursive_model_type] = f"Recursive{family.prefix}Config"
     # The registry looks names up in a module a model type; it would import transformers.models.recursive_llama.
-    CONFIG_MAPPING._modules[family.recursive_model_type] = loopway
+    CONFIG_MAPPING._modules[family.recursive_model_type] = _HOME
 
 
 def _register_names(family: Family) -> None:
-    import loopway
-
-    complete_lists(family.model_type, family.prefix, loopway)
+    complete_lists(family.model_type, family.prefix, _HOME)
 
 
 @cache

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-import loopway
 from loopway.training.summary import library_versions
 
 
@@ -45,7 +44,7 @@ def identity_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, plug
 
 def _code() -> Iterator[Path]:
     """What of Loopway a model is made of: in a checkout it changes without the version."""
-    package = Path(loopway.__file__).parent
+    package = Path(__file__).parents[1]
     yield package / "layout.py"
     for part in ("modeling", "recurrence"):
         yield from sorted((package / part).glob("*.py"))
