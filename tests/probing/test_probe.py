@@ -198,7 +198,7 @@ def test_a_comparison_ends_with_a_page_of_its_models_and_the_command_that_makes_
     assert content["models"][0]["cut"] == "1+1R2+1"
     told = f"--samples 3 --out {tmp_path}/probes --plugin {plugin}"
     assert content["command"] == f"loopway probe {' '.join(models)} {told}"
-    assert content["settings"]["plugins"] == [str(plugin)]
+    assert content["settings"]["plugin"] == [str(plugin)]
 
 
 def test_an_unsupported_family_is_named(
