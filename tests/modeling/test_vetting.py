@@ -89,9 +89,7 @@ def refusal(folder: Path) -> str:
     """The line with which opening is refused before transformers has seen the folder."""
     with pytest.raises(ConfigError) as refused:
         open_model(folder)
-    assert isinstance(refused.value.__cause__, ConfigError), (
-        "found by the vetting, not by what was vetted for"
-    )
+    assert isinstance(refused.value.__cause__, ConfigError), "found by what was vetted for"
     line = str(refused.value)
     assert line.startswith(f"{folder} can't be opened: ") and "\n" not in line and len(line) < 1000
     return line
@@ -205,6 +203,7 @@ REFUSED = [
     (TOKENIZER, {"vocab": "/etc/passwd"}, "vocab': got '/etc/passwd', expected no path"),
     (TOKENIZER, {"init_inputs": ["/etc/passwd"]}, "asks for more"),
     (TOKENIZER, {"gguf_file": "model.gguf"}, "asks for more"),
+    ("generation_config.json", {"num_beams": BILLION}, "'num_beams': got 1000000000, expected at most 100000"),
     ("special_tokens_map.json", {"tokenizer_file": "/etc/passwd"}, "tokenizer_file': got '/etc/passwd'"),
     (TOKENIZER, {"tokenizer_class": "Mine"}, "names code for its tokenizer (auto_map), which is never run"),
     (TOKENIZER, {"tokenizer_class": None}, "names code for its tokenizer (auto_map), which is never run"),
@@ -384,11 +383,6 @@ def test_absurd_sizes_are_refused_before_anything_is_allocated(
     assert refusal(folder)
 
 
-def test_absurd_answers_are_refused(folder: Path) -> None:
-    edit(folder / "generation_config.json", num_beams=BILLION)
-    assert "generation_config.json: 'num_beams': got 1000000000, expected at most 100000" in refusal(folder)
-
-
 # The Hugging Face Hub, as its cache looks like.
 
 
@@ -416,12 +410,11 @@ def test_a_model_of_the_hub_is_vetted(name: str, hub: Path, tmp_path: Path) -> N
     shutil.move((hub / name).resolve(), tmp_path / "outside")
     (hub / name).unlink()
     (hub / name).symlink_to(tmp_path / "outside")
-    with pytest.raises(
-        ConfigError, match=rf"'org/tiny' is no folder here, and as .*{name}: is a link that leads out"
-    ):
+    told = rf"'org/tiny' is no folder here, and as .*{name}: is "
+    with pytest.raises(ConfigError, match=f"{told}a link that leads out"):
         open_trained("org/tiny")
     (hub / name).unlink()
-    with pytest.raises(ConfigError, match=rf"'org/tiny' is no folder here, and as .*{name}: is missing"):
+    with pytest.raises(ConfigError, match=f"{told}missing"):
         open_trained("org/tiny")
 
 
@@ -505,36 +498,31 @@ def test_any_settings_open_or_are_refused_in_one_line(
 
 
 @settings(max_examples=60)
-@given(st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=4))
-def test_any_bytes_in_a_header_open_or_are_refused_in_one_line(
-    models: Path, spoilt: dict[str, Path], changes: list[tuple[float, int]]
-) -> None:
-    weights = bytearray((models / "llama" / "model.safetensors").read_bytes())
-    (size,) = struct.unpack("<Q", weights[:8])
-    for at, byte in changes:
-        weights[int(at * (8 + size))] = byte
-    (spoilt["llama"] / "model.safetensors").write_bytes(weights)
-    opens_or_is_refused(spoilt["llama"])
-
-
-@settings(max_examples=60)
 @given(
-    entry=st.dictionaries(st.sampled_from(["dtype", "shape", "data_offsets"]), JSON, min_size=1),
+    entry=st.dictionaries(st.sampled_from(["dtype", "shape", "data_offsets"]), JSON),
     length=st.none() | st.integers(0, 2**64 - 1),
     cut=st.none() | st.integers(0, 200),
+    byte=st.none() | st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)),
 )
-@example(entry={}, length=2**64 - 1, cut=None)
-@example(entry={}, length=10**8, cut=8)
-@example(entry={"shape": [2**32, 2**32]}, length=None, cut=None)
-@example(entry={"shape": [BILLION], "data_offsets": [0, 4 * BILLION]}, length=None, cut=None)
+@example(entry={}, length=2**64 - 1, cut=None, byte=None)
+@example(entry={}, length=10**8, cut=8, byte=None)
+@example(entry={"shape": [2**32, 2**32]}, length=None, cut=None, byte=None)
+@example(entry={"shape": [BILLION], "data_offsets": [0, 4 * BILLION]}, length=None, cut=None, byte=None)
 def test_any_header_opens_or_is_refused_in_one_line(
-    models: Path, spoilt: dict[str, Path], entry: dict[str, Any], length: int | None, cut: int | None
+    models: Path,
+    spoilt: dict[str, Path],
+    entry: dict[str, Any],
+    length: int | None,
+    cut: int | None,
+    byte: tuple[float, int] | None,
 ) -> None:
     weights = (models / "recursive" / "model.safetensors").read_bytes()
     (size,) = struct.unpack("<Q", weights[:8])
     header = json.loads(weights[8 : 8 + size])
     header[HEAD] |= entry
-    content = json.dumps(header).encode()
+    content = bytearray(json.dumps(header).encode())
+    if byte is not None:
+        content[int(byte[0] * len(content))] = byte[1]
     start = struct.pack("<Q", len(content) if length is None else length)
     (spoilt["recursive"] / "model.safetensors").write_bytes((start + content + weights[8 + size :])[:cut])
     opens_or_is_refused(spoilt["recursive"])
