@@ -14,7 +14,6 @@ from loopway.probing.state_figures import last_loop_state
 from loopway.report.page import Table
 
 NOTHING = "–"  # where there is no number
-_LOSS_CHANGES = ("loss change with one loop fewer", "with its write withheld")
 _DEVIATION = "mean ± standard deviation over samples"
 
 
@@ -31,10 +30,10 @@ def glance_table(probes: Sequence[ModelProbes], labels: Sequence[str]) -> Table:
         )
         for found, label in zip(probes, labels, strict=True)
     ]
-    heads = ("model", "balance", "stagnation", "effective rank of h(K)", *_LOSS_CHANGES)
+    heads = ("model", "balance", "stagnation", "rank of h(K)", "one loop fewer", "last write withheld")
     return Table(
-        f"One number for each question: {_DEVIATION}; of the loss change, in nats per token, the mean ± its standard "
-        "error.",
+        f"One number for each question: {_DEVIATION}; of the last two, which are changes of the loss in nats per token, "
+        "the mean ± its standard error.",
         heads,
         rows,
     )

@@ -5,13 +5,13 @@
 Knows what is probed and where it goes; nothing of how a measure is taken or drawn.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
+from rich.table import Column, Table
 from transformers import PreTrainedModel
 
 from loopway.data.tokens_note import NoTokensError
@@ -26,11 +26,11 @@ from loopway.options import ProbeOptions
 from loopway.probing.figures import draw_figures, model_labels
 from loopway.probing.loops import probe_loops
 from loopway.probing.page import write_probe_page
+from loopway.probing.page_tables import glance_table
 from loopway.probing.pictures import save_picture
 from loopway.probing.reading import batches_of, count_tokens, evenly_spread, traced
-from loopway.probing.results import LossChange, ModelProbes, Spread, StateProbes
+from loopway.probing.results import ModelProbes
 from loopway.probing.routers import RouterProbe, TokenGroups, has_routers
-from loopway.probing.state_figures import last_loop_state
 from loopway.probing.states import StateProbe
 from loopway.trained.held_out import held_out_samples
 from loopway.trained.opening import TrainedModel, model_folder, open_trained
@@ -179,35 +179,11 @@ def _write(folder: Path, found: list[ModelProbes], settings: ProbeOptions, comma
 
 
 def glance(found: Sequence[ModelProbes]) -> Table:
-    """The probes in one number each, a column a model, for a terminal; ± is the deviation over samples."""
-    table = Table()
-    table.add_column("")
-    for label in model_labels([probes.name for probes in found]):
-        table.add_column(label, justify="right")
-    rows = {
-        "blocks": [probes.cut or probes.layout for probes in found],
-        "balance": [_with_deviation(probes.states.balance, 3) for probes in found],
-        "stagnation": [_with_deviation(probes.states.stagnation, 3) for probes in found],
-        "effective rank": [_with_deviation(_last_rank(probes.states), 1) for probes in found],
-        "one loop fewer": [_differences(loops.one_loop_fewer for loops in probes.loops) for probes in found],
-        "last write withheld": [
-            _differences(loops.without_last_write for loops in probes.loops) for probes in found
-        ],
-    }
-    for name, cells in rows.items():
-        table.add_row(name, *cells)
+    """The page's first table for a terminal: a column a model, a row a number; and the blocks that they are of."""
+    numbers = glance_table(found, model_labels([probes.name for probes in found]))
+    (_, *labels), *rows = zip(numbers.heads, *numbers.rows, strict=True)
+    table = Table("", *(Column(label, justify="right") for label in labels))
+    table.add_row("blocks", *(probes.cut or probes.layout for probes in found))
+    for row in rows:
+        table.add_row(*row)
     return table
-
-
-def _last_rank(states: StateProbes) -> Spread:
-    last = last_loop_state(states)
-    return Spread(states.effective_rank.mean[last], states.effective_rank.std[last])
-
-
-def _with_deviation(spread: Spread | None, digits: int) -> str:
-    return "–" if spread is None else f"{spread.mean:.{digits}f} ± {spread.std:.{digits}f}"
-
-
-def _differences(changes: Iterable[LossChange | None]) -> str:
-    """How much higher the loss is, nats per token."""
-    return ", ".join(f"{change.difference:+.4f}" for change in changes if change is not None) or "–"
