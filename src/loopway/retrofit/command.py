@@ -21,8 +21,8 @@ from loopway.retrofit.conversion import Retrofit, convert
 from loopway.retrofit.export import export_model
 from loopway.retrofit.filling import check_way
 from loopway.retrofit.highways import StartReport, check_start, leak_bound, measure_start
-from loopway.retrofit.opening import open_pretrained
 from loopway.retrofit.saving import check_free, save_model
+from loopway.retrofit.suitability import check_fits
 from loopway.retrofit.text import read_calibration
 from loopway.trained.identity import versions
 from loopway.trained.opening import check_dtype, open_trained
@@ -46,7 +46,9 @@ def retrofit_command(name: str, out: Path, settings: RetrofitOptions) -> str:
         check_start(layout.num_boundaries, settings.num_slots, settings.router_gap)
     out = out.expanduser()
     check_free(out)
-    model, tokenizer = open_pretrained(name, layout, settings.dtype)
+    folder = PretrainedFolder(name)
+    check_fits(folder.config(), layout)  # before any weight is read
+    model, tokenizer = folder.model(every_weight=True, dtype=settings.dtype or "auto"), folder.tokenizer()
     calibration = None
     if settings.calibration:
         length = min(_SAMPLE_TOKENS, model.config.max_position_embeddings)
@@ -65,7 +67,7 @@ def retrofit_command(name: str, out: Path, settings: RetrofitOptions) -> str:
     start = _measured(made.model, calibration) if settings.recurrence == "mesh" else None
     record = {
         "source": name,
-        "on_hub": not PretrainedFolder(name).is_local,
+        "on_hub": not folder.is_local,
         **asdict(settings),
         "calibration": [str(path) for path in settings.calibration],
         "calibration_tokens": calibration.numel() if calibration is not None else 0,
