@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -191,7 +192,12 @@ def test_every_answer_is_the_model_s_own_log_likelihood(
     assert seen == 36 == len(path.read_text().splitlines())
 
 
-def test_lambada_gives_accuracy_and_perplexity(mesh_model: Path, local_tasks: Path, tmp_path: Path) -> None:
+def test_lambada_gives_accuracy_and_perplexity_and_forks_nothing(
+    mesh_model: Path, local_tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        os, "fork", lambda: pytest.fail("a child may inherit a lock that another thread holds")
+    )
     measures = [m for m in suite_measures("paper") if m.task == "lambada_openai" and m.shots == 0]
     results = run(mesh_model, measures, tmp_path, local_tasks).results
     score = Scorer(mesh_model)

@@ -8,6 +8,7 @@ import contextlib
 import io
 import logging
 import math
+import os
 import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -44,6 +45,8 @@ except ImportError:
 _SEED, _SEED_OF_OTHERS = 0, 1234
 # Its default, 100,000, takes minutes a task; of the standard errors of perplexities it only improves the third digit.
 _BOOTSTRAPS = 1000
+# It would fork this process for them. A child can inherit a lock that another thread holds, and wait for ever. Equal numbers.
+os.environ.setdefault("DISABLE_MULTIPROC", "1")
 
 
 # Where the harness defines the paper's tasks. To read all of its files takes it ten seconds and more.
