@@ -167,7 +167,7 @@ class Assembly:
             )
         if self._fraction and len(empty) == 1:
             (full,) = {*SPLITS} - {*empty}
-            if counts[full]["documents"] == 1:
+            if empty == ["validation"] and counts[full]["documents"] == 1:
                 raise DataError(SINGLE_DOCUMENT)
             raise DataError(
                 f"data.validation_fraction: {self._fraction} leaves the {empty[0]} set empty ({full} has all of "
