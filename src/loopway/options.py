@@ -1,4 +1,4 @@
-"""What verbs can be told, declared once: each field is an option of the command line and an attribute in Python.
+"""Options of the verbs, declared once: each field is an option of the command line and an attribute in Python.
 
 Nothing heavy is imported, so that ``--help`` answers at once. Knows nothing of how verbs work.
 """
@@ -31,7 +31,7 @@ HeldOut = Annotated[
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """What an evaluation depends on beside its models.
+    """Options of an evaluation, beside its models.
 
     Held-out text is read in batches of 8,192 tokens where ``batch_size`` is ``auto``.
     """
@@ -67,7 +67,7 @@ class EvaluationOptions:
 
 @dataclass(frozen=True)
 class ProbeOptions:
-    """What probing depends on beside its models. Each of the losses with changed loops is a forward pass more."""
+    """Options of a probe, beside its models. Each of the losses with changed loops is a forward pass more."""
 
     data: HeldOut = field(default_factory=list)
     samples: Annotated[int, Option(min=1, help="Held-out samples, or as many as there are.")] = 500
@@ -90,7 +90,7 @@ class ProbeOptions:
 
 @dataclass(frozen=True)
 class RetrofitOptions:
-    """How a pretrained model is made recursive."""
+    """Options of a retrofit."""
 
     layout: Annotated[str, Option(help="Computes as many layers as the model has: 6+9R2+6 for 30.")]
     recurrence: Annotated[str, Option(help="base, mesh, ...")] = "base"
@@ -121,7 +121,7 @@ class RetrofitOptions:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is drawn. With ``greedy`` temperature, top_k and top_p are ignored."""
+    """Choice of the next token. With ``greedy`` temperature, top_k and top_p are ignored."""
 
     max_new_tokens: Annotated[int, Option(help="Tokens to add at most, within the model's context.")] = 200
     temperature: Annotated[float, Option(help="Below 1 is safer, above 1 is wilder.")] = 1.0
