@@ -73,7 +73,7 @@ def train(
         ),
     ] = None,
 ) -> None:
-    """Train one model. Started again on the same folder, it goes on where it was."""
+    """Train one model. Rerun to resume."""
     from loopway.comparison.config import load_run
     from loopway.training.run import train as train_run
 
@@ -123,7 +123,7 @@ def prepare(
         typer.Option("--check", help="Read token files whole: index, ids, checksums, duplicate documents."),
     ] = False,
 ) -> None:
-    """Turn text into token files, once, for any number of runs. Started again, it goes on where it was."""
+    """Turn text into token files, once, for any number of runs. Rerun to resume."""
     from loopway.data.command import check_command, prepare_command
 
     if check:
@@ -154,7 +154,7 @@ def compare(
         Path | None, typer.Option(help="Folder for everything; runs/<name of the config> if not given.")
     ] = None,
 ) -> None:
-    """Train several variants on the same data and compare them. Started again, it goes on where it was."""
+    """Train several variants on the same data and compare them. Rerun to resume."""
     from loopway.comparison.run import compare as compare_variants
 
     overrides = overrides or []
@@ -182,7 +182,7 @@ def evaluate(
     ] = False,
     out: Annotated[Path, typer.Option(help="Folder for answers, tables and results.")] = Path("evaluations"),
 ) -> None:
-    """Perplexities and downstream tasks, through lm-evaluation-harness. Started again, it goes on where it was."""
+    """Perplexities and downstream tasks, through lm-evaluation-harness. Rerun to resume."""
     from loopway.evaluation.suite import chosen_measures
 
     measures = chosen_measures(options)  # before the harness, which takes seconds to import
