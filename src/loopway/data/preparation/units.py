@@ -13,7 +13,6 @@ import math
 import multiprocessing
 import os
 import signal
-import threading
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -26,6 +25,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from loopway.children import end_with
 from loopway.data.preparation.documents import Piece, Position
 from loopway.data.preparation.encoding import Encoder, Encoding, neighbours
 from loopway.data.preparation.reading import UNIT_BYTES
@@ -221,15 +221,8 @@ def _start(encoding: Encoding) -> None:
     global _encoder
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # processes share the cores already
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches every process: this one just ends
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with(None)
     _encoder = Encoder(encoding)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _finish(unit: Unit) -> None:
