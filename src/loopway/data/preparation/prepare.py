@@ -76,9 +76,7 @@ def prepare(
             _check_same(partial, config)
         Assembly(partial, config, train, validation, given, meter).run(processes)
     (partial / ".lock").unlink()
-    if place.exists():
-        place.rmdir()  # empty, as checked; on Windows a rename can't replace it
-    partial.rename(place)
+    partial.rename(place)  # perhaps over an empty folder
     prepared = PreparedData.open(folder)
     left_out = prepared.manifest["left_out"]
     if left_out["duplicates"]:
