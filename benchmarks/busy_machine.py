@@ -53,10 +53,9 @@ def train(connection: Connection, layout: str, tokens: int) -> None:
         connection.send(time.perf_counter() - started)
 
 
-def begin(settings: dict[str, str], layout: str, tokens: int) -> Connection:
+def begin(context: common.OwnProcesses, settings: dict[str, str], layout: str, tokens: int) -> Connection:
     """Start a process with these variables set before anything is loaded."""
     here, there = multiprocessing.Pipe()
-    context = multiprocessing.get_context("spawn")
     before = {name: os.environ.pop(name, None) for name in BY_USER}
     os.environ.update(settings)
     process = context.Process(target=train, args=(there, layout, tokens), daemon=True)
@@ -90,7 +89,8 @@ def main() -> None:
     if options.quick:
         layout, tokens, steps, rounds = "1+1R2+1", 256, 1, 2
     ways = {"loopway": WAITING} | WAYS
-    processes = {name: begin(settings, layout, tokens) for name, settings in ways.items()}
+    context = common.own_processes(quick=options.quick)
+    processes = {name: begin(context, settings, layout, tokens) for name, settings in ways.items()}
     for connection in processes.values():
         seconds_of(connection, 2)
 

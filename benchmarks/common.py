@@ -17,12 +17,13 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
-from multiprocessing.context import BaseContext
+from multiprocessing.context import BaseContext, ForkContext, SpawnContext
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+OwnProcesses = ForkContext | SpawnContext
 MB, GB = 10**6, 10**9
 _DOCUMENT = 6_000  # characters, about the mean of the Pile
 _MODELS = ("transformers.models.gpt_neox.modeling_gpt_neox", "loopway.modeling.causal_lm")
@@ -117,6 +118,11 @@ def ready_processes(*modules: str) -> BaseContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*_MODELS, *modules])  # what isn't installed is passed over
     return context
+
+
+def own_processes(*, quick: bool) -> OwnProcesses:
+    """For processes that import all that they need; forked ones have it already, and are enough to see that it runs."""
+    return multiprocessing.get_context("fork") if quick else multiprocessing.get_context("spawn")
 
 
 def middle(values: Iterable[float]) -> float:

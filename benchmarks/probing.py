@@ -155,8 +155,8 @@ def main() -> None:
     steps, megabytes = 200, 4.0
     size: dict[str, Any] = {}
     if options.quick:
-        samples, length, rounds = 17, 64, 1
-        steps, megabytes = 20, 0.2
+        samples, length, rounds = 17, 16, 1
+        steps, megabytes = 10, 0.2
         size = {"hidden_size": 48, "intermediate_size": 96, "vocab_size": 512}
     if options.model:
         model = AutoModelForCausalLM.from_pretrained(options.model)

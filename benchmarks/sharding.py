@@ -17,7 +17,7 @@ from typing import Any
 import common
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as processes
+from torch.multiprocessing.spawn import start_processes
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -88,10 +88,11 @@ def worker(rank: int, workers: int, tokens: int, sizes: dict[str, int], folder: 
     dist.destroy_process_group()
 
 
-def shared(workers: int, tokens: int, sizes: dict[str, int]) -> dict[str, Any]:
+def shared(context: common.OwnProcesses, workers: int, tokens: int, sizes: dict[str, int]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        processes.spawn(worker, (workers, tokens, sizes, folder), nprocs=workers)  # type: ignore[no-untyped-call]
+        given = (workers, tokens, sizes, folder)
+        start_processes(worker, given, nprocs=workers, start_method=context.get_start_method())  # type: ignore[no-untyped-call]
         return json.loads((folder / "found.json").read_text())
 
 
@@ -102,7 +103,8 @@ def main() -> None:
     tokens, sizes = 256, SIZES
     if options.quick:
         tokens, sizes = 16, SMALL
-    common.report({f"{options.workers}_workers": partial(shared, options.workers, tokens, sizes)})
+    context = common.own_processes(quick=options.quick)
+    common.report({f"{options.workers}_workers": partial(shared, context, options.workers, tokens, sizes)})
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ same calls; their files are in memory. The last line is JSON.
 """
 
 import gc
-import multiprocessing
 import re
 import subprocess
 import sys
@@ -87,8 +86,10 @@ def construct(rounds: int, **size: Any) -> dict[str, Any]:
     }
 
 
-def load(layout: str, recurrence: str, rounds: int, **size: Any) -> dict[str, Any]:
-    """Models from folders; alone, and with every weight read once."""
+def load(
+    context: common.OwnProcesses, layout: str, recurrence: str, rounds: int, **size: Any
+) -> dict[str, Any]:
+    """Models from folders; alone, and with every weight read once. Memory is that of a process of the context."""
     with tempfile.TemporaryDirectory() as temporary:
         folders, parameters, memory = {}, {}, {}
         for name, config in pair(layout, recurrence, **size).items():
@@ -106,7 +107,6 @@ def load(layout: str, recurrence: str, rounds: int, **size: Any) -> dict[str, An
         common.measure(variants, 1)
         seconds = common.measure(variants, LOADS * rounds)
         for name, folder in folders.items():
-            context = multiprocessing.get_context("spawn")
             with ProcessPoolExecutor(1, context) as fresh:
                 memory[name] = fresh.submit(memory_of_loading, folder, smalls[name]).result()
     return {
@@ -190,13 +190,14 @@ def main() -> None:
     options = parser.parse_args()
     rounds = 1 if options.quick else options.rounds
     size: dict[str, Any] = SMALL if options.quick else {}
+    context = common.own_processes(quick=options.quick)
     logging.disable_progress_bar()
     torch.manual_seed(0)
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "imports": lambda: imports(rounds),
         "construct": lambda: construct(rounds, **size),
-        "load_vanilla": lambda: load("12", "base", rounds, **size),
-        "load_mesh": lambda: load("2+4R2+2", "mesh", rounds, **size),
+        "load_vanilla": lambda: load(context, "12", "base", rounds, **size),
+        "load_mesh": lambda: load(context, "2+4R2+2", "mesh", rounds, **size),
     }
     if options.quick:
         del parts["load_vanilla"]  # the same again, and every load needs new processes

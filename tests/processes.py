@@ -3,6 +3,7 @@
 Each is a process as any other: with its own memory, arguments, environment, group, signals and exit code.
 """
 
+import gc
 import json
 import os
 import runpy
@@ -199,6 +200,7 @@ def serve() -> None:
     """Fork a process for each request on standard input; in it, return from here only to run what was asked for."""
     for name in _IMPORTED:
         import_module(name)
+    gc.freeze()  # pages that no search for garbage writes to are shared
 
     connection = socket.socket(fileno=os.dup(0))
     running: set[int] = set()

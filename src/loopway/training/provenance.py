@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -48,12 +49,19 @@ def note_sitting(
         "settings": free_settings(config),
         "machine": _machine(arguments.device),
         "python": platform.python_version(),
-        "packages": {each.name: each.version for each in sorted(distributions(), key=lambda each: each.name)},
+        "packages": _packages(),
     }
     content = {"config": config, "data": manifests, "sittings": [*content["sittings"], sitting]}
     write_atomically(path, json.dumps(content, indent=1, default=str) + "\n")
 
 
+@cache
+def _packages() -> dict[str, str]:
+    """Versions of what is installed, by name. Looked up once in a process: what it has imported doesn't change."""
+    return {each.name: each.version for each in sorted(distributions(), key=lambda each: each.name)}
+
+
+@cache
 def _checkout() -> dict[str, Any]:
     """Return Loopway's commit and whether files differ from it; nothing outside a git checkout."""
     here = Path(__file__)

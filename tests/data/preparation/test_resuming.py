@@ -4,7 +4,6 @@ import json
 import os
 import resource
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -34,6 +33,7 @@ from loopway.data.preparation.encoding import Encoder
 from loopway.data.tokenizer import train_tokenizer
 from loopway.errors import ConfigError, DataError
 from tests.command_line import run_main
+from tests.processes import Processes
 
 pytestmark = pytest.mark.usefixtures("small_pieces")
 
@@ -166,28 +166,24 @@ def test_neither_processes_nor_interruption_change_the_bytes(tmp_path: Path) -> 
     assert contents(quietly(config, tmp_path / "data", processes=2).folder) == whole
 
 
-def start(*arguments: str, **options: Any) -> subprocess.Popen[str]:
-    """`loopway ARGUMENTS`, with units of 100 kB."""
-    code = (
-        "import loopway.data.preparation.units as units; units.UNIT_BYTES = 100_000; "
-        "from loopway.cli import main; main()"
-    )
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,
-    )
+SMALL_UNITS = """
+import loopway.data.preparation.units as units
+from loopway.cli import main
+
+units.UNIT_BYTES = 100_000
+if __name__ == "__main__":
+    main()
+"""
 
 
 def test_a_killed_command_goes_on_and_its_processes_end(
     tmp_path: Path,
     tokenizer_folder: Path,
+    processes: Processes,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    texts = make_texts(4000, words=200)
+    texts = make_texts(1500, words=200)
     sources = [
         make_source("jsonl.gz", tmp_path / "a", texts),
         make_source("parquet", tmp_path / "b", texts[::2]),
@@ -204,13 +200,14 @@ def test_a_killed_command_goes_on_and_its_processes_end(
         "2",
     ]
     units = tmp_path / "data.incomplete" / "units"
-    process = start("prepare", *arguments)
-    try:
+    (script := tmp_path / "small_units.py").write_text(SMALL_UNITS)
+    ours, theirs = os.pipe()
+    with processes.start("prepare", *arguments, script=script, output=theirs) as process:
+        os.close(theirs)
         while process.poll() is None and len(list(units.glob("*.json"))) < 3:
             time.sleep(0.01)
-    finally:
-        process.kill()
-    process.communicate()  # returns when all processes that write to these pipes have ended
+    with open(ours) as said:
+        said.read()  # returns when all processes that write to this pipe have ended
     assert len(list(units.glob("*.json"))) >= 3 and not (tmp_path / "data").exists()
     monkeypatch.setattr("loopway.data.preparation.units.UNIT_BYTES", 100_000)
     assert run_main(monkeypatch, "prepare", *arguments) == 0
