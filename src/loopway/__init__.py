@@ -26,6 +26,12 @@ if TYPE_CHECKING:
     from loopway.recurrence import Recurrence, RecurrenceOptions, mix_states, register_recurrence
     from loopway.retrofit.conversion import retrofit_model
     from loopway.retrofit.export import export_model
+    from loopway.training.extensions import (
+        register_callback,
+        register_optimizer,
+        register_schedule,
+        register_tracker,
+    )
 
 _HOMES = {
     "Family": "loopway.modeling.families",
@@ -43,8 +49,12 @@ _HOMES = {
     "parameter_report": "loopway.modeling.accounting",
     "pythia_config": "loopway.modeling.presets",
     "recursive_config": "loopway.modeling.building",
+    "register_callback": "loopway.training.extensions",
     "register_family": "loopway.modeling.family_check",
+    "register_optimizer": "loopway.training.extensions",
     "register_recurrence": "loopway.recurrence",
+    "register_schedule": "loopway.training.extensions",
+    "register_tracker": "loopway.training.extensions",
     "retrofit_model": "loopway.retrofit.conversion",
     "set_recompute": "loopway.modeling.stack",
     "shard_model": "loopway.modeling.sharding",
@@ -68,8 +78,12 @@ __all__ = [  # noqa: RUF022
     "parameter_report",
     "pythia_config",
     "recursive_config",
+    "register_callback",
     "register_family",
+    "register_optimizer",
     "register_recurrence",
+    "register_schedule",
+    "register_tracker",
     "retrofit_model",
     "set_recompute",
     "shard_model",

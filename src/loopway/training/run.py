@@ -33,6 +33,7 @@ from loopway.training.config.arguments import evaluate_nothing, training_argumen
 from loopway.training.config.engines import check_hub
 from loopway.training.config.run_config import RunConfig
 from loopway.training.config.training_section import steps_of_epochs
+from loopway.training.extensions import own_callbacks, own_optimizer, own_schedule
 from loopway.training.failures import failures_told
 from loopway.training.measurements import (
     device_name,
@@ -258,15 +259,18 @@ class _Run:
         return [ProbeLog(self.config.probe_every, self.validation_samples, log, self.tensorboard, restart)]
 
     def _trainer(self, callbacks: list) -> SampleTrainer:
+        training = self.config.training
         trainer = SampleTrainer(
             model=self.model,
             args=self.arguments,
             train_dataset=self.train_samples,
             eval_dataset=self.validation_samples,
             tokenizer=self.data.tokenizer,
-            callbacks=[*callbacks, self.tensorboard],
-            spike_deviations=self.config.training.skip_spikes,
-            core_steps=self.config.training.core_steps(self.arguments.max_steps),
+            callbacks=[*own_callbacks(training.callbacks), *callbacks, self.tensorboard],
+            optimizer_cls_and_kwargs=own_optimizer(training.hugging_face),
+            schedule=own_schedule(training.hugging_face),
+            spike_deviations=training.skip_spikes,
+            core_steps=training.core_steps(self.arguments.max_steps),
             teacher=self.teacher,
         )
         trainer.remove_callback(PrinterCallback)

@@ -1,4 +1,4 @@
-"""``training.report_to``: the experiment trackers that transformers knows, and whether their packages are here.
+"""``training.report_to``: the experiment trackers that transformers knows or a plugin registers, and whether their packages are here.
 
 Knows nothing of what they are sent.
 """
@@ -11,6 +11,7 @@ from transformers.integrations.integration_utils import (
 
 from loopway.checks import not_among
 from loopway.errors import ConfigError
+from loopway.training.extensions import TRACKERS
 
 # What transformers calls them in `is_..._available`, and their package, where these aren't the tracker's own name.
 _OTHER_NAMES = {
@@ -27,7 +28,7 @@ def tracker_names(report_to: str | list[str] | None) -> list[str]:
         report_to: a name, several, "all" (that are installed) or "none".
 
     Raises:
-        ConfigError: a name that transformers doesn't know, or whose package isn't installed.
+        ConfigError: a name that neither transformers nor a plugin knows, or whose package isn't installed.
     """
     names = [report_to] if isinstance(report_to, str) else list(report_to or [])
     if "all" in names:
@@ -36,6 +37,8 @@ def tracker_names(report_to: str | list[str] | None) -> list[str]:
     for name in names:
         if name not in INTEGRATION_TO_CALLBACK:
             raise not_among("training.report_to", name, [*INTEGRATION_TO_CALLBACK, "all", "none"])
+        if name in TRACKERS:
+            continue
         known_as, package = _OTHER_NAMES.get(name, (name, name))
         if not getattr(integration_utils, f"is_{known_as}_available")():
             raise ConfigError(

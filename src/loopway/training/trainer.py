@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import (
     EvalPrediction,
     PreTrainedTokenizerBase,
@@ -75,6 +76,7 @@ class SampleTrainer(Trainer):
         spike_deviations: float | None = None,
         core_steps: int = 0,
         teacher: Teacher | None = None,
+        schedule: Callable[[int, int, int], float] | None = None,
         **kwargs: Any,
     ) -> None:
         """Take the arguments of transformers' own, and:
@@ -84,6 +86,8 @@ class SampleTrainer(Trainer):
             spike_deviations: see :class:`Spikes`.
             core_steps: so many steps, at first, change looped layers and the recurrence's parameters alone.
             teacher: is learned from beside the text; on the device where the model is trained.
+            schedule: the learning rate's factor after so many steps, of so many, so many of them warm-up; None: the one
+                that the arguments name.
         """
         # Not as `processing_class`: its collator adds an attention mask, which would hide from the model that a sample
         # is several documents, and its padding token, often that of the end of text, would get no embedding in Llama.
@@ -97,6 +101,7 @@ class SampleTrainer(Trainer):
         self.tokenizer = tokenizer
         self.core_steps = core_steps
         self.teacher = teacher
+        self.schedule = schedule
         self.sample_losses: SampleLosses | None = None
         """Losses of the latest evaluation."""
         self._step_loss: torch.Tensor | float = 0.0
@@ -107,6 +112,18 @@ class SampleTrainer(Trainer):
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()
         unset_hf_deepspeed_config()  # or models, those of parameter reports too, would be built in pieces under ZeRO-3
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> Any:
+        if self.schedule is not None and self.lr_scheduler is None:
+            factor, warmup = self.schedule, self.args.get_warmup_steps(num_training_steps)
+            self.lr_scheduler = LambdaLR(
+                optimizer or self.optimizer,  # type: ignore[arg-type]
+                lambda step: factor(step, num_training_steps, warmup),
+            )
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | int | None:
         # The Trainer counts targets only where there are "labels" too.

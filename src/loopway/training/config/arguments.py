@@ -16,6 +16,7 @@ from loopway.checks import one_line
 from loopway.errors import ConfigError
 from loopway.training.config.engines import check_deepspeed, check_fsdp, check_precision
 from loopway.training.config.training_section import TrainingConfig
+from loopway.training.extensions import OPTIMIZERS, SCHEDULES, own_optimizer, own_schedule
 from loopway.training.trackers import tracker_names
 
 #: What launchers tell every worker, as accelerate reads it.
@@ -42,6 +43,9 @@ def training_arguments(config: TrainingConfig, checkpoints: Path) -> TrainingArg
     fields.setdefault("dataloader_pin_memory", torch.cuda.is_available())  # it warns where there is no GPU
     # On a CPU accelerate finds the other workers only if it is told that there is nothing else.
     fields.setdefault("use_cpu", not (torch.accelerator.is_available() or is_torch_xla_available()))
+    for key, own in (("optim", OPTIMIZERS), ("lr_scheduler_type", SCHEDULES)):
+        if fields.get(key) in own:  # which the trainer is given itself
+            del fields[key]
     fields |= {
         "output_dir": str(checkpoints),
         "gradient_accumulation_steps": _accumulation(config, workers),
@@ -56,7 +60,7 @@ def training_arguments(config: TrainingConfig, checkpoints: Path) -> TrainingArg
         arguments = _one_device_a_worker(fields)
         check_fsdp(arguments)
         check_precision(arguments)
-        _check_optimizer(arguments)
+        _check_optimizer(arguments, config)
     except ConfigError:
         raise
     except (TypeError, ValueError, ImportError) as error:
@@ -102,14 +106,19 @@ def _one_device_a_worker(fields: dict[str, Any]) -> TrainingArguments:
     return arguments
 
 
-def _check_optimizer(arguments: TrainingArguments) -> None:
+def _check_optimizer(arguments: TrainingArguments, config: TrainingConfig) -> None:
     """Let torch and transformers see the values of optimizer and schedule, which the Trainer shows them late."""
     if arguments.optim_target_modules or "lomo" in str(arguments.optim):
         return  # these are made from the model itself
-    optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(arguments)
+    fields = config.hugging_face
+    make, options = own_optimizer(fields) or Trainer.get_optimizer_cls_and_kwargs(arguments)
+    optimizer = make([torch.nn.Parameter(torch.zeros(1, 1))], **options)
+    if (factor := own_schedule(fields)) is not None:
+        float(factor(0, 100, arguments.get_warmup_steps(100)))
+        return
     get_scheduler(
         arguments.lr_scheduler_type,
-        optimizer=optimizer_class([torch.nn.Parameter(torch.zeros(1))], **options),
+        optimizer=optimizer,
         num_warmup_steps=arguments.get_warmup_steps(100),
         num_training_steps=100,
         scheduler_specific_kwargs=dict(arguments.lr_scheduler_kwargs or {}),  # type: ignore[arg-type]

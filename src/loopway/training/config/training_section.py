@@ -1,5 +1,5 @@
 """The ``training:`` section: Hugging Face ``TrainingArguments`` fields under their own names, with the paper's recipe as
-defaults, and four keys of ours. Knows nothing of models and data.
+defaults, and five keys of ours. Knows nothing of models and data.
 """
 
 import dataclasses
@@ -18,6 +18,7 @@ from loopway.checks import check_value, not_among, unknown_key, wrong_value
 from loopway.errors import ConfigError
 from loopway.modeling.recompute import RECOMPUTE_LEVELS
 from loopway.training.config.engines import check_nested
+from loopway.training.extensions import OPTIMIZERS, SCHEDULES, own_callbacks
 
 # Section 4 of the paper; what it leaves open (logging, evaluation, checkpoints) is ten times a run.
 DEFAULTS: dict[str, Any] = {
@@ -96,6 +97,7 @@ class TrainingConfig:
             is left out; None: none is.
         core_first: for how many steps, or what share of the run below 1, looped layers and the recurrence are trained
             alone at first; None: for none.
+        callbacks: of a user's own, by the names that plugins registered.
     """
 
     hugging_face: dict[str, Any]
@@ -103,6 +105,7 @@ class TrainingConfig:
     recompute: str = "none"
     skip_spikes: float | None = None
     core_first: float | None = None
+    callbacks: list[str] = dataclasses.field(default_factory=list)
 
     @classmethod
     def from_dict(cls, given: dict[str, Any], learning_rate: float | None) -> Self:
@@ -126,7 +129,7 @@ class TrainingConfig:
         """Everything that is set, as plain values; :meth:`from_dict` of it gives an equal config."""
         ours = {name: getattr(self, name) for name in _OURS}
         return self.hugging_face | {
-            name: value for name, value in ours.items() if value not in (None, "none")
+            name: value for name, value in ours.items() if value not in (None, "none", [])
         }
 
     def core_steps(self, max_steps: int) -> int:
@@ -144,6 +147,7 @@ class TrainingConfig:
                 f"training.recompute is {self.recompute!r}, and training.gradient_checkpointing recomputes, too: "
                 f"leave the latter out"
             )
+        own_callbacks(self.callbacks)
         # These act between gradients and optimizer.
         self._check_positive(
             "skip_spikes", "more than 0 standard deviations; 6 is usual", ("fp16", "deepspeed")
@@ -208,8 +212,11 @@ def _check_hugging_face(fields: dict[str, Any]) -> None:
             raise wrong_value(f"training.{key}", fields[key], "at least 1")
     if not 0 <= fields.get("seed", 0) < 2**32:
         raise wrong_value("training.seed", fields["seed"], "0 to 2**32 - 1")
-    for key, choices in (("lr_scheduler_type", SchedulerType), ("optim", OptimizerNames)):
-        if key in fields and fields[key] not in (names := [choice.value for choice in choices]):
+    for key, choices, own in (
+        ("lr_scheduler_type", SchedulerType, SCHEDULES),
+        ("optim", OptimizerNames, OPTIMIZERS),
+    ):
+        if key in fields and fields[key] not in (names := [*(choice.value for choice in choices), *own]):
             raise not_among(f"training.{key}", fields[key], names)
     backend, backends = fields.get("torch_compile_backend"), [name.lower() for name in DynamoBackend.list()]
     if backend is not None and backend.lower() not in backends:

@@ -1,0 +1,116 @@
+"""A user's own callbacks, trackers, optimizers and learning-rate schedules, under the names that a config gives them.
+
+Plugin files register them, as they do recurrences and families. Knows nothing of runs.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import yaml
+from transformers import TrainerCallback
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+from transformers.trainer_utils import SchedulerType
+from transformers.training_args import OptimizerNames
+
+from loopway.checks import not_among, wrong_value
+from loopway.errors import ConfigError
+
+CALLBACKS: dict[str, type[TrainerCallback]] = {}
+TRACKERS: dict[str, type[TrainerCallback]] = {}
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {}
+SCHEDULES: dict[str, Callable[..., float]] = {}
+_BUILT_IN_TRACKERS = (*INTEGRATION_TO_CALLBACK, "all", "none")
+
+
+def register_callback(name: str, cls: type[TrainerCallback]) -> None:
+    """Let ``training: {callbacks: [name]}`` add ``cls()``, a callback of Hugging Face's Trainer, to a run.
+
+    Registering the same name again replaces it; so do the functions below.
+
+    Raises:
+        ConfigError: the name is no text, or ``cls`` no subclass of ``transformers.TrainerCallback``.
+    """
+    _register(CALLBACKS, "callback", name, _callback_class("callback", cls), ())
+
+
+def register_tracker(name: str, cls: type[TrainerCallback]) -> None:
+    """Let ``training: {report_to: [name]}`` send a run's metrics to ``cls()``, whose ``on_log`` is called with them.
+
+    Raises:
+        ConfigError: as :func:`register_callback`; also for the name of a tracker of transformers.
+    """
+    _register(TRACKERS, "tracker", name, _callback_class("tracker", cls), _BUILT_IN_TRACKERS)
+    INTEGRATION_TO_CALLBACK[name] = cls  # where the Trainer looks a name of report_to up
+
+
+def register_optimizer(name: str, make: Callable[..., torch.optim.Optimizer]) -> None:
+    """Let ``training: {optim: name}`` train with ``make(groups, lr=…, **optim_args)``.
+
+    Args:
+        make: an optimizer's class, or a function that returns one. ``groups`` are two dictionaries of ``params`` and their
+            ``weight_decay``, which is 0 for biases and norms.
+
+    Raises:
+        ConfigError: the name is taken by transformers, or ``make`` can't be called.
+    """
+    _register(OPTIMIZERS, "optimizer", name, make, [each.value for each in OptimizerNames])
+
+
+def register_schedule(name: str, factor: Callable[..., float]) -> None:
+    """Let ``training: {lr_scheduler_type: name}`` multiply the peak learning rate by a function of the step.
+
+    Args:
+        factor: called as ``factor(step, steps, warmup_steps, **lr_scheduler_kwargs)``, where step is from 0 to steps.
+
+    Raises:
+        ConfigError: the name is taken by transformers, or ``factor`` can't be called.
+    """
+    _register(SCHEDULES, "schedule", name, factor, [each.value for each in SchedulerType])
+
+
+def own_callbacks(names: list[str]) -> list[TrainerCallback]:
+    """Make the callbacks of ``training.callbacks``; raises ConfigError for a name that isn't registered."""
+    for name in names:
+        if name not in CALLBACKS:
+            raise not_among("training.callbacks", name, [*CALLBACKS] or ["what a file of plugins registers"])
+    return [CALLBACKS[name]() for name in names]
+
+
+def own_optimizer(
+    fields: dict[str, Any],
+) -> tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]] | None:
+    """Return a registered optimizer and what it is called with beside parameters; None for one of transformers.
+
+    Args:
+        fields: of ``TrainingArguments``, as a config has them.
+    """
+    if (make := OPTIMIZERS.get(fields.get("optim", ""))) is None:
+        return None
+    pairs = [pair.partition("=") for pair in (fields.get("optim_args") or "").split(",") if pair.strip()]
+    return make, {"lr": fields["learning_rate"]} | {
+        name.strip(): yaml.safe_load(value) for name, _, value in pairs
+    }
+
+
+def own_schedule(fields: dict[str, Any]) -> Callable[[int, int, int], float] | None:
+    """Return a registered schedule as a function of step, steps and warm-up steps; None for one of transformers."""
+    factor = SCHEDULES.get(fields.get("lr_scheduler_type", ""))
+    return factor and partial(factor, **(fields.get("lr_scheduler_kwargs") or {}))
+
+
+def _callback_class(kind: str, cls: Any) -> type[TrainerCallback]:
+    if not (isinstance(cls, type) and issubclass(cls, TrainerCallback)):
+        raise ConfigError(
+            f"{kind}: {cls!r} is no subclass of transformers.TrainerCallback; CONTRIBUTING.md has an example"
+        )
+    return cls
+
+
+def _register(known: dict[str, Any], kind: str, name: str, value: Any, taken: Any) -> None:
+    if not (isinstance(name, str) and name) or name in taken:
+        raise wrong_value(f"the {kind}'s name", name, "a text that isn't the name of one of transformers")
+    if not callable(value):
+        raise wrong_value(f"{kind} {name}", value, "a class or a function")
+    known[name] = value

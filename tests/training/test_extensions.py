@@ -1,0 +1,162 @@
+"""Callbacks, trackers, optimizers and schedules from a plugin file, as CONTRIBUTING shows them."""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import TrainerCallback
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+import loopway
+from loopway.errors import ConfigError, LoopwayError
+from loopway.training import extensions
+from loopway.training.callbacks import Interruption
+from loopway.training.config.run_config import RunConfig
+from loopway.training.metrics_log import read_metrics
+from loopway.training.run import train
+from loopway.training.run_folder import RunFolder
+
+Build = Callable[..., RunConfig]
+CONTRIBUTING = Path(__file__).parents[2] / "CONTRIBUTING.md"
+
+
+@pytest.fixture(autouse=True)
+def forgotten() -> Iterator[None]:
+    """Nothing that a test registers is there for another."""
+    yield
+    for name in extensions.TRACKERS:
+        del INTEGRATION_TO_CALLBACK[name]
+    for known in (extensions.CALLBACKS, extensions.TRACKERS, extensions.OPTIMIZERS, extensions.SCHEDULES):
+        known.clear()
+
+
+@pytest.fixture
+def shown(tiny: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+    """A config whose plugin is what CONTRIBUTING shows, all of it in use."""
+    blocks = re.findall(r"^```python\n(.*?)^```", CONTRIBUTING.read_text(), re.MULTILINE | re.DOTALL)
+    kinds = ("callback", "optimizer", "schedule")
+    used = [block for block in blocks if any(f"register_{kind}(" in block for kind in kinds)]
+    assert len(used) == 3 and all(len(block.strip().splitlines()) <= 14 for block in used)
+    (tmp_path / "mine.py").write_text("\n".join(used))
+    tiny["plugins"] = [str(tmp_path / "mine.py")]
+    tiny["training"] |= {
+        "callbacks": ["file-of-losses"],
+        "optim": "sgd-momentum",
+        "optim_args": "momentum=0.9, nesterov=true",
+        "lr_scheduler_type": "trapezoid",
+        "lr_scheduler_kwargs": {"share": 0.5},
+        "warmup_steps": 2,
+        "logging_steps": 1,
+    }
+    return tiny
+
+
+def rates(folder: Path) -> list[float]:
+    return [
+        line["learning_rate"] for line in read_metrics(RunFolder(folder).metrics) if "learning_rate" in line
+    ]
+
+
+def test_what_contributing_shows_trains_a_run(shown: dict[str, Any], tmp_path: Path) -> None:
+    train(RunConfig.from_dict(shown), tmp_path / "run")
+    # 8 steps: two of warm-up, then flat, then down over the last half; 6e-3 at the peak.
+    expected = [6e-3 * factor for factor in (0.5, 1, 1, 1, 1, 0.75, 0.5, 0.25)]
+    assert rates(tmp_path / "run") == pytest.approx(expected)
+    told = (tmp_path / "run" / "losses.txt").read_text().splitlines()
+    assert {int(line.split()[0]) for line in told} == set(range(1, 9))
+    state = torch.load(tmp_path / "run/checkpoints/checkpoint-8/optimizer.pt", weights_only=True)
+    assert {(group["momentum"], group["nesterov"]) for group in state["param_groups"]} == {(0.9, True)}
+    assert {group["weight_decay"] for group in state["param_groups"]} == {0.0, 0.01}
+
+
+def test_a_resumed_run_has_the_bits_of_one_that_was_not_interrupted(
+    shown: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = RunConfig.from_dict(shown)
+    train(config, tmp_path / "whole")
+
+    def stop(self: Interruption, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == 5:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Interruption, "on_step_end", stop)
+        train(config, tmp_path / "cut")
+    train(config, tmp_path / "cut")
+    whole, cut = (RunFolder(tmp_path / name) for name in ("whole", "cut"))
+    weights = "model.safetensors"
+    assert (whole.model / weights).read_bytes() == (cut.model / weights).read_bytes()
+    assert rates(whole.path) == rates(cut.path)
+
+
+def test_a_tracker_of_one_s_own_is_told_what_others_are_and_may_change_on_resume(
+    shown: dict[str, Any], tmp_path: Path
+) -> None:
+    del shown["training"]["callbacks"]
+    train(RunConfig.from_dict(shown), tmp_path / "run")
+    assert not (tmp_path / "run" / "losses.txt").exists()
+    (tmp_path / "run" / "summary.json").unlink()  # as if the last moment had been cut off
+    shown["training"]["report_to"] = ["file-tracker"]
+    train(RunConfig.from_dict(shown), tmp_path / "run")
+    shown["training"]["callbacks"] = ["file-of-losses"]
+    with pytest.raises(LoopwayError, match="callbacks"):
+        train(RunConfig.from_dict(shown), tmp_path / "run")
+    train(RunConfig.from_dict(shown | {"training": shown["training"] | {"callbacks": []}}), tmp_path / "new")
+    assert "1 " in (tmp_path / "new" / "losses.txt").read_text()
+
+
+class Silent(TrainerCallback):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("callbacks", ["fille"], r"training.callbacks: got 'fille', expected .*file"),
+        ("optim", "minee", r"training.optim: got 'minee', expected .*mine"),
+        ("lr_scheduler_type", "minee", r"training.lr_scheduler_type: got 'minee', expected .*mine"),
+        ("report_to", ["trackerr"], r"training.report_to: got 'trackerr', expected .*tracker"),
+    ],
+)
+def test_a_name_that_nothing_registered_is_refused_with_those_that_are_known(
+    tiny_config: Build, tmp_path: Path, key: str, value: Any, message: str
+) -> None:
+    loopway.register_callback("file", Silent)
+    loopway.register_tracker("tracker", Silent)
+    loopway.register_optimizer("mine", torch.optim.SGD)
+    loopway.register_schedule("mine", lambda *_: 1.0)
+    with pytest.raises(ConfigError, match=message):
+        train(tiny_config(training={key: value}), tmp_path / "run")
+
+
+def test_what_an_optimizer_does_not_take_is_told_before_anything_is_prepared(
+    tiny_config: Build, tmp_path: Path
+) -> None:
+    loopway.register_optimizer("mine", torch.optim.SGD)
+    with pytest.raises(ConfigError, match=r"training: .*unexpected keyword argument 'momentumm'"):
+        train(tiny_config(training={"optim": "mine", "optim_args": "momentumm=0.9"}), tmp_path / "run")
+    loopway.register_schedule("flat", lambda step, steps, warmup_steps: 1.0)
+    with pytest.raises(ConfigError, match=r"training: .*unexpected keyword argument 'share'"):
+        schedule = {"lr_scheduler_type": "flat", "lr_scheduler_kwargs": {"share": 1}}
+        train(tiny_config(training=schedule), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("register", "name", "value", "message"),
+    [
+        ("register_callback", "mine", Silent(), "no subclass of transformers.TrainerCallback"),
+        ("register_callback", "", Silent, "the callback's name: got ''"),
+        ("register_tracker", "wandb", Silent, "the tracker's name: got 'wandb'"),
+        ("register_tracker", "all", Silent, "the tracker's name: got 'all'"),
+        ("register_optimizer", "sgd", torch.optim.SGD, "the optimizer's name: got 'sgd'"),
+        ("register_optimizer", "mine", 3, "optimizer mine: got 3"),
+        ("register_schedule", "cosine", lambda *_: 1.0, "the schedule's name: got 'cosine'"),
+    ],
+)
+def test_what_cannot_be_registered_is_refused(register: str, name: str, value: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        getattr(loopway, register)(name, value)
