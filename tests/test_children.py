@@ -42,7 +42,7 @@ def test_a_process_whose_parent_has_ended_before_ends_too() -> None:
 
 def test_a_run_of_a_comparison_ends_with_the_process_that_began_it(tmp_path: Path) -> None:
     script = (
-        "import subprocess; from pathlib import Path; from loopway.comparison.worker import worker_command; "
+        "import subprocess; from pathlib import Path; from loopway.comparison.run_process import worker_command; "
         "subprocess.Popen(worker_command(Path('none.yaml'), Path('run'), Path('data'), 'run')); print(flush=True); input()"
     )
     with subprocess.Popen(

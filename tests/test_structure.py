@@ -18,7 +18,7 @@ ROOMS = [
     ["modeling"],
     ["data"],
     ["training"],
-    ["trained"],
+    ["inference"],
     ["report"],
     ["evaluation", "probing", "retrofit"],
     ["comparison", "publishing"],

@@ -221,7 +221,7 @@ def generate(
     plugin: Plugins = [],  # noqa: B006  (typer copies it)
 ) -> None:
     """Continue a text with a trained model, as it is written."""
-    from loopway.trained.generation import stream
+    from loopway.inference.generation import stream
 
     stream(model, prompt, sampling, plugin)
 
@@ -264,7 +264,7 @@ def export(
 ) -> None:
     """Turn a recursive model into a plain one of its family, layers repeated, that any engine can serve."""
     if self_contained:
-        from loopway.publishing.folder import publish_command
+        from loopway.publishing.publish import publish_command
 
         typer.echo(publish_command(model, out, plugin, drop_recurrence=drop_recurrence))
         return

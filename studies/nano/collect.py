@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from loopway.comparison.config import CompareConfig, run_name
-from loopway.data.opening import RunData, open_data
+from loopway.data.run_data import RunData, open_data
 from loopway.errors import ConfigError, DataError, exit_on_error
 from loopway.files import write_atomically
 from loopway.training.config.run_config import RunConfig

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from loopway.comparison.config import CompareConfig, run_name
-from loopway.comparison.worker import worker_command
+from loopway.comparison.run_process import worker_command
 from loopway.errors import ConfigError, DataError, exit_on_error
 from loopway.files import locked, write_atomically
 from loopway.training.measurements import device_name

@@ -17,10 +17,10 @@ import loopway
 from loopway.comparison.config import CompareConfig, load_run
 from loopway.comparison.planned import _run_in_process as run_in_process
 from loopway.comparison.run import compare
-from loopway.comparison.worker import worker_command
+from loopway.comparison.run_process import worker_command
 from loopway.errors import ConfigError, DataError, LayoutError, RecurrenceError
-from loopway.trained.held_out import held_out_samples
-from loopway.trained.opening import open_trained
+from loopway.inference.held_out import held_out_samples
+from loopway.inference.trained_model import open_trained
 from loopway.training.run import train
 from loopway.training.run_folder import RunFolder
 from tests.command_line import run_main, train_here
@@ -146,7 +146,7 @@ def test_all_variants_see_the_same_data_and_those_of_one_seed_start_from_it(conf
 # A run that sends the comparison a signal after its fifth step, and waits until it is told of it.
 SIGNALS_AFTER_STEP_5 = """
 import os, signal, time
-from loopway.comparison.worker import main
+from loopway.comparison.run_process import main
 from loopway.training.metrics_log import MetricsLog
 
 append = MetricsLog.append

@@ -123,7 +123,7 @@ def test_there_is_one_door_for_what_comes_from_elsewhere() -> None:
         for path in package.rglob("*.py")
         if call.search(path.read_text())
     }
-    assert found == {"modeling/opening.py", "modeling/vetting.py"}
+    assert found == {"modeling/pretrained_folder.py", "modeling/vetting.py"}
 
 
 def test_a_tokenizer_without_an_end_of_text_token_is_refused(tmp_path: Path) -> None:

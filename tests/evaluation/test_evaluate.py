@@ -16,8 +16,8 @@ from loopway.evaluation.harness import HarnessModel
 from loopway.evaluation.results import Evaluation, TaskResult
 from loopway.evaluation.suite import HELD_OUT, PAPER_TASKS, Measure, suite_measures, task_measures
 from loopway.evaluation.tables import details, headline, markdown_tables, mean_accuracy, terminal_tables
+from loopway.inference.trained_model import open_trained
 from loopway.options import EvaluationOptions
-from loopway.trained.opening import open_trained
 from loopway.training import summary
 from loopway.training.config.run_config import RunConfig
 from loopway.training.run import train

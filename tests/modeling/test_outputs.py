@@ -17,7 +17,7 @@ from tiny_models import (
 from transformers import AutoModel, AutoModelForCausalLM
 
 import loopway
-from loopway.modeling.conversion import as_vanilla
+from loopway.modeling.as_vanilla import as_vanilla
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -31,9 +31,9 @@ from transformers import (
 import loopway
 from loopway.data.tokenizer import train_tokenizer
 from loopway.errors import ConfigError
-from loopway.modeling import opening
+from loopway.inference.trained_model import open_model, open_trained
+from loopway.modeling import pretrained_folder
 from loopway.modeling.vetting import check_model_folder
-from loopway.trained.opening import open_model, open_trained
 
 # fmt: off
 SIZES: dict[str, Any] = {
@@ -427,7 +427,7 @@ def test_weights_that_come_with_hostile_settings_are_not_fetched(
         fetched.extend(allow_patterns)
         return snapshot_download(name, allow_patterns=allow_patterns, **options)
 
-    monkeypatch.setattr(opening, "snapshot_download", fetch)
+    monkeypatch.setattr(pretrained_folder, "snapshot_download", fetch)
     open_trained("org/tiny")
     assert "model.safetensors" in fetched
     fetched.clear()

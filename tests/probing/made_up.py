@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from loopway.probing.results import (
+from loopway.probing.findings import (
     LoopProbes,
     LossChange,
     ModelProbes,

@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 from loopway.cli import app, main
 from loopway.comparison.planned import PlannedRun
 from loopway.comparison.run import probe_models
+from loopway.inference.held_out import held_out_samples, sample_losses
+from loopway.inference.trained_model import open_trained
 from loopway.options import ProbeOptions
 from loopway.probing.probe import probe
 from loopway.probing.reading import evenly_spread
-from loopway.trained.held_out import held_out_samples, sample_losses
-from loopway.trained.opening import open_trained
 from loopway.training.config.run_config import RunConfig
 from loopway.training.run import train
 

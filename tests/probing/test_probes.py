@@ -13,10 +13,10 @@ from small_models import VOCABULARY, small_batch, small_model
 import loopway
 from loopway.layout import Layout
 from loopway.modeling.stack import find_stack
+from loopway.probing.findings import Spread
 from loopway.probing.loops import probe_loops
 from loopway.probing.measures import relative_update
 from loopway.probing.reading import traced
-from loopway.probing.results import Spread
 from loopway.probing.routers import RouterProbe, TokenGroups, has_routers
 from loopway.probing.spread import RunningSpread
 from loopway.probing.states import StateProbe

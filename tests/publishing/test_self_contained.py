@@ -16,8 +16,8 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from loopway.data.tokenizer import train_tokenizer
-from loopway.publishing.folder import publish_command
-from loopway.trained.opening import open_trained
+from loopway.inference.trained_model import open_trained
+from loopway.publishing.publish import publish_command
 from tests.modeling.tiny_models import random_ids, tiny_model
 from tests.retrofit.pretrained import TEXTS, WORDS
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, PreTrainedModel, TrainerCallback
 
 from loopway.comparison.run import compare
-from loopway.data.opening import open_data
+from loopway.data.run_data import open_data
 from loopway.data.tokenizer import train_tokenizer
 from loopway.errors import ConfigError
 from loopway.modeling.loss import distillation_loss

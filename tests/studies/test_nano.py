@@ -15,7 +15,7 @@ import yaml
 import loopway
 from loopway.comparison.config import CompareConfig
 from loopway.data.config import DataConfig
-from loopway.data.opening import open_data
+from loopway.data.run_data import open_data
 from loopway.training.run_folder import RunFolder
 from studies.nano import collect, corpus
 from studies.nano.losses import Study

@@ -5,9 +5,9 @@ import pytest
 from tokenizers.processors import TemplateProcessing
 
 from loopway.errors import ConfigError
+from loopway.inference.generation import generate, stream
+from loopway.inference.trained_model import open_model
 from loopway.options import Sampling
-from loopway.trained.generation import generate, stream
-from loopway.trained.opening import open_model
 from loopway.training.config.run_config import RunConfig
 from loopway.training.run import train
 

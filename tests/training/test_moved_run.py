@@ -16,10 +16,10 @@ from transformers import AutoModelForCausalLM
 from loopway.data import PreparationConfig, prepare
 from loopway.data.tokens_note import NoTokensError
 from loopway.errors import DataError
+from loopway.inference.generation import generate
+from loopway.inference.held_out import held_out_samples, sample_losses
+from loopway.inference.trained_model import open_model, open_trained
 from loopway.options import Sampling
-from loopway.trained.generation import generate
-from loopway.trained.held_out import held_out_samples, sample_losses
-from loopway.trained.opening import open_model, open_trained
 from loopway.training.config.run_config import RunConfig
 from loopway.training.run import train
 from loopway.training.run_folder import RunFolder

@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 
 from loopway.errors import ConfigError
+from loopway.inference.generation import generate
+from loopway.inference.trained_model import open_model
 from loopway.options import Sampling
 from loopway.recurrence import registry
-from loopway.trained.generation import generate
-from loopway.trained.opening import open_model
 from loopway.training.config.run_config import RunConfig
 from loopway.training.plugins import load_plugins
 from loopway.training.run import train

@@ -14,11 +14,11 @@ from rich.console import Console
 from torch.utils.data import default_collate
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
-from loopway.data.opening import open_data
+from loopway.data.run_data import open_data
 from loopway.errors import ConfigError, DataError, LoopwayError
+from loopway.inference.held_out import held_out_samples, sample_losses
+from loopway.inference.trained_model import open_trained
 from loopway.modeling import recompute
-from loopway.trained.held_out import held_out_samples, sample_losses
-from loopway.trained.opening import open_trained
 from loopway.training.config.run_config import RunConfig
 from loopway.training.config.yaml_files import merge
 from loopway.training.metrics_log import MetricsLog, read_metrics

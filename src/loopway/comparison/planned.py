@@ -17,7 +17,7 @@ from types import FrameType
 
 from rich.console import Console
 
-from loopway.comparison.worker import worker_command
+from loopway.comparison.run_process import worker_command
 from loopway.comparison.workers import Workers
 from loopway.errors import LoopwayError
 from loopway.files import write_atomically

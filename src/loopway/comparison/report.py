@@ -10,15 +10,15 @@ import numpy as np
 
 from loopway.comparison.figures import Curve, plot_curves
 from loopway.comparison.planned import PlannedRun
-from loopway.comparison.results import Row, VariantRuns, compare_variants, vanilla_for
+from loopway.comparison.rows import Row, VariantRuns, compare_variants, vanilla_for
 from loopway.comparison.tables import markdown_table
-from loopway.data.opening import RunData
+from loopway.data.run_data import RunData
 from loopway.files import write_atomically, write_json
+from loopway.inference.generation import generate
+from loopway.inference.trained_model import open_model
 from loopway.modeling.accounting import parameter_report
-from loopway.modeling.opening import PretrainedFolder
+from loopway.modeling.pretrained_folder import PretrainedFolder
 from loopway.options import Sampling
-from loopway.trained.generation import generate
-from loopway.trained.opening import open_model
 from loopway.training.metrics_log import read_metrics
 
 _SAMPLE = Sampling(max_new_tokens=80, temperature=0.8, top_k=50)

@@ -18,10 +18,10 @@ from rich.console import Console
 from loopway.comparison.config import CompareConfig, run_name
 from loopway.comparison.planned import PlannedRun
 from loopway.comparison.report import write_results, write_samples
-from loopway.comparison.results import Row
+from loopway.comparison.rows import Row
 from loopway.comparison.tables import explain, terminal_table
 from loopway.comparison.workers import Workers
-from loopway.data.opening import open_data
+from loopway.data.run_data import open_data
 from loopway.errors import ConfigError, LoopwayError
 from loopway.files import aside_of, write_json
 from loopway.options import ProbeOptions

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from rich.table import Table
 
-from loopway.comparison.results import NOISE_FACTOR, Row
+from loopway.comparison.rows import NOISE_FACTOR, Row
 from loopway.report.markdown import markdown_table as table
 
 _BLANK = "–"

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from loopway.data.config import DataConfig, HubDataset, PreparationConfig, TokenSource
     from loopway.data.folder import PreparedData
-    from loopway.data.opening import RunData, open_data
     from loopway.data.preparation.prepare import prepare
+    from loopway.data.run_data import RunData, open_data
     from loopway.data.tokens.file import TokenFile
     from loopway.data.tokens.samples import Source, TokenSamples
     from loopway.data.tokens.writer import TokenWriter, write_token_file
@@ -21,7 +21,7 @@ __all__ += ["TokenSamples", "TokenSource", "TokenWriter", "open_data", "prepare"
 _HOMES = {
     "config": ("DataConfig", "HubDataset", "PreparationConfig", "TokenSource"),
     "folder": ("PreparedData",),
-    "opening": ("RunData", "open_data"),
+    "run_data": ("RunData", "open_data"),
     "preparation.prepare": ("prepare",),
     "tokens.file": ("TokenFile",),
     "tokens.samples": ("Source", "TokenSamples"),

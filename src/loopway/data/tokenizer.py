@@ -13,7 +13,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from loopway.errors import ConfigError, DataError
-from loopway.modeling.opening import PretrainedFolder
+from loopway.modeling.pretrained_folder import PretrainedFolder
 
 logger = logging.getLogger(__name__)
 

@@ -22,10 +22,10 @@ from loopway.evaluation.results import Evaluation, TaskResult
 from loopway.evaluation.suite import HELD_OUT, Measure
 from loopway.evaluation.tables import markdown_tables, terminal_tables
 from loopway.files import locked, write_atomically, write_json
+from loopway.inference.held_out import held_out_samples
+from loopway.inference.identity import versions
+from loopway.inference.trained_model import TrainedModel, open_trained
 from loopway.options import EvaluationOptions
-from loopway.trained.held_out import held_out_samples
-from loopway.trained.identity import versions
-from loopway.trained.opening import TrainedModel, open_trained
 from loopway.training.callbacks import say
 
 _HELD_OUT_TOKENS = 8192

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from loopway.data.tokens.samples import IGNORED_LABEL, TokenSamples
 from loopway.evaluation.answers import Answers
 from loopway.evaluation.results import TaskResult
-from loopway.trained.held_out import document_error, sample_losses
+from loopway.inference.held_out import document_error, sample_losses
 
 
 def held_out_perplexity(

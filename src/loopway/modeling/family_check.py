@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from loopway.checks import one_line
 from loopway.errors import FamilyError
-from loopway.modeling.conversion import as_vanilla
+from loopway.modeling.as_vanilla import as_vanilla
 from loopway.modeling.families import FAMILIES, Family
 from loopway.modeling.initialization import residual_weights
 from loopway.modeling.registration import register_names_of

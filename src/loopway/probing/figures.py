@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import matplotlib
 
+from loopway.probing.findings import ModelProbes
 from loopway.probing.loop_figures import draw_loops
 from loopway.probing.pictures import Picture
-from loopway.probing.results import ModelProbes
 from loopway.probing.router_figures import draw_routers
 from loopway.probing.state_figures import draw_glance, draw_relative_updates, draw_similarity, draw_spectra
 from loopway.report.style import LOOK

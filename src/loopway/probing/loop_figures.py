@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.ticker import FuncFormatter, MaxNLocator, SymmetricalLogLocator
 
+from loopway.probing.findings import LoopProbes, LossChange, ModelProbes
 from loopway.probing.pictures import Picture, name_models, sample_count
-from loopway.probing.results import LoopProbes, LossChange, ModelProbes
 from loopway.report.style import (
     BLACK,
     WIDTH,

@@ -13,12 +13,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from loopway.data.tokens.samples import IGNORED_LABEL
+from loopway.inference.held_out import sample_losses
 from loopway.layout import Stage
 from loopway.modeling.stack import find_stack, running_stages
-from loopway.probing.results import LoopProbes, LossChange
+from loopway.probing.findings import LoopProbes, LossChange
 from loopway.probing.states import loops_of
 from loopway.recurrence.fixed import Base
-from loopway.trained.held_out import sample_losses
 
 ADDED_LOOPS = 2
 

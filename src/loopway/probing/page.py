@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from loopway.layout import Layout
 from loopway.probing.figures import model_labels
+from loopway.probing.findings import ModelProbes
 from loopway.probing.page_tables import (
     glance_table,
     loop_tables,
@@ -19,7 +20,6 @@ from loopway.probing.page_tables import (
     state_tables,
 )
 from loopway.probing.pictures import Picture
-from loopway.probing.results import ModelProbes
 from loopway.report.diagram import layout_diagram
 from loopway.report.page import Card, Figure, Section, Table, write_page
 

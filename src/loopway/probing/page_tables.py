@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from loopway.probing.findings import LoopProbes, LossChange, ModelProbes, RouterProbes, Spread, StateProbes
 from loopway.probing.pictures import frequency_names
-from loopway.probing.results import LoopProbes, LossChange, ModelProbes, RouterProbes, Spread, StateProbes
 from loopway.probing.state_figures import last_loop_state
 from loopway.report.page import Table
 

@@ -17,23 +17,23 @@ from transformers import PreTrainedModel
 from loopway.data.tokens_note import NoTokensError
 from loopway.errors import ConfigError
 from loopway.files import write_json
+from loopway.inference.held_out import held_out_samples
+from loopway.inference.trained_model import TrainedModel, model_folder, open_trained
 from loopway.layout import Layout
 from loopway.modeling.accounting import parameter_report
-from loopway.modeling.conversion import as_vanilla
-from loopway.modeling.opening import PretrainedFolder
+from loopway.modeling.as_vanilla import as_vanilla
+from loopway.modeling.pretrained_folder import PretrainedFolder
 from loopway.modeling.stack import RecursiveStack, blocks_of, find_stack
 from loopway.options import ProbeOptions
 from loopway.probing.figures import draw_figures, model_labels
+from loopway.probing.findings import ModelProbes
 from loopway.probing.loops import probe_loops
 from loopway.probing.page import write_probe_page
 from loopway.probing.page_tables import glance_table
 from loopway.probing.pictures import save_picture
 from loopway.probing.reading import batches_of, count_tokens, evenly_spread, traced
-from loopway.probing.results import ModelProbes
 from loopway.probing.routers import RouterProbe, TokenGroups, has_routers
 from loopway.probing.states import StateProbe
-from loopway.trained.held_out import held_out_samples
-from loopway.trained.opening import TrainedModel, model_folder, open_trained
 from loopway.training.callbacks import say
 from loopway.training.plugins import load_plugins
 from loopway.training.summary import library_versions

@@ -11,8 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 
+from loopway.probing.findings import ModelProbes, RouterProbes
 from loopway.probing.pictures import Picture, frequency_names, sample_count, state_name
-from loopway.probing.results import ModelProbes, RouterProbes
 from loopway.report.style import (
     WIDTH,
     bar_style,

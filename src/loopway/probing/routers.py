@@ -11,8 +11,8 @@ from torch import Tensor
 
 from loopway.layout import Stage
 from loopway.modeling.stack import StageRecord
+from loopway.probing.findings import RouterProbes
 from loopway.probing.measures import entropy
-from loopway.probing.results import RouterProbes
 from loopway.probing.spread import RunningSpread
 
 GROUPS = 10

@@ -3,7 +3,7 @@
 import numpy as np
 from torch import Tensor
 
-from loopway.probing.results import Spread
+from loopway.probing.findings import Spread
 
 
 class RunningSpread:

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
 from matplotlib.lines import Line2D
 
+from loopway.probing.findings import ModelProbes, Spread, StateProbes
 from loopway.probing.pictures import Picture, name_models, sample_count, state_name
-from loopway.probing.results import ModelProbes, Spread, StateProbes
 from loopway.report.style import (
     WIDTH,
     bar_style,

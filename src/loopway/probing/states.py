@@ -12,6 +12,7 @@ from torch import Tensor
 
 from loopway.layout import Stage
 from loopway.modeling.stack import StageRecord
+from loopway.probing.findings import StateProbes
 from loopway.probing.measures import (
     balance,
     centred_kernel,
@@ -21,7 +22,6 @@ from loopway.probing.measures import (
     similarity,
     singular_values,
 )
-from loopway.probing.results import StateProbes
 from loopway.probing.spread import RunningSpread
 
 SPECTRUM = 50

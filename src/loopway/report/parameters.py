@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedConfig
 
-from loopway.data.opening import expected_vocab_size
+from loopway.data.run_data import expected_vocab_size
 from loopway.modeling.accounting import ParameterReport, parameter_report
 from loopway.modeling.building import recursive_config
 from loopway.modeling.presets import pythia_config

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from loopway.layout import Layout
-from loopway.modeling.conversion import as_vanilla
+from loopway.modeling.as_vanilla import as_vanilla
 from loopway.modeling.stack import running_stages
 
 

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from loopway.inference.identity import versions
+from loopway.inference.trained_model import check_dtype, open_trained
 from loopway.layout import Layout
 from loopway.modeling.accounting import parameter_report
-from loopway.modeling.opening import PretrainedFolder, no_file_bars
+from loopway.modeling.pretrained_folder import PretrainedFolder, no_file_bars
 from loopway.modeling.stack import find_stack
 from loopway.options import RetrofitOptions
 from loopway.recurrence.mesh import MeSH
@@ -24,10 +26,8 @@ from loopway.retrofit.highways import StartReport, check_start, leak_bound, meas
 from loopway.retrofit.saving import check_free, save_model
 from loopway.retrofit.suitability import check_fits
 from loopway.retrofit.text import read_calibration
-from loopway.trained.identity import versions
-from loopway.trained.opening import check_dtype, open_trained
 from loopway.training.model_card import CARD, model_card
-from loopway.training.origin import RECORD, origin_header, origin_section, record_text
+from loopway.training.retrofit_record import RECORD, origin_header, origin_section, record_text
 
 _SAMPLE_TOKENS = 512
 _MEASURED_TOKENS = 128

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loopway.checks import one_line
 from loopway.errors import ConfigError, LoopwayError
-from loopway.modeling.opening import no_file_bars
+from loopway.modeling.pretrained_folder import no_file_bars
 
 
 def check_free(out: Path) -> None:

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from loopway.children import end_with
-from loopway.modeling.opening import no_file_bars
+from loopway.modeling.pretrained_folder import no_file_bars
 from loopway.training.measurements import StepTimer
 from loopway.training.metrics_log import MetricsLog
 

@@ -19,9 +19,9 @@ from loopway.data.tokens.samples import TokenSamples
 from loopway.errors import ConfigError
 from loopway.files import write_atomically
 from loopway.modeling.loss import distillation_loss
-from loopway.modeling.opening import PretrainedFolder
+from loopway.modeling.pretrained_folder import PretrainedFolder
 from loopway.modeling.sample_losses import losses_of_samples
-from loopway.training.origin import RECORD, read_record
+from loopway.training.retrofit_record import RECORD, read_record
 
 
 class OriginalConfig(BaseModel):

@@ -18,7 +18,7 @@ import torch
 from transformers import TrainingArguments
 
 from loopway._version import __version__
-from loopway.data.opening import RunData
+from loopway.data.run_data import RunData
 from loopway.files import write_atomically
 from loopway.training.config.free_keys import free_settings
 from loopway.training.measurements import device_name

@@ -20,7 +20,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 
 from loopway.data.folder import is_prepared
-from loopway.data.opening import RunData, open_data
+from loopway.data.run_data import RunData, open_data
 from loopway.data.tokens.samples import TokenSamples
 from loopway.errors import ConfigError, LoopwayError
 from loopway.files import write_atomically
@@ -43,9 +43,9 @@ from loopway.training.measurements import (
 )
 from loopway.training.metrics_log import MetricsLog
 from loopway.training.model_card import CARD, model_card, run_sections
-from loopway.training.origin import RECORD, origin_header, origin_section, read_record, record_text
 from loopway.training.original import Original, Teacher, read_line, validation_loss, write_line
 from loopway.training.provenance import note_sitting
+from loopway.training.retrofit_record import RECORD, origin_header, origin_section, read_record, record_text
 from loopway.training.run_folder import RunFolder
 from loopway.training.summary import RunSummary, library_versions
 from loopway.training.trainer import SampleTrainer

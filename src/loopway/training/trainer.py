@@ -38,7 +38,7 @@ from loopway.modeling.stack import core_parameters
 from loopway.training.callbacks import begin_loading
 from loopway.training.checkpoint import ASIDE, new_aside, retire, seal
 from loopway.training.failures import TrainingError
-from loopway.training.faults import first_bad_gradient, first_bad_module
+from loopway.training.non_finite import first_bad_gradient, first_bad_module
 from loopway.training.original import Teacher
 from loopway.training.spikes import Spikes
 

@@ -18,8 +18,8 @@ from loopway.errors import ConfigError, LoopwayError
 from loopway.modeling.building import build_config
 from loopway.modeling.configuration import RecursiveConfigMixin, config_class
 from loopway.modeling.families import Family, family_named
-from loopway.modeling.opening import PretrainedFolder
 from loopway.modeling.presets import PYTHIA_SIZES, pythia_config, pythia_size
+from loopway.modeling.pretrained_folder import PretrainedFolder
 
 VOCAB_MULTIPLE = 128
 _REFUSED = {

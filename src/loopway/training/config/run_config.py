@@ -17,7 +17,7 @@ from loopway.checks import check_value, config_error, unknown_key, wrong_value
 from loopway.data.config import DataConfig
 from loopway.data.tokenizer import fingerprint, load_tokenizer
 from loopway.errors import ConfigError
-from loopway.modeling.opening import PretrainedFolder
+from loopway.modeling.pretrained_folder import PretrainedFolder
 from loopway.modeling.stack import core_parameters
 from loopway.training.config.model_section import ModelConfig
 from loopway.training.config.training_section import TrainingConfig

@@ -23,7 +23,7 @@ from loopway.data import (
     write_token_file,
 )
 from loopway.data.config import TokenDigests
-from loopway.data.opening import expected_vocab_size
+from loopway.data.run_data import expected_vocab_size
 from loopway.data.tokenizer import load_tokenizer, train_tokenizer, vocabulary_size
 from loopway.data.tokens.file import TokenFile
 from loopway.errors import DataError

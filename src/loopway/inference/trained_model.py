@@ -13,8 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loopway.checks import not_among
 from loopway.errors import ConfigError
-from loopway.modeling.opening import PretrainedFolder
-from loopway.trained.identity import identity_of
+from loopway.inference.identity import identity_of
+from loopway.modeling.pretrained_folder import PretrainedFolder
 from loopway.training.plugins import load_plugins
 from loopway.training.run_folder import RunFolder
 

@@ -12,14 +12,14 @@ from pathlib import Path
 import yaml
 
 from loopway.errors import ConfigError, FamilyError
+from loopway.inference.trained_model import TrainedModel, open_trained
 from loopway.modeling.configuration import RecursiveConfigMixin
 from loopway.modeling.stack import find_stack
+from loopway.publishing.card_results import Findings, find_results, results_header, results_section
 from loopway.publishing.code import MODULE, auto_map, check_included, modeling_code
-from loopway.publishing.results import Findings, find_results, results_header, results_section
 from loopway.retrofit.saving import check_free, save_model
-from loopway.trained.opening import TrainedModel, open_trained
 from loopway.training.model_card import CARD, model_card, run_sections
-from loopway.training.origin import RECORD, origin_header, origin_section, read_record, record_text
+from loopway.training.retrofit_record import RECORD, origin_header, origin_section, read_record, record_text
 from loopway.training.run_folder import RunFolder
 from loopway.training.summary import RunSummary
 

@@ -21,7 +21,7 @@ def worker_command(config: Path, folder: Path, data: Path, title: str) -> list[s
         data: folder of the prepared data.
         title: name on the progress bar.
     """
-    module = ["-m", "loopway.comparison.worker"]
+    module = ["-m", "loopway.comparison.run_process"]
     return [sys.executable, *module, str(os.getpid()), str(config), str(folder), str(data), title]
 
 

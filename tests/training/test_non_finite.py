@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, Trainer
 
 import loopway
 from loopway.training.config.run_config import RunConfig
-from loopway.training.faults import first_bad_gradient, first_bad_module
+from loopway.training.non_finite import first_bad_gradient, first_bad_module
 from loopway.training.run import train
 from loopway.training.run_folder import RunFolder
 from loopway.training.trainer import SampleTrainer, TrainingError

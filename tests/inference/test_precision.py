@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from loopway.data.tokenizer import train_tokenizer
-from loopway.trained.opening import open_trained
+from loopway.inference.trained_model import open_trained
 from tests.modeling.tiny_models import random_ids, tiny_model
 
 

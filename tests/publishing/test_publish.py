@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-from loopway.publishing.folder import publish_command
+from loopway.publishing.publish import publish_command
 from loopway.recurrence import registry
 from loopway.training.config.run_config import RunConfig
 from loopway.training.plugins import load_plugins

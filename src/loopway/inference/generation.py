@@ -11,8 +11,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer,
 
 from loopway.data.beginnings import beginning_of
 from loopway.errors import ConfigError
+from loopway.inference.trained_model import open_model
 from loopway.options import Sampling
-from loopway.trained.opening import open_model
 
 
 def generate(

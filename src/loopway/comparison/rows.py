@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from loopway.inference.held_out import document_error
 from loopway.layout import Layout
-from loopway.trained.held_out import document_error
 from loopway.training.summary import RunSummary
 
 #: A gap of fewer standard errors than this counts as noise: no share of it is given.

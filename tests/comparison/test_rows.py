@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loopway.comparison.results import VariantRuns, compare_losses, compare_variants
+from loopway.comparison.rows import VariantRuns, compare_losses, compare_variants
 from loopway.comparison.tables import COLUMNS, markdown_table
 from loopway.training.summary import RunSummary
 

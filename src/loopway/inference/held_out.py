@@ -14,13 +14,13 @@ from loopway.checks import one_line, wrong_value
 from loopway.data.beginnings import warn_of_difference
 from loopway.data.config import DataConfig
 from loopway.data.finding import find_tokens
-from loopway.data.opening import open_held_out
+from loopway.data.run_data import open_held_out
 from loopway.data.tokenizer import fingerprint
 from loopway.data.tokens.samples import Source, TokenSamples
 from loopway.data.tokens_note import NoTokensError
 from loopway.errors import DataError
+from loopway.inference.trained_model import TrainedModel
 from loopway.modeling.sample_losses import losses_of_samples
-from loopway.trained.opening import TrainedModel
 from loopway.training.run_folder import RunFolder
 
 
