@@ -22,13 +22,13 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import loopway
 from loopway.modeling.stack import find_stack
-from loopway.probing.callback import ProbeLog
 from loopway.probing.loops import probe_loops
-from loopway.probing.measures import centred_kernel, gram, similarity, singular_values
-from loopway.probing.reading import traced
-from loopway.probing.routers import RouterProbe, TokenGroups
-from loopway.probing.states import StateProbe
+from loopway.traces.measures import centred_kernel, gram, similarity, singular_values
+from loopway.traces.reading import traced
+from loopway.traces.routers import RouterProbe, TokenGroups
+from loopway.traces.states import StateProbe
 from loopway.training.config.run_config import RunConfig
+from loopway.training.probe_log import ProbeLog
 from loopway.training.run import train
 
 BATCH, LOOP_SAMPLES = 8, 32

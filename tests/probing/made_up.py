@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from loopway.probing.findings import (
+from loopway.traces.findings import (
     LoopProbes,
     LossChange,
     ModelProbes,

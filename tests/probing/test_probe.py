@@ -20,7 +20,7 @@ from loopway.inference.held_out import held_out_samples, sample_losses
 from loopway.inference.trained_model import open_trained
 from loopway.options import ProbeOptions
 from loopway.probing.probe import probe
-from loopway.probing.reading import evenly_spread
+from loopway.traces.reading import evenly_spread
 from loopway.training.config.run_config import RunConfig
 from loopway.training.run import train
 

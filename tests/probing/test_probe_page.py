@@ -10,9 +10,9 @@ import pytest
 from made_up import made_up_probes
 
 from loopway.probing.figures import draw_figures
-from loopway.probing.findings import ModelProbes, Spread
 from loopway.probing.page import write_probe_page
 from loopway.probing.pictures import Picture
+from loopway.traces.findings import ModelProbes, Spread
 from tests.report.browser import Browser, chromium
 
 COMMAND = "loopway probe runs/base runs/mesh --data held-out.jsonl --samples 20"

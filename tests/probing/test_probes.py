@@ -13,13 +13,13 @@ from small_models import VOCABULARY, small_batch, small_model
 import loopway
 from loopway.layout import Layout
 from loopway.modeling.stack import find_stack
-from loopway.probing.findings import Spread
 from loopway.probing.loops import probe_loops
-from loopway.probing.measures import relative_update
-from loopway.probing.reading import traced
-from loopway.probing.routers import RouterProbe, TokenGroups, has_routers
-from loopway.probing.spread import RunningSpread
-from loopway.probing.states import StateProbe
+from loopway.traces.findings import Spread
+from loopway.traces.measures import relative_update
+from loopway.traces.reading import traced
+from loopway.traces.routers import RouterProbe, TokenGroups, has_routers
+from loopway.traces.spread import RunningSpread
+from loopway.traces.states import StateProbe
 
 
 def traced_once(model, batch) -> Any:

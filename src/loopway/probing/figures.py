@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 import matplotlib
 
-from loopway.probing.findings import ModelProbes
 from loopway.probing.loop_figures import draw_loops
 from loopway.probing.pictures import Picture
 from loopway.probing.router_figures import draw_routers
 from loopway.probing.state_figures import draw_glance, draw_relative_updates, draw_similarity, draw_spectra
 from loopway.report.style import LOOK
+from loopway.traces.findings import ModelProbes
 
 
 def draw_figures(probes: Sequence[ModelProbes]) -> dict[str, Picture]:

@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.ticker import FuncFormatter, MaxNLocator, SymmetricalLogLocator
 
-from loopway.probing.findings import LoopProbes, LossChange, ModelProbes
 from loopway.probing.pictures import Picture, name_models, sample_count
 from loopway.report.style import (
     BLACK,
@@ -22,6 +21,7 @@ from loopway.report.style import (
     new_figure,
     settle,
 )
+from loopway.traces.findings import LoopProbes, LossChange, ModelProbes
 
 _DIFFERENCE = "loss − loss as trained\n(nats per token)"
 

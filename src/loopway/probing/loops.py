@@ -16,9 +16,9 @@ from loopway.data.tokens.samples import IGNORED_LABEL
 from loopway.inference.held_out import sample_losses
 from loopway.layout import Stage
 from loopway.modeling.stack import find_stack, running_stages
-from loopway.probing.findings import LoopProbes, LossChange
-from loopway.probing.states import loops_of
 from loopway.recurrence.fixed import Base
+from loopway.traces.findings import LoopProbes, LossChange
+from loopway.traces.states import loops_of
 
 ADDED_LOOPS = 2
 

@@ -10,7 +10,6 @@ from markupsafe import Markup
 
 from loopway.layout import Layout
 from loopway.probing.figures import model_labels
-from loopway.probing.findings import ModelProbes
 from loopway.probing.page_tables import (
     glance_table,
     loop_tables,
@@ -22,6 +21,7 @@ from loopway.probing.page_tables import (
 from loopway.probing.pictures import Picture
 from loopway.report.diagram import layout_diagram
 from loopway.report.page import Card, Figure, Section, Table, write_page
+from loopway.traces.findings import ModelProbes
 
 _LEAD = "Does recursion work? Whether the loops of a model share the work, keep changing the state, and keep it rich."
 _TITLE = "What the loops do"

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from loopway.probing.findings import LoopProbes, LossChange, ModelProbes, RouterProbes, Spread, StateProbes
 from loopway.probing.pictures import frequency_names
 from loopway.probing.state_figures import last_loop_state
 from loopway.report.page import Table
+from loopway.traces.findings import LoopProbes, LossChange, ModelProbes, RouterProbes, Spread, StateProbes
 
 NOTHING = "–"  # where there is no number
 _DEVIATION = "mean ± standard deviation over samples"

@@ -11,7 +11,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 
-from loopway.probing.findings import ModelProbes, RouterProbes
 from loopway.probing.pictures import Picture, frequency_names, sample_count, state_name
 from loopway.report.style import (
     WIDTH,
@@ -25,6 +24,7 @@ from loopway.report.style import (
     settle,
     write_values,
 )
+from loopway.traces.findings import ModelProbes, RouterProbes
 
 
 def draw_routers(found: ModelProbes, routers: RouterProbes, name: str, stem: str) -> list[Picture]:

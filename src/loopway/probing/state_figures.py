@@ -12,7 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
 from matplotlib.lines import Line2D
 
-from loopway.probing.findings import ModelProbes, Spread, StateProbes
 from loopway.probing.pictures import Picture, name_models, sample_count, state_name
 from loopway.report.style import (
     WIDTH,
@@ -31,6 +30,7 @@ from loopway.report.style import (
     settle,
     write_values,
 )
+from loopway.traces.findings import ModelProbes, Spread, StateProbes
 
 _SPECTRUM = "singular value / largest"
 _FLOOR = 1e-8  # of a spectrum's axis: below the rounding of float32

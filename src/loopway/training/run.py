@@ -26,7 +26,6 @@ from loopway.errors import ConfigError, LoopwayError
 from loopway.files import write_atomically
 from loopway.modeling.accounting import parameter_report
 from loopway.modeling.stack import find_stack, set_recompute
-from loopway.probing.callback import ProbeLog
 from loopway.training.allocator import set_up_allocator
 from loopway.training.callbacks import Interruption, ProgressBar, RunLog, perplexity, say
 from loopway.training.config.arguments import evaluate_nothing, training_arguments
@@ -44,6 +43,7 @@ from loopway.training.measurements import (
 from loopway.training.metrics_log import MetricsLog
 from loopway.training.model_card import CARD, model_card, run_sections
 from loopway.training.original import Original, Teacher, read_line, validation_loss, write_line
+from loopway.training.probe_log import ProbeLog
 from loopway.training.provenance import note_sitting
 from loopway.training.retrofit_record import RECORD, origin_header, origin_section, read_record, record_text
 from loopway.training.run_folder import RunFolder

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from loopway.layout import Stage
 from loopway.modeling.stack import StageRecord
-from loopway.probing.findings import StateProbes
-from loopway.probing.measures import (
+from loopway.traces.findings import StateProbes
+from loopway.traces.measures import (
     balance,
     centred_kernel,
     effective_rank,
@@ -22,7 +22,7 @@ from loopway.probing.measures import (
     similarity,
     singular_values,
 )
-from loopway.probing.spread import RunningSpread
+from loopway.traces.spread import RunningSpread
 
 SPECTRUM = 50
 """So many of the largest singular values are kept, as in the paper's figure."""

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from loopway.layout import Stage
 from loopway.modeling.stack import StageRecord
-from loopway.probing.findings import RouterProbes
-from loopway.probing.measures import entropy
-from loopway.probing.spread import RunningSpread
+from loopway.traces.findings import RouterProbes
+from loopway.traces.measures import entropy
+from loopway.traces.spread import RunningSpread
 
 GROUPS = 10
 """Groups of tokens by frequency."""

@@ -3,7 +3,7 @@
 import numpy as np
 from torch import Tensor
 
-from loopway.probing.findings import Spread
+from loopway.traces.findings import Spread
 
 
 class RunningSpread:

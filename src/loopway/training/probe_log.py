@@ -14,10 +14,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.integrations.integration_utils import TensorBoardCallback
 
 from loopway.modeling.stack import StageRecord
-from loopway.probing.measures import entropy
-from loopway.probing.reading import evenly_spread, traced
-from loopway.probing.routers import has_routers
-from loopway.probing.states import balance_of, loops_of, updates_of
+from loopway.traces.measures import entropy
+from loopway.traces.reading import evenly_spread, traced
+from loopway.traces.routers import has_routers
+from loopway.traces.states import balance_of, loops_of, updates_of
 from loopway.training.metrics_log import MetricsLog
 
 SAMPLES = 4

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loopway.probing.measures import (
+from loopway.traces.measures import (
     balance,
     centred_kernel,
     effective_rank,
