@@ -2,7 +2,8 @@
 
 What differs: samples come in the data set's own order, the mean loss is over targets (not over batches), evaluation
 keeps one loss per sample, a loss that isn't finite stops the run, checkpoints are whole or not there, and nothing is
-pickled beside the weights.
+pickled beside the weights. All of the Trainer's internals that Loopway overrides are here, each with its reason; they were
+tested with the releases of transformers that `loopway.modeling.registration` names.
 Knows nothing of configs and run folders.
 """
 
@@ -132,6 +133,7 @@ class SampleTrainer(Trainer):
         )
 
     def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
+        # Processes that load samples end with this one; the Trainer's own go on after a SIGKILL.
         loader = super()._get_dataloader(*args, **kwargs)
         torchs_own = getattr(loader, "base_dataloader", loader)  # inside of accelerate's
         parent = parent_in(torchs_own.multiprocessing_context)
@@ -242,6 +244,7 @@ class SampleTrainer(Trainer):
         return {"loss": self.sample_losses.mean}
 
     def _get_output_dir(self, trial: Any) -> str:
+        # Where a checkpoint is written: aside, while it isn't whole.
         return super()._get_output_dir(trial) if self._aside is None else str(self._aside)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
