@@ -261,6 +261,22 @@ def with_dropout(tiny_config: Build) -> RunConfig:
     )
 
 
+def test_a_resume_that_changes_nothing_is_not_told_of_changed_arguments(
+    tiny_config: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(training={"eval_steps": 0.5, "save_steps": 0.3, "logging_steps": 0.1})
+    train(config, tmp_path / "run")
+    assert {path.name for path in (tmp_path / "run/checkpoints").iterdir()} == {
+        "checkpoint-6",
+        "checkpoint-8",
+    }
+    (tmp_path / "run/summary.json").unlink()  # as if the last moment had been cut off
+    said: list[str] = []
+    monkeypatch.setattr("transformers.trainer_utils.logger.warning_once", said.append)
+    train(config, tmp_path / "run")
+    assert said == []
+
+
 def test_a_run_resumed_from_a_checkpoint_has_the_bits_and_metrics_of_one_that_was_not(
     with_dropout: RunConfig, tmp_path: Path
 ) -> None:

@@ -28,7 +28,7 @@ from loopway.modeling.accounting import parameter_report
 from loopway.modeling.stack import find_stack, set_recompute
 from loopway.training.allocator import set_up_allocator
 from loopway.training.callbacks import Interruption, ProgressBar, RunLog, perplexity, say
-from loopway.training.config.arguments import evaluate_nothing, training_arguments
+from loopway.training.config.arguments import evaluate_nothing, training_arguments, whole_steps
 from loopway.training.config.engines import check_hub
 from loopway.training.config.run_config import RunConfig
 from loopway.training.config.training_section import steps_of_epochs
@@ -161,6 +161,7 @@ class _Run:
         if args.max_steps <= 0:  # a release before may have counted another number of steps
             steps = steps_of_epochs(args.num_train_epochs, per_epoch, self.samples_per_step)
             args.max_steps = self.steps_begun or steps
+        whole_steps(args)
         return self.data.training_samples(args.max_steps * self.samples_per_step, vocab_size=vocab_size)
 
     def _meet_original(self) -> Teacher | None:

@@ -1,5 +1,6 @@
 """A run's ``TrainingArguments``: what Hugging Face's Trainer is given, for the workers that there are."""
 
+import math
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,13 @@ def evaluate_nothing(arguments: TrainingArguments) -> None:
     """Let a run without a validation set train, whatever its config says of evaluation."""
     arguments.eval_strategy, arguments.eval_steps = IntervalStrategy.NO, None
     arguments.do_eval = arguments.eval_on_start = False
+
+
+def whole_steps(arguments: TrainingArguments) -> None:
+    """Turn shares of the run, ``max_steps`` long, into steps: as shares, transformers takes them for changed on a resume."""
+    for key in ("logging_steps", "eval_steps", "save_steps"):
+        if (given := getattr(arguments, key)) is not None and given < 1:
+            setattr(arguments, key, math.ceil(given * arguments.max_steps))
 
 
 def _accumulation(config: TrainingConfig, workers: int) -> int:
