@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from loopway.errors import ConfigError
+from loopway.errors import ConfigError, LoopwayError
 
 _held: set[int] = set()
 """Descriptors of the lock files that this process holds."""
@@ -48,6 +48,17 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return str(value) if isinstance(value, Path) else value
+
+
+@contextlib.contextmanager
+def damage_told(path: Path, advice: str, error: type[LoopwayError] = ConfigError) -> Iterator[None]:
+    """Turn whatever is wrong with a file that is read within the block into one line: its name, and what to do."""
+    try:
+        yield
+    except LoopwayError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise error(f"{path}: damaged; {advice}") from None
 
 
 def aside_of(path: Path) -> Path:

@@ -15,12 +15,13 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
+import numpy as np
 from rich.console import Console
 
 from loopway.comparison.run_process import worker_command
 from loopway.comparison.workers import Workers
 from loopway.errors import LoopwayError
-from loopway.files import write_atomically
+from loopway.files import damage_told, write_atomically
 from loopway.training.callbacks import say
 from loopway.training.config.run_config import RunConfig
 from loopway.training.run_folder import RunFolder
@@ -79,8 +80,12 @@ class PlannedRun:
         return RunSummary.read(self.folder.summary)
 
     @property
-    def validation_losses(self) -> dict[str, list[float]]:
-        return json.loads(self.folder.validation_losses.read_text(encoding="utf-8"))
+    def validation_losses(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of every held-out sample, in their order: the summed loss of its targets, and their number."""
+        path = self.folder.validation_losses
+        with damage_told(path, f"delete {self.folder.summary} and rerun: the losses are measured again"):
+            content = json.loads(path.read_text(encoding="utf-8"))
+            return np.array(content["sums"], float), np.array(content["targets"], int)
 
 
 def _run_in_process(config: Path, folder: Path, data: Path, title: str, meeting: dict[str, str]) -> int:

@@ -59,8 +59,8 @@ def _gather(name: str, by_seed: list[PlannedRun], data: RunData) -> VariantRuns:
     return VariantRuns(
         name=name,
         summaries=[planned.summary for planned in by_seed],
-        loss_sums=np.array([seed["sums"] for seed in losses]),
-        targets=np.array(losses[0]["targets"]),
+        loss_sums=np.array([sums for sums, _ in losses]),
+        targets=losses[0][1],
         documents=samples.document_of_samples(),
         training_flops=parameter_report(
             model_config, context_length=data.config.sequence_length

@@ -23,7 +23,7 @@ from loopway.comparison.tables import explain, terminal_table
 from loopway.comparison.workers import Workers
 from loopway.data.run_data import open_data
 from loopway.errors import ConfigError, LoopwayError
-from loopway.files import aside_of, write_json
+from loopway.files import aside_of, damage_told, write_json
 from loopway.options import ProbeOptions
 from loopway.probing.probe import probe
 from loopway.training.callbacks import say
@@ -122,9 +122,9 @@ def _claim(folder: Path, runs: list[PlannedRun], workers: int) -> bool:
     if is_new and folder.exists() and not _holds_only(folder, names):
         raise ConfigError(f"{folder} exists and holds no comparison; choose another folder with --out")
     if not is_new:
-        missing = [
-            name for name in json.loads(claim.read_text(encoding="utf-8"))["runs"] if name not in names
-        ]
+        with damage_told(claim, "put it back, or choose another folder with --out"):
+            missing = [*json.loads(claim.read_text(encoding="utf-8"))["runs"]]
+        missing = [name for name in missing if name not in names]
         if missing:
             raise ConfigError(
                 f"{folder} holds a comparison that has {', '.join(missing)} too; keep these in the config, or choose "

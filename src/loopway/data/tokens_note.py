@@ -14,7 +14,7 @@ from typing import Any, Self
 from loopway.data.config import DataConfig, TokenSource
 from loopway.data.finding import Entry, names_tokens
 from loopway.errors import DataError
-from loopway.files import write_atomically
+from loopway.files import damage_told, write_atomically
 
 
 class NoTokensError(DataError):
@@ -38,10 +38,8 @@ class TokensNote:
         """Return the note, or None if there is none. Raises :class:`DataError` if it can't be read."""
         if path is None or not path.exists():
             return None
-        try:
+        with damage_told(path, "put it back, or choose another folder", DataError):
             return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError):
-            raise DataError(f"{path}: damaged; put it back, or choose another folder") from None
 
     def write(self, path: Path) -> None:
         write_atomically(path, json.dumps(asdict(self), indent=2) + "\n")

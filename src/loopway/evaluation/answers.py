@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from loopway.errors import ConfigError
+from loopway.files import damage_told
 
 
 def request_key(kind: str, arguments: Sequence[Any]) -> str:
@@ -52,10 +52,8 @@ def _read(path: Path) -> dict[str, Any]:
     for line in content.splitlines(keepends=True):
         if not line.endswith(b"\n"):
             break
-        try:
+        with damage_told(path, "delete it, and what it held is computed again"):
             key, answer = json.loads(line)
-        except (ValueError, TypeError):
-            raise ConfigError(f"{path}: damaged; delete it, and what it held is computed again") from None
         known[key] = answer
         whole += len(line)
     if whole < len(content):

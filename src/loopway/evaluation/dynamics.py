@@ -4,7 +4,6 @@ The paper's training-dynamics figure: loss on a logarithmic axis, mean accuracy 
 evaluations; nothing of how a measure is taken.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from loopway.report.style import label, line_style, new_figure
 from loopway.training.checkpoint import steps_of
 from loopway.training.metrics_log import read_metrics
 from loopway.training.run_folder import RunFolder
+from loopway.training.summary import RunSummary
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def _checkpoints(run: Path) -> dict[int, Path]:
     per_step = _tokens_per_step(folder)
     found = {step * per_step: path for step, path in steps_of(folder.checkpoints).items()}
     if folder.is_finished:
-        found[json.loads(folder.summary.read_text(encoding="utf-8"))["tokens"]] = run
+        found[RunSummary.read(folder.summary).tokens] = run
     if not found:
         raise ConfigError(f"{run}: has no checkpoint yet; training.save_steps says when they are written")
     return dict(sorted(found.items()))

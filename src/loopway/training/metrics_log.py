@@ -6,6 +6,7 @@ A line has `step`, `tokens`, `epoch`, `seconds` and either `loss`, `learning_rat
 """
 
 import json
+from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,13 @@ from loopway.files import write_atomically
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All whole lines; a line that was cut off by a crash is left out."""
+    """All whole lines; a line that was cut off by a crash, or isn't one of a run's, is left out."""
     lines = []
     if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(ValueError, RecursionError):
                 lines.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
-    return lines
+    return [line for line in lines if isinstance(line, dict) and isinstance(line.get("step"), int)]
 
 
 class MetricsLog:
@@ -44,7 +43,7 @@ class MetricsLog:
     @property
     def seconds(self) -> float:
         """Wall time of the run up to the last line, over all its sittings."""
-        return self.lines[-1]["seconds"] if self.lines else 0.0
+        return self.last("seconds") or 0.0
 
     def last(self, key: str) -> float | None:
         """The newest value of `key`."""

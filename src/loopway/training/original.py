@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, default_data_collator
 from loopway.data.tokenizer import fingerprint
 from loopway.data.tokens.samples import TokenSamples
 from loopway.errors import ConfigError
-from loopway.files import write_atomically
+from loopway.files import damage_told, write_atomically
 from loopway.modeling.loss import distillation_loss
 from loopway.modeling.pretrained_folder import PretrainedFolder
 from loopway.modeling.sample_losses import losses_of_samples
@@ -136,7 +136,10 @@ def validation_loss(model: PreTrainedModel, samples: TokenSamples, batch_size: i
 
 def read_line(path: Path) -> float | None:
     """The original's validation loss that :func:`write_line` noted, or None."""
-    return json.loads(path.read_text(encoding="utf-8"))["validation_loss"] if path.exists() else None
+    if not path.exists():
+        return None
+    with damage_told(path, "delete it, and it is measured again"):
+        return float(json.loads(path.read_text(encoding="utf-8"))["validation_loss"])
 
 
 def write_line(path: Path, name: str, loss: float) -> None:

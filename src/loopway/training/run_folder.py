@@ -16,9 +16,12 @@ from typing import Any
 import yaml
 
 from loopway.errors import ConfigError
-from loopway.files import aside_of, locked, write_atomically
+from loopway.files import aside_of, damage_told, locked, write_atomically
 from loopway.training.checkpoint import problem_of, steps_of
 from loopway.training.config.free_keys import StepSize, defining
+from loopway.training.config.yaml_files import read_yaml
+
+_ADVICE = "put it back, or choose another folder"
 
 
 @dataclass(frozen=True)
@@ -205,7 +208,10 @@ class RunFolder:
         return self._read_config() != _as_read_back(config) or any(map(self._is_changed, plugins))
 
     def _read_config(self) -> dict[str, Any]:
-        return _as_read_back(yaml.safe_load(self.config.read_text(encoding="utf-8")))
+        with damage_told(self.config, _ADVICE):
+            content = _as_read_back(read_yaml(self.config))
+            defining(content)
+            return content
 
     def _is_changed(self, plugin: str) -> bool:
         copy = self.plugins / Path(plugin).name
@@ -215,11 +221,9 @@ class RunFolder:
         """The step of the latest sitting, by its own config and workers; before the first, of so many `workers`."""
         if not self.provenance.exists():
             return StepSize.of(self._read_config(), workers)
-        try:
+        with damage_told(self.provenance, _ADVICE):
             noted = json.loads(self.provenance.read_text(encoding="utf-8"))
             return StepSize.of(noted["config"], noted["sittings"][-1]["workers"])
-        except (ValueError, LookupError, TypeError):
-            raise ConfigError(f"{self.provenance}: damaged; put it back, or choose another folder") from None
 
     def newest_checkpoint(self) -> tuple[Path | None, dict[Path, str]]:
         """The whole checkpoint of the latest step, or None; and those that were passed over, with what is wrong."""

@@ -13,7 +13,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict
 
 from loopway._version import __version__
-from loopway.files import write_atomically
+from loopway.files import damage_told, write_atomically
 from loopway.training.run_folder import RunFolder
 
 
@@ -68,7 +68,8 @@ class RunSummary(BaseModel):
     @classmethod
     def read(cls, path: Path) -> Self:
         """Read a summary.json; `folder` is the one it lies in now."""
-        return cls(**json.loads(path.read_text(encoding="utf-8")), folder=path.parent)
+        with damage_told(path, "delete it and rerun the training: its last steps are done again"):
+            return cls(**json.loads(path.read_text(encoding="utf-8")), folder=path.parent)
 
 
 def library_versions(

@@ -30,7 +30,7 @@ from loopway.data.preparation.documents import Piece, Position
 from loopway.data.preparation.encoding import Encoder, Encoding, neighbours
 from loopway.data.preparation.reading import UNIT_BYTES
 from loopway.errors import DataError
-from loopway.files import write_atomically
+from loopway.files import damage_told, write_atomically
 
 if TYPE_CHECKING:
     from loopway.data.preparation.sources import TextSource
@@ -67,7 +67,8 @@ class Unit:
         ``sources``: [name, kind] of each; ``unreadable``: [record, reason] of each record that can't be read;
         ``ends``: whether the last document ends here.
         """
-        return json.loads(self.path.read_text(encoding="utf-8"))
+        with damage_told(self.path, "delete it and rerun the same command", DataError):
+            return dict(json.loads(self.path.read_text(encoding="utf-8")))
 
     def load(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the ids of a finished unit, unsigned [tokens], and its documents, :data:`DOCUMENT` [documents]."""
