@@ -50,7 +50,7 @@ def reference() -> Path:
 
 
 def pytest_collection_finish() -> None:
-    """Leave what the imports made out of every later search for garbage, which took a tenth of the tests' time."""
+    """Leave what the imports made out of every later search for garbage."""
     gc.collect()
     gc.freeze()
 
