@@ -154,9 +154,39 @@ def test_what_an_optimizer_does_not_take_is_told_before_anything_is_prepared(
         ("register_tracker", "all", Silent, "the tracker's name: got 'all'"),
         ("register_optimizer", "sgd", torch.optim.SGD, "the optimizer's name: got 'sgd'"),
         ("register_optimizer", "mine", 3, "optimizer mine: got 3"),
+        ("register_optimizer", "mine", lambda *_, **__: None, "subclass of torch.optim.Optimizer"),
         ("register_schedule", "cosine", lambda *_: 1.0, "the schedule's name: got 'cosine'"),
     ],
 )
 def test_what_cannot_be_registered_is_refused(register: str, name: str, value: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         getattr(loopway, register)(name, value)
+
+
+class ReadsGroups(torch.optim.SGD):
+    """Reads what it is promised, and holds the types of its options to what was written."""
+
+    def __init__(self, groups: list[dict[str, Any]], lr: float, eps: float) -> None:
+        assert [set(group) for group in groups] == [{"params", "weight_decay"}] * 2
+        assert groups[1]["weight_decay"] == 0.0 and all(group["params"] for group in groups)
+        assert eps == 1e-8
+        super().__init__(groups, lr=lr)
+
+
+def test_an_optimizer_gets_the_groups_and_numbers_that_it_is_promised(
+    tiny_config: Build, tmp_path: Path
+) -> None:
+    loopway.register_optimizer("reads", ReadsGroups)
+    train(
+        tiny_config(training={"optim": "reads", "optim_args": "eps=1e-8", "max_steps": 1}), tmp_path / "run"
+    )
+
+
+@pytest.mark.parametrize("given", ["nesterov", "betas=[0.9,0.95]", "=1"])
+def test_optimizer_arguments_that_cannot_be_read_are_one_line(
+    tiny_config: Build, tmp_path: Path, given: str
+) -> None:
+    loopway.register_optimizer("mine", torch.optim.SGD)
+    with pytest.raises(ConfigError, match=r"training.optim_args") as told:
+        train(tiny_config(training={"optim": "mine", "optim_args": given}), tmp_path / "run")
+    assert "\n" not in str(told.value)

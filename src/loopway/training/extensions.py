@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 import torch
-import yaml
 from transformers import TrainerCallback
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_utils import SchedulerType
@@ -16,6 +15,7 @@ from transformers.training_args import OptimizerNames
 
 from loopway.checks import not_among, wrong_value
 from loopway.errors import ConfigError
+from loopway.training.config.yaml_files import parse_yaml
 
 CALLBACKS: dict[str, type[TrainerCallback]] = {}
 TRACKERS: dict[str, type[TrainerCallback]] = {}
@@ -45,17 +45,19 @@ def register_tracker(name: str, cls: type[TrainerCallback]) -> None:
     INTEGRATION_TO_CALLBACK[name] = cls  # where the Trainer looks a name of report_to up
 
 
-def register_optimizer(name: str, make: Callable[..., torch.optim.Optimizer]) -> None:
-    """Let ``training: {optim: name}`` train with ``make(groups, lr=…, **optim_args)``.
+def register_optimizer(name: str, cls: type[torch.optim.Optimizer]) -> None:
+    """Let ``training: {optim: name}`` train with ``cls(groups, lr=…, **optim_args)``.
 
     Args:
-        make: an optimizer's class, or a function that returns one. ``groups`` are two dictionaries of ``params`` and their
-            ``weight_decay``, which is 0 for biases and norms.
+        cls: an optimizer's class; the Trainer takes a function for something else. ``groups`` are two dictionaries of
+            ``params`` and their ``weight_decay``, which is 0 for biases and norms.
 
     Raises:
-        ConfigError: the name is taken by transformers, or ``make`` can't be called.
+        ConfigError: the name is taken by transformers, or ``cls`` is no subclass of ``torch.optim.Optimizer``.
     """
-    _register(OPTIMIZERS, "optimizer", name, make, [each.value for each in OptimizerNames])
+    if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
+        raise wrong_value(f"optimizer {name}", cls, "a subclass of torch.optim.Optimizer")
+    _register(OPTIMIZERS, "optimizer", name, cls, [each.value for each in OptimizerNames])
 
 
 def register_schedule(name: str, factor: Callable[..., float]) -> None:
@@ -88,10 +90,13 @@ def own_optimizer(
     """
     if (make := OPTIMIZERS.get(fields.get("optim", ""))) is None:
         return None
-    pairs = [pair.partition("=") for pair in (fields.get("optim_args") or "").split(",") if pair.strip()]
-    return make, {"lr": fields["learning_rate"]} | {
-        name.strip(): yaml.safe_load(value) for name, _, value in pairs
-    }
+    options = {"lr": fields["learning_rate"]}
+    for pair in filter(str.strip, (fields.get("optim_args") or "").split(",")):
+        name, equals, value = pair.partition("=")
+        if not (equals and name.strip()):
+            raise wrong_value("training.optim_args", pair.strip(), "name=value, without lists")
+        options[name.strip()] = parse_yaml(value.strip(), f"training.optim_args: {name.strip()}")
+    return make, options
 
 
 def own_schedule(fields: dict[str, Any]) -> Callable[[int, int, int], float] | None:

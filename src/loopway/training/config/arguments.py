@@ -120,7 +120,11 @@ def _check_optimizer(arguments: TrainingArguments, config: TrainingConfig) -> No
         return  # these are made from the model itself
     fields = config.hugging_face
     make, options = own_optimizer(fields) or Trainer.get_optimizer_cls_and_kwargs(arguments)
-    optimizer = make([torch.nn.Parameter(torch.zeros(1, 1))], **options)
+    groups = [
+        {"params": [torch.nn.Parameter(torch.zeros(1, 1))], "weight_decay": decay}
+        for decay in (arguments.weight_decay, 0.0)
+    ]
+    optimizer = make(groups, **options)
     if (factor := own_schedule(fields)) is not None:
         float(factor(0, 100, arguments.get_warmup_steps(100)))
         return
