@@ -190,3 +190,57 @@ def test_optimizer_arguments_that_cannot_be_read_are_one_line(
     with pytest.raises(ConfigError, match=r"training.optim_args") as told:
         train(tiny_config(training={"optim": "mine", "optim_args": given}), tmp_path / "run")
     assert "\n" not in str(told.value)
+
+
+class NeedsAnArgument(TrainerCallback):
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+
+class CountsItself(TrainerCallback):
+    made = 0
+
+    def __init__(self) -> None:
+        type(self).made += 1
+
+
+def falls(step: int, steps: int, warmup_steps: int) -> float:
+    return 1 / (steps - step)
+
+
+class Fails(torch.optim.SGD):
+    def __init__(self, *_: Any, **__: Any) -> None:
+        raise KeyError("this\nand that")
+
+
+@pytest.mark.parametrize(
+    ("training", "message"),
+    [
+        ({"callbacks": ["needs"]}, r"training.callbacks: needs failed: TypeError: .*'path'"),
+        ({"lr_scheduler_type": "falls"}, r"training: schedule falls failed: ZeroDivisionError: "),
+        ({"optim": "fails"}, r"training: optimizer fails failed: KeyError: "),
+        (
+            {"optim": "fails", "optim_target_modules": "all-linear"},
+            r"training: optimizer fails failed: KeyError: ",
+        ),
+    ],
+)
+def test_an_error_of_a_user_s_own_code_is_one_line_that_names_it(
+    tiny_config: Build, tmp_path: Path, training: dict[str, Any], message: str
+) -> None:
+    loopway.register_callback("needs", NeedsAnArgument)
+    loopway.register_schedule("falls", falls)
+    loopway.register_optimizer("fails", Fails)
+    with pytest.raises(ConfigError, match=message) as told:
+        train(tiny_config(training=training), tmp_path / "run")
+    assert "\n" not in str(told.value)
+
+
+def test_a_callback_is_made_once_a_run_and_never_to_check_a_config(
+    tiny_config: Build, tmp_path: Path
+) -> None:
+    loopway.register_callback("counts", CountsItself)
+    config = tiny_config(training={"callbacks": ["counts"], "max_steps": 1})
+    assert CountsItself.made == 0
+    train(config, tmp_path / "run")
+    assert CountsItself.made == 1

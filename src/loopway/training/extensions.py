@@ -16,6 +16,7 @@ from transformers.training_args import OptimizerNames
 from loopway.checks import not_among, wrong_value
 from loopway.errors import ConfigError
 from loopway.training.config.yaml_files import parse_yaml
+from loopway.training.plugins import plugin_errors_told
 
 CALLBACKS: dict[str, type[TrainerCallback]] = {}
 TRACKERS: dict[str, type[TrainerCallback]] = {}
@@ -72,12 +73,20 @@ def register_schedule(name: str, factor: Callable[..., float]) -> None:
     _register(SCHEDULES, "schedule", name, factor, [each.value for each in SchedulerType])
 
 
-def own_callbacks(names: list[str]) -> list[TrainerCallback]:
-    """Make the callbacks of ``training.callbacks``; raises ConfigError for a name that isn't registered."""
+def check_callbacks(names: list[str]) -> None:
+    """Raise ConfigError for a name of ``training.callbacks`` that isn't registered."""
     for name in names:
         if name not in CALLBACKS:
             raise not_among("training.callbacks", name, [*CALLBACKS] or ["what a file of plugins registers"])
-    return [CALLBACKS[name]() for name in names]
+
+
+def own_callbacks(names: list[str]) -> list[TrainerCallback]:
+    """Make the callbacks of ``training.callbacks``; raises ConfigError where one can't be made."""
+    made = []
+    for name in names:
+        with plugin_errors_told(f"training.callbacks: {name}"):
+            made.append(CALLBACKS[name]())
+    return made
 
 
 def own_optimizer(

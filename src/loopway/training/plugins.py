@@ -5,13 +5,25 @@ Knows nothing of what they register.
 
 import importlib.util
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from loopway.checks import one_line
 from loopway.errors import ConfigError, LoopwayError
 
 _loaded: set[Path] = set()
+
+
+@contextmanager
+def plugin_errors_told(what: str) -> Iterator[None]:
+    """Raise a one-line ConfigError, which begins with ``what``, for any exception of a user's own code."""
+    try:
+        yield
+    except LoopwayError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{what} failed: {type(error).__name__}: {one_line(error)}") from error
 
 
 def load_plugins(paths: Iterable[Path | str]) -> None:
@@ -31,10 +43,6 @@ def load_plugins(paths: Iterable[Path | str]) -> None:
             raise ConfigError(f"plugins: {path} is not a Python file (.py)")
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module  # dataclasses and torch look a class's module up by name
-        try:
+        with plugin_errors_told(f"plugins: {path}"):
             spec.loader.exec_module(module)
-        except LoopwayError:
-            raise
-        except Exception as error:
-            raise ConfigError(f"plugins: {path} failed: {type(error).__name__}: {one_line(error)}") from error
         _loaded.add(path.resolve())

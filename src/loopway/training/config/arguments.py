@@ -18,6 +18,7 @@ from loopway.errors import ConfigError
 from loopway.training.config.engines import check_deepspeed, check_fsdp, check_precision
 from loopway.training.config.training_section import TrainingConfig
 from loopway.training.extensions import OPTIMIZERS, SCHEDULES, own_optimizer, own_schedule
+from loopway.training.plugins import plugin_errors_told
 from loopway.training.trackers import tracker_names
 
 #: What launchers tell every worker, as accelerate reads it.
@@ -116,22 +117,30 @@ def _one_device_a_worker(fields: dict[str, Any]) -> TrainingArguments:
 
 def _check_optimizer(arguments: TrainingArguments, config: TrainingConfig) -> None:
     """Let torch and transformers see the values of optimizer and schedule, which the Trainer shows them late."""
-    if arguments.optim_target_modules or "lomo" in str(arguments.optim):
+    fields, warmup = config.hugging_face, arguments.get_warmup_steps(100)
+    own, factor = own_optimizer(fields), own_schedule(fields)
+    if factor is not None:
+        with plugin_errors_told(f"training: schedule {fields['lr_scheduler_type']}"):
+            for step in (0, 50, 100):
+                float(factor(step, 100, warmup))
+    if own is None and (arguments.optim_target_modules or "lomo" in str(arguments.optim)):
         return  # these are made from the model itself
-    fields = config.hugging_face
-    make, options = own_optimizer(fields) or Trainer.get_optimizer_cls_and_kwargs(arguments)
     groups = [
         {"params": [torch.nn.Parameter(torch.zeros(1, 1))], "weight_decay": decay}
         for decay in (arguments.weight_decay, 0.0)
     ]
-    optimizer = make(groups, **options)
-    if (factor := own_schedule(fields)) is not None:
-        float(factor(0, 100, arguments.get_warmup_steps(100)))
+    if own is not None:
+        with plugin_errors_told(f"training: optimizer {fields['optim']}"):
+            optimizer = own[0](groups, **own[1])
+    else:
+        make, options = Trainer.get_optimizer_cls_and_kwargs(arguments)
+        optimizer = make(groups, **options)
+    if factor is not None:
         return
     get_scheduler(
         arguments.lr_scheduler_type,
         optimizer=optimizer,
-        num_warmup_steps=arguments.get_warmup_steps(100),
+        num_warmup_steps=warmup,
         num_training_steps=100,
         scheduler_specific_kwargs=dict(arguments.lr_scheduler_kwargs or {}),  # type: ignore[arg-type]
     )

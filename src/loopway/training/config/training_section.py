@@ -18,7 +18,7 @@ from loopway.checks import check_value, not_among, unknown_key, wrong_value
 from loopway.errors import ConfigError
 from loopway.modeling.recompute import RECOMPUTE_LEVELS
 from loopway.training.config.engines import check_nested
-from loopway.training.extensions import OPTIMIZERS, SCHEDULES, own_callbacks
+from loopway.training.extensions import OPTIMIZERS, SCHEDULES, check_callbacks
 
 # Section 4 of the paper; what it leaves open (logging, evaluation, checkpoints) is ten times a run.
 DEFAULTS: dict[str, Any] = {
@@ -147,7 +147,7 @@ class TrainingConfig:
                 f"training.recompute is {self.recompute!r}, and training.gradient_checkpointing recomputes, too: "
                 f"leave the latter out"
             )
-        own_callbacks(self.callbacks)
+        check_callbacks(self.callbacks)
         # These act between gradients and optimizer.
         self._check_positive(
             "skip_spikes", "more than 0 standard deviations; 6 is usual", ("fp16", "deepspeed")
