@@ -52,13 +52,13 @@ def _plain(value: Any) -> Any:
 
 @contextlib.contextmanager
 def damage_told(path: Path, advice: str, error: type[LoopwayError] = ConfigError) -> Iterator[None]:
-    """Turn whatever is wrong with a file that is read within the block into one line: its name, and what to do."""
+    """Raise a one-line error with the file's name and what to do, where the block, which only parses it, fails."""
     try:
         yield
-    except LoopwayError:
+    except (LoopwayError, OSError, MemoryError):
         raise
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        raise error(f"{path}: damaged; {advice}") from None
+    except Exception as cause:
+        raise error(f"{path}: damaged; {advice}") from cause
 
 
 def aside_of(path: Path) -> Path:

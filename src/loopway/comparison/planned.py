@@ -81,9 +81,10 @@ class PlannedRun:
 
     @property
     def validation_losses(self) -> tuple[np.ndarray, np.ndarray]:
-        """Of every held-out sample, in their order: the summed loss of its targets, and their number."""
+        """Summed loss and number of targets per held-out sample, [samples] each, in the set's order."""
         path = self.folder.validation_losses
-        with damage_told(path, f"delete {self.folder.summary} and rerun: the losses are measured again"):
+        again = "training resumes from the newest checkpoint, if there is one, and measures them"
+        with damage_told(path, f"delete {self.folder.summary} and rerun: {again}"):
             content = json.loads(path.read_text(encoding="utf-8"))
             return np.array(content["sums"], float), np.array(content["targets"], int)
 

@@ -54,7 +54,7 @@ def _read(path: Path) -> dict[str, Any]:
             break
         with damage_told(path, "delete it, and what it held is computed again"):
             key, answer = json.loads(line)
-        known[key] = answer
+            known[key] = answer
         whole += len(line)
     if whole < len(content):
         with path.open("r+b") as file:

@@ -138,7 +138,7 @@ def read_line(path: Path) -> float | None:
     """The original's validation loss that :func:`write_line` noted, or None."""
     if not path.exists():
         return None
-    with damage_told(path, "delete it, and it is measured again"):
+    with damage_told(path, "delete it and rerun: the original, where it can be opened, is measured again"):
         return float(json.loads(path.read_text(encoding="utf-8"))["validation_loss"])
 
 

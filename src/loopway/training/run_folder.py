@@ -19,7 +19,6 @@ from loopway.errors import ConfigError
 from loopway.files import aside_of, damage_told, locked, write_atomically
 from loopway.training.checkpoint import problem_of, steps_of
 from loopway.training.config.free_keys import StepSize, defining
-from loopway.training.config.yaml_files import read_yaml
 
 _ADVICE = "put it back, or choose another folder"
 
@@ -209,7 +208,7 @@ class RunFolder:
 
     def _read_config(self) -> dict[str, Any]:
         with damage_told(self.config, _ADVICE):
-            content = _as_read_back(read_yaml(self.config))
+            content = _as_read_back(yaml.safe_load(self.config.read_text(encoding="utf-8")))
             defining(content)
             return content
 

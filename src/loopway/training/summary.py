@@ -68,7 +68,9 @@ class RunSummary(BaseModel):
     @classmethod
     def read(cls, path: Path) -> Self:
         """Read a summary.json; `folder` is the one it lies in now."""
-        with damage_told(path, "delete it and rerun the training: its last steps are done again"):
+        with damage_told(
+            path, "delete it and rerun: training resumes from the newest checkpoint, if there is one"
+        ):
             return cls(**json.loads(path.read_text(encoding="utf-8")), folder=path.parent)
 
 
