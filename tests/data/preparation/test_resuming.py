@@ -183,7 +183,7 @@ def test_a_killed_command_goes_on_and_its_processes_end(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    texts = make_texts(1500, words=200)
+    texts = make_texts(4000, words=200)
     sources = [
         make_source("jsonl.gz", tmp_path / "a", texts),
         make_source("parquet", tmp_path / "b", texts[::2]),
@@ -420,6 +420,19 @@ def test_a_damaged_unit_says_what_to_delete(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"\.npz: damaged; delete .*\.json and rerun the same command"):
         quietly(config, tmp_path / "data")
     arrays.with_suffix(".json").unlink()
+    prepared = quietly(config, tmp_path / "data")
+    assert contents(prepared.folder) == contents(quietly(config, tmp_path / "new").folder)
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[1]", "{}", '{"end": 1}'])
+def test_a_damaged_marker_of_a_unit_says_what_to_delete(tmp_path: Path, damage: str) -> None:
+    config = config_of(str(make_corpus(tmp_path / "corpus")))
+    stop_at_unit(config, tmp_path / "data", 5)
+    marker = min((tmp_path / "data.incomplete" / "units").glob("*.json"))
+    marker.write_text(damage)
+    with pytest.raises(DataError, match=r"\.json: damaged; delete it and rerun the same command"):
+        quietly(config, tmp_path / "data")
+    marker.unlink()
     prepared = quietly(config, tmp_path / "data")
     assert contents(prepared.folder) == contents(quietly(config, tmp_path / "new").folder)
 

@@ -68,7 +68,8 @@ class Unit:
         ``ends``: whether the last document ends here.
         """
         with damage_told(self.path, "delete it and rerun the same command", DataError):
-            return dict(json.loads(self.path.read_text(encoding="utf-8")))
+            marker = json.loads(self.path.read_text(encoding="utf-8"))
+            return {key: marker[key] for key in ("end", "read", "sources", "unreadable", "ends")}
 
     def load(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the ids of a finished unit, unsigned [tokens], and its documents, :data:`DOCUMENT` [documents]."""
