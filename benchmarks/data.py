@@ -220,7 +220,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.quick:
         options.megabytes, options.gigabytes, options.steps, options.rounds = 0.2, 0.01, 2, 1
-        options.patience, options.processes = 0, 1
+        options.patience = 0
     os.environ |= {"RAYON_NUM_THREADS": str(options.processes), "TOKENIZERS_PARALLELISM": "true"}
     from loopway.data.tokenizer import train_tokenizer
 

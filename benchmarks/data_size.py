@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     options = parser.parse_args()
     if options.quick:
-        options.megabytes, options.rounds, options.processes = 0.2, 1, 1
+        options.megabytes, options.rounds = 0.2, 1
     tokenizers = {"memory_bpe": None} | ({"memory_given": options.tokenizer} if options.tokenizer else {})
     with tempfile.TemporaryDirectory() as folder:
         work, size = Path(folder), options.megabytes * MB

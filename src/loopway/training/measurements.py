@@ -9,7 +9,6 @@ import resource
 import statistics
 import sys
 import time
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -65,11 +64,10 @@ def peak_memory_bytes(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-@cache
 def product_flops_per_second(device: torch.device, dtype: torch.dtype) -> float:
     """Return the floating-point operations per second of large matrix products here, the best of a few.
 
-    Measured, so that it needs no table of devices; takes a tenth of a second, once in a process, and no random numbers.
+    Measured, so that it needs no table of devices; takes a tenth of a second and no random numbers.
     """
     size = 8192 if device.type == "cuda" else 1024
     matrix = torch.ones(size, size, device=device, dtype=dtype)
