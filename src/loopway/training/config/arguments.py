@@ -1,6 +1,5 @@
 """A run's ``TrainingArguments``: what Hugging Face's Trainer is given, for the workers that there are."""
 
-import math
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import get_int_from_env
-from transformers import Trainer, TrainingArguments, get_scheduler
+from transformers import Trainer, TrainerState, TrainingArguments, get_scheduler
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils.import_utils import is_torch_xla_available
@@ -82,10 +81,12 @@ def evaluate_nothing(arguments: TrainingArguments) -> None:
 
 
 def whole_steps(arguments: TrainingArguments) -> None:
-    """Turn shares of the run, ``max_steps`` long, into steps: as shares, transformers takes them for changed on a resume."""
+    """Replace shares of ``max_steps`` by steps, as transformers counts them: on resume it would report shares as changed."""
+    counted = TrainerState()
+    counted.compute_steps(arguments, arguments.max_steps)
     for key in ("logging_steps", "eval_steps", "save_steps"):
-        if (given := getattr(arguments, key)) is not None and given < 1:
-            setattr(arguments, key, math.ceil(given * arguments.max_steps))
+        if getattr(arguments, key) is not None:
+            setattr(arguments, key, getattr(counted, key))
 
 
 def _accumulation(config: TrainingConfig, workers: int) -> int:
