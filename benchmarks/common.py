@@ -121,7 +121,7 @@ def ready_processes(*modules: str) -> BaseContext:
 
 
 def own_processes(*, quick: bool) -> OwnProcesses:
-    """For processes that import all that they need; forked ones have it already, and are enough to see that it runs."""
+    """Context of processes that import everything themselves; a quick run forks, which imports nothing again."""
     return multiprocessing.get_context("fork") if quick else multiprocessing.get_context("spawn")
 
 

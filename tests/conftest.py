@@ -50,7 +50,7 @@ def reference() -> Path:
 
 
 def pytest_collection_finish() -> None:
-    """Leave what the imports made out of every later search for garbage."""
+    """Exclude from garbage collection what the imports made."""
     gc.collect()
     gc.freeze()
 

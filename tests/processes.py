@@ -200,7 +200,7 @@ def serve() -> None:
     """Fork a process for each request on standard input; in it, return from here only to run what was asked for."""
     for name in _IMPORTED:
         import_module(name)
-    gc.freeze()  # pages that no search for garbage writes to are shared
+    gc.freeze()  # or garbage collection would write to pages that forked processes share
 
     connection = socket.socket(fileno=os.dup(0))
     running: set[int] = set()

@@ -27,7 +27,7 @@ from loopway.threads import wait_without_spinning
 app = typer.Typer(
     name="loopway",
     help="Recursive (looped) language models with MeSH state highways: train, compare, evaluate, probe.",
-    epilog="An error is one line; LOOPWAY_DEBUG=1 in the environment shows its traceback, too.",
+    epilog="An error prints one line. Set LOOPWAY_DEBUG=1 to print its traceback, too.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -296,9 +296,9 @@ def params(
 
 
 def main() -> None:
-    """Run the command line. A user's mistake is one line and exit code 2, Ctrl-C is 130.
+    """Run the command line: exit with 2 and a one-line error after a user's mistake, with 130 after Ctrl-C.
 
-    A run that SIGTERM ended has done what a scheduler wants by it: it has saved, and that is 0.
+    After SIGTERM a run saves and exits with 0, as schedulers expect.
     """
     wait_without_spinning()
     try:

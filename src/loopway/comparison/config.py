@@ -90,7 +90,7 @@ class CompareConfig:
 
 
 def _share_tokenizer(shared: dict[str, Any], variants: dict[str, dict[str, Any]]) -> None:
-    """Of variants that begin with pretrained models, the first one's tokenizer makes the data of all."""
+    """Let the tokenizer of the first variant's pretrained model make the data of all variants."""
     pretrained = next(iter(variants.values())).get("pretrained")
     data = shared.get("data")
     if pretrained is not None and isinstance(data, dict) and data.get("tokenizer") is None:
@@ -125,7 +125,7 @@ def load_run(
 
 
 def run_name(variant: str, seed: int) -> str:
-    """What a run's folder is called."""
+    """Name of a run's folder."""
     return f"{variant}-seed{seed}"
 
 

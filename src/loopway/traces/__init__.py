@@ -1,1 +1,1 @@
-"""What a model does inside, stage by stage: states and routers, measured over samples. Knows nothing of runs and pages."""
+"""States and routers of a model, measured stage by stage over samples. Knows nothing of runs and pages."""

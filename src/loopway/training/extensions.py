@@ -77,7 +77,7 @@ def check_callbacks(names: list[str]) -> None:
     """Raise ConfigError for a name of ``training.callbacks`` that isn't registered."""
     for name in names:
         if name not in CALLBACKS:
-            raise not_among("training.callbacks", name, [*CALLBACKS] or ["what a file of plugins registers"])
+            raise not_among("training.callbacks", name, [*CALLBACKS] or ["a name that a plugin registers"])
 
 
 def own_callbacks(names: list[str]) -> list[TrainerCallback]:
@@ -124,7 +124,7 @@ def _callback_class(kind: str, cls: Any) -> type[TrainerCallback]:
 
 def _register(known: dict[str, Any], kind: str, name: str, value: Any, taken: Any) -> None:
     if not (isinstance(name, str) and name) or name in taken:
-        raise wrong_value(f"the {kind}'s name", name, "a text that isn't the name of one of transformers")
+        raise wrong_value(f"the {kind}'s name", name, "a name that transformers doesn't use")
     if not callable(value):
         raise wrong_value(f"{kind} {name}", value, "a class or a function")
     known[name] = value

@@ -15,7 +15,7 @@ from loopway.files import write_atomically
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All whole lines; a line that was cut off by a crash, or isn't one of a run's, is left out."""
+    """Return the lines; omit those that a crash cut off, or that hold no step."""
     lines = []
     if path.exists():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
