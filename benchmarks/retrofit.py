@@ -73,11 +73,11 @@ def tiny_model(folder: Path, texts: Path) -> Path:
 
 def retrofits(given: argparse.Namespace, texts: Path) -> Iterator[tuple[str, RetrofitOptions]]:
     """Every way with base recursion; MeSH on the way that is healed; MeSH on the unshared layers."""
-    text = [texts / "calibration.jsonl"]
+    text = {"calibration": [texts / "calibration.jsonl"], "calibration_tokens": given.calibration}
     for fill in WAYS:
-        yield fill, RetrofitOptions(given.layout, "base", fill, text, given.calibration)
-    yield "mesh", RetrofitOptions(given.layout, "mesh", given.fill, text, given.calibration)
-    yield "grafted", RetrofitOptions(given.grafted, "mesh", given.fill)
+        yield fill, RetrofitOptions(layout=given.layout, fill=fill, **text)
+    yield "mesh", RetrofitOptions(layout=given.layout, recurrence="mesh", fill=given.fill, **text)
+    yield "grafted", RetrofitOptions(layout=given.grafted, recurrence="mesh", fill=given.fill)
 
 
 def healing(given: argparse.Namespace, texts: Path, out: Path) -> dict[str, Any]:

@@ -95,10 +95,23 @@ def config_error(error: ValidationError, section: str, model: type[BaseModel]) -
         return unknown_key(path.rpartition(".")[0], last, owner.model_fields)
     if worst["type"] == "missing":
         return ConfigError(f"{path} is missing")
-    expected = re.sub(r"^(Input should be|Value error,) ", "", worst["msg"])
-    return wrong_value(
-        path.removesuffix(f".{last}") if last not in fields else path, worst["input"], expected
-    )
+    place = path.removesuffix(f".{last}") if last not in fields else path
+    return wrong_value(place, worst["input"], _expected(worst["msg"]))
+
+
+def option_error(error: ValidationError) -> LoopwayError:
+    """The first thing wrong among options, which were validated as a pydantic model: named as on the command line."""
+    found = error.errors()[0]
+    if isinstance(own := found.get("ctx", {}).get("error"), LoopwayError):
+        return own
+    option = f"--{str(found['loc'][0]).replace('_', '-')}"
+    if found["type"] == "missing":
+        return ConfigError(f"{option} is missing")
+    return wrong_value(option, found["input"], _expected(found["msg"]))
+
+
+def _expected(message: str) -> str:
+    return re.sub(r"^(Input should be|Value error,) ", "", message)
 
 
 def _nested_models(annotation: Any) -> Iterator[type[BaseModel]]:

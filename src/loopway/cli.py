@@ -13,9 +13,11 @@ from typing import Annotated
 import typer
 
 from loopway._version import __version__
+from loopway.data.config import HubDataset, TextOptions
 from loopway.errors import exit_on_error
 from loopway.options import (
     EvaluationOptions,
+    ParameterOptions,
     Plugins,
     ProbeOptions,
     RetrofitOptions,
@@ -84,39 +86,21 @@ def train(
 
 
 @app.command()
+@taking_options
 def prepare(
+    text: TextOptions,
     sources: Annotated[
-        list[str] | None,
+        list[str],
         typer.Argument(
             help="Text: files (.txt, .jsonl, .jsonl.gz, .jsonl.zst, .parquet), folders, globs. "
             "With --check: prepared folders or .bin files."
         ),
-    ] = None,
+    ] = [],  # noqa: B006  (typer copies it)
     out: Annotated[Path | None, typer.Option(help="Folder for tokenizer, token files and manifest.")] = None,
-    dataset: Annotated[
-        str | None, typer.Option(help="A Hugging Face dataset: its name, or a local folder.")
-    ] = None,
-    config: Annotated[str | None, typer.Option(help="The dataset's configuration.")] = None,
-    split: Annotated[str, typer.Option(help="The dataset's split.")] = "train",
-    streaming: Annotated[
-        bool, typer.Option("--streaming", help="Read the dataset as it arrives and store only its tokens.")
-    ] = False,
-    tokenizer: Annotated[str | None, typer.Option(help="Path or name; default: a BPE is trained.")] = None,
-    vocab_size: Annotated[int, typer.Option(help="Largest size of a tokenizer that is trained.")] = 4096,
-    add_bos_token: Annotated[
-        bool | None, typer.Option(help="Default: as the tokenizer begins a text.")
-    ] = None,
-    text_field: Annotated[str, typer.Option(help="Field or column that holds the text.")] = "text",
+    dataset: HubDataset | None = None,
     validation: Annotated[
-        list[str] | None, typer.Option(help="Held-out text, as SOURCES; may be given several times.")
-    ] = None,
-    validation_fraction: Annotated[
-        float, typer.Option(help="Share of the documents to hold out where --validation isn't given.")
-    ] = 0.05,
-    seed: Annotated[int, typer.Option(help="Of the choice of held-out documents.")] = 0,
-    skip_unreadable: Annotated[
-        bool, typer.Option("--skip-unreadable", help="Leave out, and list, records that can't be read.")
-    ] = False,
+        list[str], typer.Option(help="Held-out text, as SOURCES; may be given several times.")
+    ] = [],  # noqa: B006
     processes: Annotated[int | None, typer.Option(help="Processes that tokenise; one a core.")] = None,
     check: Annotated[
         bool,
@@ -127,21 +111,10 @@ def prepare(
     from loopway.data.command import check_command, prepare_command
 
     if check:
-        typer.echo(check_command(sources or [], validation, tokenizer))
+        typer.echo(check_command(sources, validation or None, text.tokenizer))
         return
-    chosen = {"dataset": dataset, "config": config, "split": split, "streaming": streaming}
-    fields = {
-        "train": [*(sources or []), *([chosen] if dataset else [])],
-        "validation": validation or None,
-        "validation_fraction": validation_fraction,
-        "tokenizer": tokenizer,
-        "vocab_size": vocab_size,
-        "add_bos_token": add_bos_token,
-        "text_field": text_field,
-        "skip_unreadable": skip_unreadable,
-        "seed": seed,
-    }
-    typer.echo(prepare_command(fields, out, processes))
+    train = [*sources, *([dataset] if dataset else [])]
+    typer.echo(prepare_command(train, validation or None, text, out, processes))
 
 
 @app.command()
@@ -274,14 +247,12 @@ def export(
 
 
 @app.command()
+@taking_options
 def params(
     model: Annotated[
         str, typer.Argument(metavar="SIZE_OR_YAML", help="A Pythia size (160m) or a run's YAML file.")
     ],
-    layout: Annotated[str | None, typer.Option(help="For example 2+4R2+2.")] = None,
-    recurrence: Annotated[str | None, typer.Option(help="base, anchor, mesh, ...")] = None,
-    num_slots: Annotated[int | None, typer.Option(min=1, help="Slots of MeSH's buffer.")] = None,
-    vocab_size: Annotated[int | None, typer.Option(min=1, help="Instead of the model's own.")] = None,
+    options: ParameterOptions,
     context_length: Annotated[
         int | None, typer.Option(min=1, help="Tokens that attention is counted over.")
     ] = None,
@@ -289,10 +260,7 @@ def params(
     """Parameters, FLOPs and memory of a model, beside the vanilla model of the same compute depth."""
     from loopway.report.parameters import print_parameters
 
-    options = {"layout": layout, "recurrence": recurrence, "num_slots": num_slots, "vocab_size": vocab_size}
-    print_parameters(
-        model, {key: value for key, value in options.items() if value is not None}, context_length
-    )
+    print_parameters(model, options, context_length)
 
 
 def main() -> None:

@@ -44,7 +44,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("grafted", "2+2+2", "mesh"),
         ("plain", "6", "base"),
     ):
-        retrofit_command(str(folder / "llama"), folder / name, RetrofitOptions(layout, recurrence, "average"))
+        retrofit_command(
+            str(folder / "llama"),
+            folder / name,
+            RetrofitOptions(layout=layout, recurrence=recurrence, fill="average"),
+        )
     return folder
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import distributed
 
 from loopway.data.command import prepare_command
+from loopway.data.config import TextOptions
 from loopway.errors import DataError
 from loopway.training.checkpoint import ASIDE, steps_of
 from loopway.training.config.run_config import RunConfig
@@ -208,7 +209,7 @@ def test_memory_that_is_not_there_ends_every_worker(
 def test_data_that_vanishes_under_a_run_is_named(
     loading_processes: int, start: Callable[..., Workers], corpus: Path, tmp_path: Path
 ) -> None:
-    prepare_command({"train": [str(corpus)], "vocab_size": 300}, tmp_path / "data", 1)
+    prepare_command([str(corpus)], None, TextOptions(vocab_size=300), tmp_path / "data", 1)
     sections = {
         "data": {"train": str(tmp_path / "data"), "vocab_size": 4096},  # its default: tokens have their own
         "training": {"dataloader_num_workers": loading_processes},

@@ -3,12 +3,11 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
 from loopway.checks import config_error
-from loopway.data.config import PreparationConfig
+from loopway.data.config import HubDataset, PreparationConfig, TextOptions
 from loopway.data.folder import LEFT_OUT
 from loopway.data.inspection import inspect
 from loopway.data.preparation.prepare import prepare
@@ -16,12 +15,18 @@ from loopway.data.tokenizer import load_tokenizer, vocabulary_size
 from loopway.errors import ConfigError
 
 
-def prepare_command(fields: dict[str, Any], out: Path | None, processes: int | None) -> str:
-    """Prepare text; `fields` are those of :class:`PreparationConfig`. Return what there is now.
+def prepare_command(
+    train: Sequence[str | HubDataset],
+    validation: Sequence[str] | None,
+    text: TextOptions,
+    out: Path | None,
+    processes: int | None,
+) -> str:
+    """Prepare text, as :class:`PreparationConfig` describes it. Return what there is now.
 
     Raises :class:`LoopwayError` for a mistake in the options or the text.
     """
-    if not fields["train"]:
+    if not train:
         raise ConfigError(
             "nothing to prepare; name files, folders or globs, or give --dataset; see loopway prepare --help"
         )
@@ -30,7 +35,7 @@ def prepare_command(fields: dict[str, Any], out: Path | None, processes: int | N
             "give --out, the folder to make; for example loopway prepare texts/ --out data/texts"
         )
     try:
-        config = PreparationConfig(**fields)
+        config = PreparationConfig(train=train, validation=validation, **text.model_dump())  # type: ignore[arg-type]
     except ValidationError as error:
         raise config_error(error, "data", PreparationConfig) from None
     started = time.perf_counter()

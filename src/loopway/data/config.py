@@ -9,24 +9,28 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, 
 
 Name = Annotated[str, Field(min_length=1)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+_SECTION = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class HubDataset(BaseModel):
-    """A Hugging Face dataset: a name on the Hub, or a local folder (also one that ``save_to_disk`` wrote)."""
+    """A Hugging Face dataset, streamed or not."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = _SECTION
 
     dataset: Name
-    config: Name | None = None
+    """A Hugging Face dataset: its name on the Hub, or a local folder, also one of save_to_disk."""
+    config: str | None = Field(default=None, min_length=1)
+    """The dataset's configuration."""
     split: Name = "train"
+    """The dataset's split."""
     streaming: StrictBool = False
-    """True: rows are read as they arrive and nothing is stored but their tokens."""
+    """Read the dataset as it arrives and store only its tokens."""
 
 
 class TokenSource(BaseModel):
     """Text that is tokens already: a folder that ``loopway prepare`` made, or ``.bin`` files (a path or a glob)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = _SECTION
 
     tokens: Name
     weight: float | None = Field(default=None, gt=0, allow_inf_nan=False)
@@ -36,7 +40,7 @@ class TokenSource(BaseModel):
 class TokenDigests(BaseModel):
     """SHA-256 of token files, as 64 hex digits; several files count as one, in the order of their entries."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = _SECTION
 
     train: Sha256
     validation: Sha256 | None = None
@@ -55,28 +59,28 @@ TextSources = Annotated[list[Name | HubDataset], BeforeValidator(_as_list), Fiel
 Sources = Annotated[list[Name | HubDataset | TokenSource], BeforeValidator(_as_list), Field(min_length=1)]
 
 
-class _TextOptions(BaseModel):
+class TextOptions(BaseModel):
     """How text is split and tokenised."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = _SECTION
 
     validation_fraction: float = Field(default=0.05, ge=0, lt=1)
-    """Share of the distinct documents, give or take chance; 0: no validation set."""
-    tokenizer: Name | None = None
-    """Path or name for ``AutoTokenizer``. None: a byte-level BPE is trained on the training documents."""
+    """Share of the distinct documents to hold out, give or take chance, where no validation text is given; 0: none."""
+    tokenizer: str | None = Field(default=None, min_length=1)
+    """Folder or name on the Hub. Default: a byte-level BPE is trained on the training documents."""
     vocab_size: StrictInt = Field(default=4096, ge=257)
-    """Largest size of a tokenizer trained here: 256 bytes, the end-of-text token, merges."""
-    add_bos_token: StrictBool | None = None
-    """Whether a document begins with the tokenizer's ``bos_token``. None: with what the tokenizer puts before one text."""
+    """Largest size of a tokenizer that is trained: 256 bytes, the end-of-text token, merges."""
+    add_bos_token: bool | None = Field(default=None, strict=True)
+    """Begin every document with the tokenizer's bos_token. Default: as the tokenizer begins a text."""
     text_field: Name = "text"
     """Field of a JSON object or column of a table that holds the text."""
     skip_unreadable: StrictBool = False
-    """True: a record that can't be read is left out and listed, instead of being an error."""
+    """Omit records that can't be read, and list them, instead of ending with an error."""
     seed: StrictInt = Field(default=0, ge=0)
-    """Of the document split and of the order of samples."""
+    """Seed of the document split; in a run also of the order of samples."""
 
 
-class PreparationConfig(_TextOptions):
+class PreparationConfig(TextOptions):
     """From text to token files.
 
     An entry of ``train`` or ``validation`` is a file (``.txt``, ``.jsonl``, ``.jsonl.gz``, ``.jsonl.zst``,
@@ -89,7 +93,7 @@ class PreparationConfig(_TextOptions):
     """None: ``validation_fraction`` of the training documents."""
 
 
-class DataConfig(_TextOptions):
+class DataConfig(TextOptions):
     """Text or token sources, their split, the tokenizer, and how samples are cut and ordered.
 
     An entry is one of text, as in :class:`PreparationConfig`, or one of tokens: a :class:`TokenSource`, or its path

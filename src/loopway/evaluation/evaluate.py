@@ -126,7 +126,7 @@ def _write(folder: Path, evaluations: list[Evaluation], settings: EvaluationOpti
     write_atomically(folder / "table.md", markdown_tables(evaluations))
     content: dict[str, Any] = {
         "versions": versions(),
-        "settings": asdict(settings),
+        "settings": settings.model_dump(),
         "models": [
             {
                 "model": evaluation.model,

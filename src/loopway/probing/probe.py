@@ -168,7 +168,7 @@ def _write(folder: Path, found: list[ModelProbes], settings: ProbeOptions, comma
     content = {
         "command": command,
         "versions": versions,
-        "settings": asdict(settings),
+        "settings": settings.model_dump(),
         "models": [asdict(probes) for probes in found],
     }
     write_json(folder / "probes.json", content, indent=1)

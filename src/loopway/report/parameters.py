@@ -14,6 +14,7 @@ from loopway.data.run_data import expected_vocab_size
 from loopway.modeling.accounting import ParameterReport, parameter_report
 from loopway.modeling.building import recursive_config
 from loopway.modeling.presets import pythia_config
+from loopway.options import ParameterOptions
 from loopway.training.config.run_config import RunConfig
 
 _ROWS: tuple[tuple[str, str], ...] = (
@@ -30,18 +31,18 @@ _ROWS: tuple[tuple[str, str], ...] = (
 )
 
 
-def print_parameters(model: str, options: dict[str, Any], context_length: int | None = None) -> None:
+def print_parameters(model: str, options: ParameterOptions, context_length: int | None = None) -> None:
     """Print the table for a Pythia size or a run's YAML file.
 
     Args:
         model: ``160m``, ``pythia-160m``, or a path to a run's config.
-        options: fields of the model that are set on top: layout, recurrence, vocab_size, ...
+        options: fields of the model that are set on top.
         context_length: tokens that attention is counted over; None is the model's maximum.
 
     Raises:
         LoopwayError: no such size or file, or a layout, recurrence or field that doesn't make a model.
     """
-    config = _config(model, options)
+    config = _config(model, options.model_dump(exclude_none=True))
     vanilla = _vanilla(config)
     reports = [parameter_report(config, context_length=context_length)]
     if (vanilla.layout, vanilla.recurrence) != (config.layout, config.recurrence):

@@ -68,7 +68,7 @@ def retrofit_command(name: str, out: Path, settings: RetrofitOptions) -> str:
     record = {
         "source": name,
         "on_hub": not folder.is_local,
-        **asdict(settings),
+        **settings.model_dump(),
         "calibration": [str(path) for path in settings.calibration],
         "calibration_tokens": calibration.numel() if calibration is not None else 0,
         "layers": made.sources,
