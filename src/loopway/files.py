@@ -34,7 +34,7 @@ def write_atomically(path: Path, text: str) -> None:
         raise
 
 
-def write_json(path: Path, content: Any, indent: int = 2) -> None:
+def write_json(path: Path, content: Any, indent: int | None = 2) -> None:
     """Write what JSON knows, atomically: NaN and infinity as null, arrays as lists, paths as text."""
     write_atomically(path, json.dumps(_plain(content), indent=indent, allow_nan=False) + "\n")
 

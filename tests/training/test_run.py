@@ -456,7 +456,9 @@ def test_a_run_of_epochs_keeps_the_steps_that_it_began_with(
 ) -> None:
     config = tiny_config(training={"max_steps": None, "num_train_epochs": 0.5, "save_steps": 2})
     with monkeypatch.context() as patch:
-        patch.setattr("loopway.training.run.steps_of_epochs", lambda *_: 4)  # as another release counts
+        patch.setattr(
+            "loopway.training.config.arguments.steps_of_epochs", lambda *_: 4
+        )  # as another release counts
         train(config, tmp_path / "run")
     run = RunFolder(tmp_path / "run")
     run.summary.unlink()

@@ -7,22 +7,19 @@ import json
 import os
 import signal
 import subprocess
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import FrameType
 
 import numpy as np
 from rich.console import Console
 
 from loopway.comparison.run_process import worker_command
 from loopway.comparison.workers import Workers
+from loopway.console import say
 from loopway.errors import LoopwayError
 from loopway.files import damage_told, write_atomically
-from loopway.training.callbacks import say
+from loopway.signals import signals_handled
 from loopway.training.config.run_config import RunConfig
 from loopway.training.run_folder import RunFolder
 from loopway.training.summary import RunSummary
@@ -101,9 +98,15 @@ def _run_in_process(config: Path, folder: Path, data: Path, title: str, meeting:
     # A process group of its own, or Ctrl-C in a terminal would reach it twice.
     environment = os.environ | meeting
     command = worker_command(config, folder, data, title)
+    received: list[int] = []
+
+    def hand_on(number: int, _: object) -> None:
+        received.append(number)
+        process.send_signal(number)
+
     with (
         subprocess.Popen(command, process_group=0, env=environment) as process,
-        _forwarding_signals(process) as received,
+        signals_handled(_FORWARDED, hand_on),
     ):
         code = process.wait()
     for number in _FORWARDED:
@@ -116,23 +119,3 @@ def _run_in_process(config: Path, folder: Path, data: Path, title: str, meeting:
 
 def _ended_by(number: int) -> BaseException:
     return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
-
-
-@contextmanager
-def _forwarding_signals(process: subprocess.Popen) -> Iterator[list[int]]:
-    """Within, hand signals on to the process; those that came are in the list."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-
-    def hand_on(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        process.send_signal(number)
-
-    before = {number: signal.signal(number, hand_on) for number in _FORWARDED}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

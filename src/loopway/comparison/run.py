@@ -21,12 +21,12 @@ from loopway.comparison.report import write_results, write_samples
 from loopway.comparison.rows import Row
 from loopway.comparison.tables import explain, terminal_table
 from loopway.comparison.workers import Workers
+from loopway.console import say
 from loopway.data.run_data import open_data
 from loopway.errors import ConfigError, LoopwayError
 from loopway.files import aside_of, damage_told, write_json
 from loopway.options import ProbeOptions
 from loopway.probing.probe import probe
-from loopway.training.callbacks import say
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,11 @@ class RunData:
         for found in (*self.train, *self.validation):
             found.check_ids(vocab_size)
 
+    @property
+    def samples_per_epoch(self) -> int:
+        """Training samples of an epoch."""
+        return self.training_samples().samples_per_epoch
+
     def training_samples(
         self, num_samples: int | None = None, *, vocab_size: int | None = None
     ) -> TokenSamples:

@@ -14,7 +14,7 @@ from typing import Any, Self
 from loopway.data.config import DataConfig, TokenSource
 from loopway.data.finding import Entry, names_tokens
 from loopway.errors import DataError
-from loopway.files import damage_told, write_atomically
+from loopway.files import damage_told, write_json
 
 
 class NoTokensError(DataError):
@@ -42,7 +42,7 @@ class TokensNote:
             return cls(**json.loads(path.read_text(encoding="utf-8")))
 
     def write(self, path: Path) -> None:
-        write_atomically(path, json.dumps(asdict(self), indent=2) + "\n")
+        write_json(path, asdict(self))
 
     def differs_in(self, now: Self) -> str | None:
         """Return the first part of which other tokens are there now."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
+from loopway.console import say
 from loopway.data.tokens_note import NoTokensError
 from loopway.errors import ConfigError
 from loopway.evaluation.answers import Answers
@@ -26,7 +27,6 @@ from loopway.inference.held_out import held_out_samples
 from loopway.inference.identity import versions
 from loopway.inference.trained_model import TrainedModel, open_trained
 from loopway.options import EvaluationOptions
-from loopway.training.callbacks import say
 
 _HELD_OUT_TOKENS = 8192
 

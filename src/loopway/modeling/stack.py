@@ -109,6 +109,17 @@ def _check_no_past(kwargs: dict[str, Any]) -> None:
             )
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within, without dropout; afterwards the model is in the mode that it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
 def set_recompute(model: nn.Module, level: str) -> None:
     """Choose what a recursive model keeps of its stages for the backward pass while it trains.
 

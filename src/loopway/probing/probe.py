@@ -14,6 +14,7 @@ from rich.progress import track
 from rich.table import Column, Table
 from transformers import PreTrainedModel
 
+from loopway.console import say
 from loopway.data.tokens_note import NoTokensError
 from loopway.errors import ConfigError
 from loopway.files import write_json
@@ -34,7 +35,6 @@ from loopway.traces.findings import ModelProbes
 from loopway.traces.reading import batches_of, count_tokens, evenly_spread, traced
 from loopway.traces.routers import RouterProbe, TokenGroups, has_routers
 from loopway.traces.states import StateProbe
-from loopway.training.callbacks import say
 from loopway.training.plugins import load_plugins
 from loopway.training.summary import library_versions
 

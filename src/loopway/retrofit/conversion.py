@@ -5,8 +5,6 @@ Embeddings, final norm and head are the original's, and the embeddings aren't sc
 input, a pretrained model has in its weights or does in its own forward. Knows nothing of files.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +15,7 @@ from loopway.layout import Layout
 from loopway.modeling.building import recursive_config
 from loopway.modeling.causal_lm import causal_lm_class
 from loopway.modeling.per_layer import dense_layers_moved, per_layer_lists, unrolled_layers
+from loopway.modeling.stack import evaluating
 from loopway.modeling.weights import Weights, model_with, weights_of
 from loopway.recurrence import build_recurrence
 from loopway.recurrence.mesh import MeSH
@@ -97,7 +96,7 @@ def convert(
     states = build_recurrence(recurrence, config.recurrence_options)  # type: ignore[attr-defined]
     if isinstance(states, MeSH) and start_at_base:
         set_routers(states, router_gap)
-    with _evaluating(model):
+    with evaluating(model):
         filled = fill_layers(model, parsed, fill, calibration)
     # A layer stays of its kind wherever it goes.
     sources = [layer.sources[0] for layer in filled]
@@ -111,14 +110,3 @@ def convert(
     cls = causal_lm_class(config.family)  # type: ignore[attr-defined]
     recursive = model_with(cls, config, weights, states.state_dict(), like=model)
     return Retrofit(recursive, tuple(layer.sources for layer in filled))
-
-
-@contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """Within, without dropout."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)

@@ -7,9 +7,8 @@ import contextlib
 import math
 import os
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, Self
 
@@ -19,7 +18,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from loopway.children import end_with
+from loopway.console import lost_output_ignored, say
 from loopway.modeling.pretrained_folder import no_file_bars
+from loopway.signals import signals_handled
 from loopway.training.measurements import StepTimer
 from loopway.training.metrics_log import MetricsLog
 
@@ -127,24 +128,6 @@ def perplexity(loss: float) -> float:
     return math.exp(loss) if loss < 700 else math.inf
 
 
-def say(console: Console, text: str) -> None:
-    """Print a line as it is, however long. A closed terminal or pipe ends no work: the line is lost."""
-    with lost_output_ignored():
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-@contextlib.contextmanager
-def lost_output_ignored() -> Iterator[None]:
-    """Suppress what printing to a closed terminal or pipe raises."""
-    try:
-        yield
-    except OSError:
-        pass
-    except SystemExit as error:
-        if not isinstance(error.__context__, BrokenPipeError):  # which rich turns into an exit
-            raise
-
-
 class ProgressBar(TrainerCallback):
     """A live bar with loss, tokens/s, MFU and time left; where the output is no terminal, a plain line per log.
 
@@ -233,20 +216,17 @@ class Interruption(TrainerCallback):
         self.received: signal.Signals | None = None
         """The signal that ends the run: the same in all workers, known at the end of a step."""
         self._received_here: signal.Signals | None = None
-        self._before: dict[signal.Signals, Any] = {}
+        hang_up = (
+            [] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP]
+        )  # as nohup wants
+        self._handled = signals_handled([signal.SIGINT, signal.SIGTERM, *hang_up], self._receive)
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                if (
-                    number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
-                ):  # nohup wants it ignored
-                    self._before[number] = signal.signal(number, self._receive)
+        self._handled.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._handled.__exit__(None, None, None)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self._received_here is not None:

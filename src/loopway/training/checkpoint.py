@@ -10,7 +10,7 @@ import re
 import shutil
 from pathlib import Path
 
-from loopway.files import sha256_of, write_atomically
+from loopway.files import sha256_of, write_json
 
 MANIFEST = "manifest.json"
 ASIDE = ".partial"
@@ -35,7 +35,7 @@ def seal(aside: Path, checkpoint: Path) -> None:
     files = {name: _entry(path) for name, path in sorted(_files_of(aside).items())}
     for name in files:
         _to_disk(aside / name)
-    write_atomically(aside / MANIFEST, json.dumps({"files": files}, indent=1) + "\n")
+    write_json(aside / MANIFEST, {"files": files}, indent=1)
     _to_disk(aside)
     os.replace(aside, checkpoint)
     _to_disk(checkpoint.parent)

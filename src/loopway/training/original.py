@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, default_data_collator
 from loopway.data.tokenizer import fingerprint
 from loopway.data.tokens.samples import TokenSamples
 from loopway.errors import ConfigError
-from loopway.files import damage_told, write_atomically
+from loopway.files import damage_told, write_json
 from loopway.modeling.loss import distillation_loss
 from loopway.modeling.pretrained_folder import PretrainedFolder
 from loopway.modeling.sample_losses import losses_of_samples
@@ -143,4 +143,4 @@ def read_line(path: Path) -> float | None:
 
 
 def write_line(path: Path, name: str, loss: float) -> None:
-    write_atomically(path, json.dumps({"model": name, "validation_loss": loss}, indent=2) + "\n")
+    write_json(path, {"model": name, "validation_loss": loss})

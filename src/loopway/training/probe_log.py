@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, default_collate
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations.integration_utils import TensorBoardCallback
 
-from loopway.modeling.stack import StageRecord
+from loopway.modeling.stack import StageRecord, evaluating
 from loopway.traces.measures import entropy
 from loopway.traces.reading import evenly_spread, traced
 from loopway.traces.routers import has_routers
@@ -60,12 +60,8 @@ class ProbeLog(TrainerCallback):
     ) -> None:
         if state.global_step % self.every:
             return
-        training = model.training
-        model.eval()
-        try:
+        with evaluating(model):
             ((_, records),) = traced(model, [self.batch])
-        finally:
-            model.train(training)
         found = cheap_measures(records)
         self.log.append({"step": state.global_step, **found})
         if (writer := self.tensorboard.tb_writer) is not None:

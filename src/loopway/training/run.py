@@ -4,7 +4,6 @@ The same config, seed and machine give the same bits, interrupted or not. Knows 
 """
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -19,19 +18,18 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 
+from loopway.console import say
 from loopway.data.folder import is_prepared
 from loopway.data.run_data import RunData, open_data
-from loopway.data.tokens.samples import TokenSamples
 from loopway.errors import ConfigError, LoopwayError
-from loopway.files import write_atomically
+from loopway.files import write_atomically, write_json
 from loopway.modeling.accounting import parameter_report
 from loopway.modeling.stack import find_stack, set_recompute
 from loopway.training.allocator import set_up_allocator
-from loopway.training.callbacks import Interruption, ProgressBar, RunLog, perplexity, say
-from loopway.training.config.arguments import evaluate_nothing, training_arguments, whole_steps
+from loopway.training.callbacks import Interruption, ProgressBar, RunLog, perplexity
+from loopway.training.config.arguments import fit_to_data, samples_per_step, training_arguments
 from loopway.training.config.engines import check_hub
 from loopway.training.config.run_config import RunConfig
-from loopway.training.config.training_section import steps_of_epochs
 from loopway.training.extensions import own_callbacks, own_optimizer, own_schedule
 from loopway.training.failures import failures_told
 from loopway.training.measurements import (
@@ -104,8 +102,6 @@ def train(
                 data.check_ids(model_config.vocab_size)
                 if arguments.should_save:
                     data.keep_identity(run.tokens, has_begun=run.has_progress)
-                if not data.validation:
-                    evaluate_nothing(arguments)
                 return _Run(
                     config, run, data, model_config, arguments, title or run.path.name, console
                 ).execute()
@@ -134,9 +130,15 @@ class _Run:
         self.console = console
         self.title = title
         self.arguments = arguments
-        self.checkpoint, self.steps_begun = self._choose_checkpoint()
-        self.train_samples = self._training_samples(model_config.vocab_size)
-        self.validation_samples = data.validation_samples(vocab_size=model_config.vocab_size)
+        self.checkpoint, steps_begun = self._choose_checkpoint()
+        per_epoch, vocab_size = data.samples_per_epoch, model_config.vocab_size
+        fit_to_data(arguments, per_epoch, validates=bool(data.validation), steps_begun=steps_begun)
+        self.samples_per_step = samples_per_step(arguments)
+        self.steps_per_epoch = per_epoch / self.samples_per_step
+        self.train_samples = data.training_samples(
+            arguments.max_steps * self.samples_per_step, vocab_size=vocab_size
+        )
+        self.validation_samples = data.validation_samples(vocab_size=vocab_size)
         if config.probe_every is not None and self.validation_samples is None:
             raise ConfigError(
                 "probe_every: probes read validation text; give data.validation, or leave it out"
@@ -151,18 +153,6 @@ class _Run:
             plugin: dict[str, Any] = self.arguments.fsdp_plugin_args
             plugin.setdefault("transformer_cls_names_to_wrap", layer)
         self.teacher = self._meet_original()
-
-    def _training_samples(self, vocab_size: int) -> TokenSamples:
-        """The samples in the order in which they are seen, to the last step, which a checkpoint fixes."""
-        args = self.arguments
-        self.samples_per_step = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
-        per_epoch = self.data.training_samples().samples_per_epoch
-        self.steps_per_epoch = per_epoch / self.samples_per_step
-        if args.max_steps <= 0:  # a release before may have counted another number of steps
-            steps = steps_of_epochs(args.num_train_epochs, per_epoch, self.samples_per_step)
-            args.max_steps = self.steps_begun or steps
-        whole_steps(args)
-        return self.data.training_samples(args.max_steps * self.samples_per_step, vocab_size=vocab_size)
 
     def _meet_original(self) -> Teacher | None:
         """Note the loss of a retrofit's original, and return it as the teacher where the config says so."""
@@ -289,8 +279,8 @@ class _Run:
             losses = trainer.sample_losses
         assert losses is not None
         if self.arguments.should_save:
-            content = {"step": losses.step, "sums": losses.sums.tolist(), "targets": losses.targets.tolist()}
-            write_atomically(self.run.validation_losses, json.dumps(content) + "\n")
+            content = {"step": losses.step, "sums": losses.sums, "targets": losses.targets}
+            write_json(self.run.validation_losses, content, indent=None)
 
     def _stop(self, received: signal.Signals, step: int) -> None:
         say(self.console, f"{self.run.path}: stopped after step {step}; rerun to resume")

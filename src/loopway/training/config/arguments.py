@@ -15,7 +15,7 @@ from transformers.utils.import_utils import is_torch_xla_available
 from loopway.checks import one_line
 from loopway.errors import ConfigError
 from loopway.training.config.engines import check_deepspeed, check_fsdp, check_precision
-from loopway.training.config.training_section import TrainingConfig
+from loopway.training.config.training_section import TrainingConfig, steps_of_epochs
 from loopway.training.extensions import OPTIMIZERS, SCHEDULES, own_optimizer, own_schedule
 from loopway.training.plugins import plugin_errors_told
 from loopway.training.trackers import tracker_names
@@ -25,7 +25,7 @@ _WORKERS = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SI
 
 
 def training_arguments(config: TrainingConfig, checkpoints: Path) -> TrainingArguments:
-    """Make them once a run; where there is no validation set, :func:`evaluate_nothing` changes them.
+    """Make them once a run; :func:`fit_to_data` completes them.
 
     Args:
         config: the ``training:`` section.
@@ -74,15 +74,33 @@ def training_arguments(config: TrainingConfig, checkpoints: Path) -> TrainingArg
     return arguments
 
 
-def evaluate_nothing(arguments: TrainingArguments) -> None:
-    """Let a run without a validation set train, whatever its config says of evaluation."""
-    arguments.eval_strategy, arguments.eval_steps = IntervalStrategy.NO, None
-    arguments.do_eval = arguments.eval_on_start = False
+def samples_per_step(arguments: TrainingArguments) -> int:
+    """Samples of an optimizer step, of all workers."""
+    return arguments.train_batch_size * arguments.world_size * arguments.gradient_accumulation_steps
 
 
-def whole_steps(arguments: TrainingArguments) -> None:
-    """Replace shares of ``max_steps`` by steps, as transformers counts them: on resume it would report shares as changed."""
-    counted = TrainerState()
+def fit_to_data(
+    arguments: TrainingArguments, samples_per_epoch: int, *, validates: bool, steps_begun: int
+) -> None:
+    """Settle how many steps the run has, and at which of them it logs, evaluates and saves.
+
+    Args:
+        arguments: changed.
+        samples_per_epoch: of the training data.
+        validates: whether there is a validation set; without one nothing is evaluated, whatever the config says.
+        steps_begun: that the run was to have when it began; 0: it begins now. An earlier release may have counted otherwise.
+    """
+    if not validates:
+        arguments.eval_strategy, arguments.eval_steps = IntervalStrategy.NO, None
+        arguments.do_eval = arguments.eval_on_start = False
+    if arguments.max_steps <= 0:
+        epochs = arguments.num_train_epochs
+        arguments.max_steps = steps_begun or steps_of_epochs(
+            epochs, samples_per_epoch, samples_per_step(arguments)
+        )
+    counted = (
+        TrainerState()
+    )  # steps for shares, as transformers counts them: on resume it reports shares as changed
     counted.compute_steps(arguments, arguments.max_steps)
     for key in ("logging_steps", "eval_steps", "save_steps"):
         if getattr(arguments, key) is not None:
