@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
-from loopway.data.finding import find_tokens
+from loopway.data.token_sources import find_tokens
 from loopway.data.tokens.file import TokenFile
 
 _SHOWN = 10  # documents that are in both splits

@@ -6,21 +6,20 @@ From text, which is prepared first, or from token files. Knows nothing of models
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from loopway.data.beginnings import chosen_beginning, set_beginning, warn_of_difference
 from loopway.data.config import DataConfig, PreparationConfig
-from loopway.data.finding import FoundTokens, find_tokens, names_tokens
 from loopway.data.folder import PreparedData, is_prepared
 from loopway.data.preparation.prepare import prepare
+from loopway.data.token_sources import FoundTokens, find_tokens, names_tokens, open_tokens, own_validation
 from loopway.data.tokenizer import fingerprint, load_tokenizer, vocabulary_size
 from loopway.data.tokens.file import TokenFile
 from loopway.data.tokens.samples import Source, TokenSamples, samples_per_epoch
-from loopway.data.tokens_note import NoTokensError, TokensNote, locate, locate_entries, places_of
+from loopway.data.tokens_note import NoTokensError, TokensNote, locate, locate_entries
 from loopway.errors import DataError
 
 
@@ -100,12 +99,12 @@ def open_data(
     than ``config.sha256`` names.
     """
     noted = TokensNote.read(note)
-    located = locate(config, noted.places if noted is not None else {})
+    located, places = locate(config, noted.places if noted is not None else {})
     is_of_tokens = any(map(names_tokens, located.train))
-    data = _open_tokens(located) if is_of_tokens else _open_text(config, folder)
-    data = replace(data, config=config, places=places_of(config, located))
-    _check_long_enough(config, "train", data.train)
-    _check_long_enough(config, "validation", data.validation)
+    tokenizer, train, validation = open_tokens(located) if is_of_tokens else _open_text(config, folder)
+    _check_long_enough(config, "train", train)
+    _check_long_enough(config, "validation", validation)
+    data = RunData(config, tokenizer, train, validation, places)
     if check_pins:
         _check_digests(data, noted.sha256 if noted is not None else {})
     return data
@@ -135,7 +134,7 @@ def open_held_out(config: DataConfig, folders: Sequence[Path], note: Path) -> To
                 f"was trained on"
             )
         found = [find_tokens(entry, field=f"data.{part}") for entry in entries]
-        found = _own_validation(found) if config.validation is None else found
+        found = own_validation(found) if config.validation is None else found
     if noted is not None and _identities(found) != noted.validation:
         raise _other_tokens("validation", note)
     _check_long_enough(config, "validation", found)
@@ -147,7 +146,7 @@ def expected_vocab_size(config: DataConfig) -> int:
     if config.tokenizer is not None:
         return vocabulary_size(load_tokenizer(config.tokenizer))
     if any(map(names_tokens, config.train)):
-        return vocabulary_size(_open_tokens(config).tokenizer)
+        return vocabulary_size(open_tokens(config)[0])
     return config.vocab_size
 
 
@@ -185,7 +184,9 @@ def _of_folder(prepared: PreparedData, file: TokenFile | None) -> list[FoundToke
     return [FoundTokens(str(prepared.folder), [file], [prepared])] if file is not None else []
 
 
-def _open_text(config: DataConfig, folder: Path | str) -> RunData:
+def _open_text(
+    config: DataConfig, folder: Path | str
+) -> tuple[PreTrainedTokenizerFast, list[FoundTokens], list[FoundTokens]]:
     for entry in config.validation or []:
         if names_tokens(entry):
             raise DataError(
@@ -199,83 +200,7 @@ def _open_text(config: DataConfig, folder: Path | str) -> RunData:
     fields = {name: getattr(config, name) for name in PreparationConfig.model_fields}
     prepared = prepare(PreparationConfig(**fields), folder)
     train, validation = (_of_folder(prepared, file) for file in (prepared.train, prepared.validation))
-    return RunData(config, prepared.tokenizer, train, validation)
-
-
-def _open_tokens(config: DataConfig) -> RunData:
-    for field, entries in (("train", config.train), ("validation", config.validation or [])):
-        for entry in entries:
-            if not names_tokens(entry):
-                raise DataError(
-                    f"data.{field}: {entry} is of text and others are of tokens; prepare it first, with the same "
-                    "tokenizer: loopway prepare"
-                )
-    for name in ("validation_fraction", "vocab_size", "text_field", "skip_unreadable"):
-        given = getattr(config, name)
-        if given != DataConfig.model_fields[name].default and (name, given) != ("validation_fraction", 0):
-            raise DataError(f"data.{name}: is for text, and data.train is of tokens already; leave it out")
-    train = [find_tokens(entry, field="data.train") for entry in config.train]
-    if config.validation is not None:
-        validation = [find_tokens(entry, field="data.validation") for entry in config.validation]
-    else:
-        validation = _own_validation(train) if config.validation_fraction else []
-    trained = {file.prefix.resolve() for found in train for file in found.files}
-    for found in validation:
-        if any(file.prefix.resolve() in trained for file in found.files):
-            raise DataError(
-                f"data.validation: {found.name} is trained on too; leave it out of one of the two"
-            )
-    return RunData(config, _common_tokenizer(config, [*train, *validation]), train, validation)
-
-
-def _own_validation(train: list[FoundTokens]) -> list[FoundTokens]:
-    """The validation sets of the prepared folders that are trained on, each once."""
-    own = {
-        folder.validation.prefix.resolve(): FoundTokens(found.name, [folder.validation], [folder])
-        for found in train
-        for folder in found.folders
-        if folder.validation is not None
-    }
-    return list(own.values())
-
-
-def _common_tokenizer(config: DataConfig, found: list[FoundTokens]) -> PreTrainedTokenizerFast:
-    """The one tokenizer of all files, which begins texts as they begin documents.
-
-    Raises :class:`DataError` where they have several, none that is known, or begin documents differently.
-    """
-    folders, wanted = [folder for tokens in found for folder in tokens.folders], config.add_bos_token
-    if config.tokenizer is not None:
-        tokenizer, name = load_tokenizer(config.tokenizer), config.tokenizer
-    elif folders:
-        tokenizer, name = folders[0].tokenizer, str(folders[0].folder)
-    else:
-        raise DataError(
-            f"data.tokenizer is missing: {found[0].name} doesn't say which tokenizer made it; for Pythia's Pile it is "
-            "EleutherAI/pythia-160m"
-        )
-    if not folders:  # files of another origin are what the config says
-        set_beginning(tokenizer, chosen_beginning(tokenizer, wanted))
-        return tokenizer
-    first = folders[0]
-    for folder in folders:
-        if folder.manifest["tokenizer"]["fingerprint"] != fingerprint(tokenizer):
-            raise DataError(
-                f"{folder.folder}: was made with another tokenizer than {name}; prepare both with the same one"
-            )
-        if folder.beginning != first.beginning:
-            raise DataError(
-                f"data.add_bos_token: documents of {folder.folder} begin otherwise than those of {first.folder}; prepare "
-                "both with the same value"
-            )
-    if wanted is not None and first.beginning != ([tokenizer.bos_token_id] if wanted else []):
-        raise DataError(
-            f"data.add_bos_token: got {str(wanted).lower()}, but {first.folder} was prepared otherwise; leave it out, or "
-            "prepare the text again"
-        )
-    warn_of_difference(tokenizer, first.beginning, str(first.folder))
-    set_beginning(tokenizer, first.beginning)
-    return tokenizer
+    return prepared.tokenizer, train, validation
 
 
 def _check_long_enough(config: DataConfig, part: str, found: list[FoundTokens]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from loopway.data.config import DataConfig, TokenSource
-from loopway.data.finding import Entry, names_tokens
+from loopway.data.token_sources import Entry, names_tokens
 from loopway.errors import DataError
 from loopway.files import damage_told, write_json
 
@@ -50,29 +50,24 @@ class TokensNote:
         return next((part for part in parts if getattr(self, part) != getattr(now, part)), None)
 
 
-def places_of(config: DataConfig, located: DataConfig) -> dict[str, str]:
-    """Return absolute paths of token files and their tokenizer's folder, by the names that the config gives them."""
-    places: dict[str, str] = {}
-    for part in ("train", "validation"):
-        for given, entry in zip(getattr(config, part) or [], getattr(located, part) or [], strict=True):
-            if names_tokens(entry):
-                places[_name(given)] = _absolute(_name(entry))
-    if places and located.tokenizer is not None and Path(located.tokenizer).expanduser().is_dir():
-        places[str(config.tokenizer)] = _absolute(located.tokenizer)
-    return places
+def locate(config: DataConfig, places: Mapping[str, str]) -> tuple[DataConfig, dict[str, str]]:
+    """Return the config with noted places in place of the names it gives, where something is there; and the places now.
 
-
-def locate(config: DataConfig, places: Mapping[str, str]) -> DataConfig:
-    """Return the config with noted places in place of the names it gives, where something is there.
-
-    Raises :class:`NoTokensError` where there is nothing at a noted place, nor under the name.
+    Those are absolute paths of token files and their tokenizer's folder, by the names that the config gives them. Raises
+    :class:`NoTokensError` where there is nothing at a noted place, nor under the name.
     """
-    changed: dict[str, Any] = {"train": locate_entries(config.train, places, "train")}
-    if config.validation is not None:
-        changed["validation"] = locate_entries(config.validation, places, "validation")
+    now: dict[str, str] = {}
+    changed: dict[str, Any] = {}
+    for part in ("train", "validation"):
+        if (given := getattr(config, part)) is not None:
+            changed[part] = locate_entries(given, places, part)
+            pairs = zip(given, changed[part], strict=True)
+            now |= {_name(entry): _absolute(_name(there)) for entry, there in pairs if names_tokens(there)}
     if config.tokenizer is not None:
-        changed["tokenizer"] = _locate(config.tokenizer, places, "tokenizer")
-    return config.model_copy(update=changed)
+        changed["tokenizer"] = tokenizer = _locate(config.tokenizer, places, "tokenizer")
+        if now and Path(tokenizer).expanduser().is_dir():
+            now[config.tokenizer] = _absolute(tokenizer)
+    return config.model_copy(update=changed), now
 
 
 def locate_entries(entries: Sequence[Entry], places: Mapping[str, str], part: str) -> list[Entry]:

@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 from loopway.checks import one_line, wrong_value
 from loopway.data.beginnings import warn_of_difference
 from loopway.data.config import DataConfig
-from loopway.data.finding import find_tokens
 from loopway.data.run_data import open_held_out
+from loopway.data.token_sources import find_tokens
 from loopway.data.tokenizer import fingerprint
 from loopway.data.tokens.samples import Source, TokenSamples
 from loopway.data.tokens_note import NoTokensError
