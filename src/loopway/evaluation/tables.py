@@ -7,14 +7,13 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
-from pathlib import Path
 
 from rich import box
 from rich.table import Table
 
 from loopway.evaluation.results import Evaluation
 from loopway.evaluation.suite import HELD_OUT, Measure
+from loopway.report.labels import model_labels
 from loopway.report.markdown import markdown_table
 
 _NOTE = (
@@ -97,7 +96,7 @@ def terminal_tables(evaluations: Sequence[Evaluation]) -> list[Table]:
         [*row[1:], *(_cell(measure, evaluation, evaluations[0]) for measure in tasks)]
         for row, evaluation in zip(rows, evaluations, strict=True)
     ]
-    names, tables = _short_names([evaluation.model for evaluation in evaluations]), []
+    names, tables = model_labels([evaluation.model for evaluation in evaluations]), []
     for start in range(0, len(evaluations), _MODELS_ABREAST):
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         table.add_column(overflow="fold")
@@ -140,14 +139,6 @@ def _short(measure: Measure) -> str:
     return {HELD_OUT: "held-out", "lambada_openai": "LAMBADA-O", "lambada_standard": "LAMBADA-S"}.get(
         measure.task, measure.task
     )
-
-
-def _short_names(models: Sequence[str]) -> list[str]:
-    """Without the folder that all of them are in."""
-    parts = [Path(model).parts for model in models]
-    levels = zip(*(part[:-1] for part in parts), strict=False) if len(models) > 1 else ()
-    shared = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, levels))
-    return [str(Path(*part[shared:])) for part in parts]
 
 
 def _metric(measure: Measure, evaluations: Sequence[Evaluation]) -> str:

@@ -1,4 +1,4 @@
-"""The figures of probed models, each with its words, and what the models are called in them."""
+"""The figures of probed models, each with its words."""
 
 import re
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from loopway.probing.loop_figures import draw_loops
 from loopway.probing.pictures import Picture
 from loopway.probing.router_figures import draw_routers
 from loopway.probing.state_figures import draw_glance, draw_relative_updates, draw_similarity, draw_spectra
+from loopway.report.labels import model_labels
 from loopway.report.style import LOOK
 from loopway.traces.findings import ModelProbes
 
@@ -33,23 +34,6 @@ def draw_figures(probes: Sequence[ModelProbes]) -> dict[str, Picture]:
             if found.routers is not None:
                 pictures.extend(draw_routers(found, found.routers, name, stem))
     return {picture.stem: picture for picture in pictures}
-
-
-def model_labels(names: Sequence[str]) -> list[str]:
-    """Of each name, the last part; where others have the same, as many parts more as tell them apart.
-
-    A name that is there several times gets a number.
-    """
-    parts = [[part for part in name.split("/") if part] or [name] for name in names]
-    labels = []
-    for number, own in enumerate(parts):
-        others = [other for other in parts if other != own]
-        length = next(
-            (n for n in range(1, len(own)) if all(other[-n:] != own[-n:] for other in others)), len(own)
-        )
-        earlier = parts[:number].count(own)
-        labels.append("/".join(own[-length:]) + (f" ({earlier + 1})" if earlier else ""))
-    return labels
 
 
 def _file_stems(labels: Sequence[str]) -> list[str]:

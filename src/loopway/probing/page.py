@@ -9,7 +9,6 @@ from pathlib import Path
 from markupsafe import Markup
 
 from loopway.layout import Layout
-from loopway.probing.figures import model_labels
 from loopway.probing.page_tables import (
     glance_table,
     loop_tables,
@@ -20,6 +19,7 @@ from loopway.probing.page_tables import (
 )
 from loopway.probing.pictures import Picture
 from loopway.report.diagram import layout_diagram
+from loopway.report.labels import model_labels
 from loopway.report.page import Card, Figure, Section, Table, write_page
 from loopway.traces.findings import ModelProbes
 

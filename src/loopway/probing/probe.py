@@ -26,11 +26,12 @@ from loopway.modeling.as_vanilla import as_vanilla
 from loopway.modeling.pretrained_folder import PretrainedFolder
 from loopway.modeling.stack import RecursiveStack, blocks_of, find_stack
 from loopway.options import ProbeOptions
-from loopway.probing.figures import draw_figures, model_labels
+from loopway.probing.figures import draw_figures
 from loopway.probing.loops import probe_loops
 from loopway.probing.page import write_probe_page
 from loopway.probing.page_tables import glance_table
 from loopway.probing.pictures import save_picture
+from loopway.report.labels import model_labels
 from loopway.traces.findings import ModelProbes
 from loopway.traces.reading import batches_of, count_tokens, evenly_spread, traced
 from loopway.traces.routers import RouterProbe, TokenGroups, has_routers
