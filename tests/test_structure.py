@@ -67,3 +67,22 @@ def test_imports_point_one_way_and_never_in_a_circle() -> None:
 def test_a_file_is_read_in_one_sitting() -> None:
     lengths = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in modules().items()}
     assert {name: length for name, length in lengths.items() if length > MOST_LINES} == {}
+
+
+def changed_internals(path: Path) -> Iterator[str]:
+    """Private names that a file imports from other packages, or sets on objects that aren't its own."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and not (node.module or "").startswith("loopway"):
+            yield from (alias.name for alias in node.names if alias.name.startswith("_"))
+        for target in node.targets if isinstance(node, ast.Assign) else ():
+            if isinstance(target, ast.Attribute) and target.attr.startswith("_"):
+                owner = target.value.id if isinstance(target.value, ast.Name) else ""
+                if owner not in ("self", "cls") and not target.attr.startswith("__"):
+                    yield f"{owner}.{target.attr}"
+
+
+def test_internals_of_other_packages_are_changed_in_modeling_and_the_trainer_only() -> None:
+    found = {name: [*changed_internals(path)] for name, path in modules().items()}
+    assert "arguments._n_gpu" in found["training.trainer"]
+    elsewhere = {name: names for name, names in found.items() if names and name != "training.trainer"}
+    assert {name for name in elsewhere if not name.startswith("modeling.")} == set(), elsewhere

@@ -16,7 +16,6 @@ from rich.console import Console
 from transformers import PreTrainedConfig, PreTrainedModel, TrainerState, TrainingArguments, set_seed
 from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_callback import PrinterCallback
 
 from loopway.console import say
 from loopway.data.folder import is_prepared
@@ -251,7 +250,7 @@ class _Run:
 
     def _trainer(self, callbacks: list) -> SampleTrainer:
         training = self.config.training
-        trainer = SampleTrainer(
+        return SampleTrainer(
             model=self.model,
             args=self.arguments,
             train_dataset=self.train_samples,
@@ -264,10 +263,6 @@ class _Run:
             core_steps=training.core_steps(self.arguments.max_steps),
             teacher=self.teacher,
         )
-        trainer.remove_callback(PrinterCallback)
-        # Before the trackers of transformers, which it adds to.
-        trainer.callback_handler.callbacks.sort(key=lambda callback: not isinstance(callback, RunLog))
-        return trainer
 
     def _evaluate_final(self, trainer: SampleTrainer) -> None:
         """Evaluate after the last step, unless the schedule has just done so; keep every sample's loss."""

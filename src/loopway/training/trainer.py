@@ -11,6 +11,7 @@ import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from safetensors import SafetensorError
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import (
@@ -25,18 +27,20 @@ from transformers import (
     PreTrainedTokenizerBase,
     Trainer,
     TrainerCallback,
+    TrainingArguments,
     default_data_collator,
 )
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.modeling_utils import unwrap_model
 from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from loopway.checks import one_line
 from loopway.children import parent_in
 from loopway.modeling.sample_losses import losses_of_samples
 from loopway.modeling.stack import core_parameters
-from loopway.training.callbacks import begin_loading
+from loopway.training.callbacks import RunLog, begin_loading
 from loopway.training.checkpoint import ASIDE, new_aside, retire, seal
 from loopway.training.failures import TrainingError
 from loopway.training.non_finite import first_bad_gradient, first_bad_module
@@ -47,6 +51,18 @@ from loopway.training.spikes import Spikes
 torch.serialization.register_package(
     30, lambda _: None, lambda storage, location: storage if location.startswith("cpu:") else None
 )
+
+
+def one_device_a_worker(fields: dict[str, Any]) -> TrainingArguments:
+    """Return the arguments; without a launcher the Trainer would take all GPUs (DataParallel), and a batch for each."""
+    if fields.get("use_cpu"):
+        # transformers would make the process group without its timeout, unless it is there.
+        timeout = timedelta(seconds=fields.get("ddp_timeout", TrainingArguments.ddp_timeout))
+        PartialState(cpu=True, backend=fields.get("ddp_backend"), timeout=timeout)
+    arguments = TrainingArguments(**fields)
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    unset_hf_deepspeed_config()  # or with ZeRO-3 models would be built in pieces, without their own initial values
+    return arguments
 
 
 @dataclass(frozen=True)
@@ -99,6 +115,9 @@ class SampleTrainer(Trainer):
             data_collator=default_data_collator,
             compute_metrics=self._keep_sample_losses,
         )
+        self.remove_callback(PrinterCallback)
+        # Before the trackers of transformers, which it adds to.
+        self.callback_handler.callbacks.sort(key=lambda callback: not isinstance(callback, RunLog))
         self.tokenizer = tokenizer
         self.core_steps = core_steps
         self.teacher = teacher

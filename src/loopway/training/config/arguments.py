@@ -1,14 +1,10 @@
 """A run's ``TrainingArguments``: what Hugging Face's Trainer is given, for the workers that there are."""
 
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import torch
-from accelerate import PartialState
 from accelerate.utils import get_int_from_env
 from transformers import Trainer, TrainerState, TrainingArguments, get_scheduler
-from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils.import_utils import is_torch_xla_available
 
@@ -19,6 +15,7 @@ from loopway.training.config.training_section import TrainingConfig, steps_of_ep
 from loopway.training.extensions import OPTIMIZERS, SCHEDULES, own_optimizer, own_schedule
 from loopway.training.plugins import plugin_errors_told
 from loopway.training.trackers import tracker_names
+from loopway.training.trainer import one_device_a_worker
 
 #: What launchers tell every worker, as accelerate reads it.
 _WORKERS = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"]
@@ -58,7 +55,7 @@ def training_arguments(config: TrainingConfig, checkpoints: Path) -> TrainingArg
         "logging_nan_inf_filter": False,
     }
     try:
-        arguments = _one_device_a_worker(fields)
+        arguments = one_device_a_worker(fields)
         check_fsdp(arguments)
         check_precision(arguments)
         _check_optimizer(arguments, config)
@@ -120,18 +117,6 @@ def _accumulation(config: TrainingConfig, workers: int) -> int:
             f"(also to resume) another batch per device or number of workers"
         )
     return config.global_batch_size // together
-
-
-def _one_device_a_worker(fields: dict[str, Any]) -> TrainingArguments:
-    """Without a launcher the Trainer would take all GPUs at once (DataParallel), and a batch for each."""
-    if fields.get("use_cpu"):
-        # transformers would make the process group without its timeout, unless it is there.
-        timeout = timedelta(seconds=fields.get("ddp_timeout", TrainingArguments.ddp_timeout))
-        PartialState(cpu=True, backend=fields.get("ddp_backend"), timeout=timeout)
-    arguments = TrainingArguments(**fields)
-    arguments._n_gpu = min(arguments.n_gpu, 1)
-    unset_hf_deepspeed_config()  # or with ZeRO-3 models would be built in pieces, without their own initial values
-    return arguments
 
 
 def _check_optimizer(arguments: TrainingArguments, config: TrainingConfig) -> None:
