@@ -175,6 +175,17 @@ def test_tokens_of_one_shard_are_a_view_even_where_they_are_not_aligned(tmp_path
     assert not file.read(4, 20).flags.aligned
 
 
+def test_a_file_that_is_cut_off_while_it_is_open_is_an_error_and_a_deleted_one_is_read_on(tmp_path):
+    file = write_token_file(tmp_path / "x", DOCUMENTS, 10)
+    with (tmp_path / "x.bin").open("r+b") as content:
+        content.truncate(4)
+    with pytest.raises(DataError, match="it had 16 bytes when it was opened, now 4"):  # and no SIGBUS
+        file.read(0, 1)
+    file = write_token_file(tmp_path / "y", DOCUMENTS, 10)
+    (tmp_path / "y.bin").unlink()
+    assert file.read(0, file.num_tokens).tolist() == [token for document in DOCUMENTS for token in document]
+
+
 def test_a_file_is_opened_by_any_of_its_names(tmp_path):
     write_token_file(tmp_path / "a.b", DOCUMENTS, 300)
     for name in ("a.b", "a.b.bin", "a.b.idx"):

@@ -10,7 +10,6 @@ Opening takes the same time and memory for any size. Knows nothing of text, toke
 
 import glob
 import hashlib
-import os
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
@@ -20,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from loopway.data.tokens.index import TokenIndex, map_file
+from loopway.data.tokens.index import TokenIndex, map_file, mapped_size
 from loopway.errors import DataError
 
 _SHARD = re.compile(r"(?P<prefix>.+)-(?P<number>\d{5})-of-(?P<of>\d{5})")
@@ -188,10 +187,10 @@ class TokenFile:
             raise IndexError(f"tokens {start}..{stop} of {self.num_tokens} in {self.prefix}")
 
     def _shard(self, number: int) -> np.ndarray:
-        """A shard's bytes, if its file still has them: the system kills a process that reads what was cut off."""
+        """A shard's bytes, if its file still has them; a file that was deleted has them until it is closed."""
         shard, path = self._shards[number], self._paths[number]
         try:
-            size = os.stat(path).st_size
+            size = mapped_size(shard)
         except OSError as error:
             raise DataError(f"{path}: it was there when it was opened, now: {error.strerror}") from None
         if size < len(shard):

@@ -40,6 +40,14 @@ def map_file(path: Path) -> np.ndarray:
         return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
 
 
+def mapped_size(content: np.ndarray) -> int:
+    """Return how many bytes the file that :func:`map_file` gave as ``content`` has now.
+
+    The system kills a process that reads what was cut off.
+    """
+    return content.base.obj.size() if len(content) else 0  # type: ignore[union-attr]  (of a memoryview)
+
+
 class TokenIndex:
     """An open `.idx`.
 
