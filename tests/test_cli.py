@@ -72,7 +72,7 @@ def test_loopway_debug_shows_the_traceback_and_the_first_cause(
     monkeypatch.setenv("LOOPWAY_DEBUG", "1")
     assert run_main(monkeypatch, "train", str(config)) == 2
     shown = capsys.readouterr().err
-    assert "yaml.parser.ParserError" in shown and "Traceback" in shown
+    assert "ruamel.yaml.parser.ParserError" in shown and "Traceback" in shown
     assert shown.splitlines()[-1].startswith("loopway: ")
 
 

@@ -188,10 +188,10 @@ def test_a_null_stands_for_the_default(tiny_config: Build) -> None:
     assert config.build_model_config().hidden_size == 128
 
 
-def test_a_strategy_of_no_is_not_the_false_that_yaml_reads(tiny: dict[str, Any]) -> None:
+def test_a_strategy_is_no_or_steps(tiny: dict[str, Any]) -> None:
     config = RunConfig.from_dict(apply_overrides(tiny, ["training.eval_strategy=no"]))
     assert config.training.hugging_face["eval_strategy"] == "no"
-    with pytest.raises(ConfigError, match=r"training.eval_strategy: got True"):
+    with pytest.raises(ConfigError, match=r"training.eval_strategy: got 'yes', expected steps"):
         RunConfig.from_dict(apply_overrides(tiny, ["training.eval_strategy=yes"]))
 
 

@@ -23,6 +23,47 @@ def test_layouts_and_names_stay_text(text: str) -> None:
     assert parse_yaml(text, "") == text
 
 
+@pytest.mark.parametrize(
+    "text, value", [("010", 10), ("1:00", "1:00"), ("yes", "yes"), ("2024-13-45", "2024-13-45")]
+)
+def test_values_mean_what_yaml_1_2_says(text: str, value: object) -> None:
+    assert parse_yaml(text, "") == value
+
+
+def test_merge_keys_work_and_what_stands_beside_them_wins() -> None:
+    text = "small: &small {layout: 4, recurrence: base}\nmesh: {<<: *small, recurrence: mesh}"
+    assert parse_yaml(text, "")["mesh"] == {"layout": 4, "recurrence": "mesh"}
+
+
+BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 60))
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        (
+            "a:\n  mesh: {x: 1}\n  base: {x: 2}\n  mesh: {x: 3}\n",
+            "f.yaml, line 4: the key mesh is given twice",
+        ),
+        ("\na: !!int x", "line 2: not valid YAML: 'x' is no int"),
+        ("a: !!bool x", "line 1: not valid YAML: 'x' is no bool"),
+        ("a: !!set {x, y}", "line 1: not valid YAML: .*set"),
+        ("a: !!python/object/apply:os.system [exit]", "line 1: not valid YAML: .*os.system"),
+        (f"a: 1\nb: {'9' * 5000}", "line 2: not valid YAML: '9+ is no int"),
+        (f"a: {'[' * 3000}", "line 1: not valid YAML: more than 50 levels"),
+        (BOMB, r"line \d+: not valid YAML: more than 20,000 values"),
+        ("a: &a [*a]", r"line 1: not valid YAML: \*a holds itself"),
+        ("- 1\n" * 30_000, "line 20000: not valid YAML: more than 20,000 values"),
+        ("x" * 300_000, "f.yaml: not valid YAML: more than 262,144 characters"),
+    ],
+    ids=range(11),
+)
+def test_what_no_config_holds_is_one_line_with_its_place(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
+        parse_yaml(text, "f.yaml")
+    assert "\n" not in str(error.value) and len(str(error.value)) < 200
+
+
 def test_extended_files_lie_under_the_file_that_extends_them_mapping_by_mapping(tmp_path: Path) -> None:
     write(tmp_path, "base/run.yaml", "training: {max_steps: 5, seed: 1}\ndata: {train: [a, b]}")
     child = write(tmp_path, "child.yaml", "extends: base/run.yaml\ntraining: {seed: 2}\ndata: {train: [c]}")

@@ -185,8 +185,6 @@ def _checked_types(given: dict[str, Any]) -> dict[str, Any]:
     types = _TYPES | _OURS
     section = {}
     for key, value in given.items():
-        if key in _STRATEGIES and value is False:
-            value = "no"  # which YAML reads as false
         if key in REFUSED:
             raise ConfigError(f"training.{key} can't be set: {REFUSED[key]}")
         if key not in types:
@@ -224,7 +222,7 @@ def _check_hugging_face(fields: dict[str, Any]) -> None:
     if fields["learning_rate"] is None:
         raise ConfigError("training.learning_rate is missing; only a model.preset brings its own")
     for key in _STRATEGIES:
-        if (strategy := fields.get(key)) in ("epoch", "best"):
+        if (strategy := fields.get(key, "no")) not in ("steps", "no"):
             raise wrong_value(f"training.{key}", strategy, "steps (0.1 steps is a tenth of the run) or no")
 
 

@@ -1,39 +1,87 @@
-"""Reading YAML config files: `extends`, overrides from the command line, numbers such as ``6e-4``.
+"""Reading config files in YAML 1.2: `extends`, and overrides from the command line.
 
 Knows nothing of what the keys mean; gives plain dicts. Every mistake is a ConfigError of one line.
 """
 
 import copy
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml.constructor import DuplicateKeyError, SafeConstructor
+from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, NodeEvent
 
 from loopway.errors import ConfigError
 
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads ``6e-4`` as a string; here it is a number, as in YAML 1.2."""
+_MOST_CHARACTERS, _MOST_NODES, _DEEPEST = 2**18, 20_000, 50
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"),
-    list("-+0123456789."),
-)
+class _Constructor(SafeConstructor):
+    """Builds what JSON knows, too, dates as text; tells the line of a value that can't be built."""
+
+    yaml_constructors = {
+        tag: build
+        for tag, build in SafeConstructor.yaml_constructors.items()
+        if tag is None or tag.rpartition(":")[2] in ("null", "bool", "int", "float", "str", "seq", "map")
+    } | {"tag:yaml.org,2002:timestamp": SafeConstructor.construct_yaml_str}
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, KeyError, AttributeError) as error:  # of a number, a date or a tag of YAML's own
+            what = f"{node.value!r:.40} is no {node.tag.rpartition(':')[2]}, as which it is written"
+            raise MarkedYAMLError(
+                problem=f"{what}; put text in quotes", problem_mark=node.start_mark
+            ) from error
 
 
 def parse_yaml(text: str, source: str) -> Any:
-    """Parse one YAML document; a syntax error names `source` and the line."""
+    """Parse one YAML document. A mistake, a key given twice among them, names `source` and the line.
+
+    Raises:
+        ConfigError: the text isn't YAML, or larger than a config can be: its aliases count as what they stand for.
+    """
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Constructor = _Constructor
     try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
+        if len(text) > _MOST_CHARACTERS:
+            raise YAMLError(f"more than {_MOST_CHARACTERS:,} characters, which no config has")
+        _check_size(yaml, text)
+        return yaml.load(text)
+    except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{source}, line {mark.line + 1}" if mark else source
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        if isinstance(error, DuplicateKeyError):
+            key = problem.partition('"')[2].partition('"')[0]
+            raise ConfigError(f"{place}: the key {key} is given twice; keep one") from None
         raise ConfigError(f"{place}: not valid YAML: {problem}") from None
+
+
+def _check_size(yaml: YAML, text: str) -> None:
+    """Raise YAMLError for a document that is nested too deeply, or too large once its aliases are written out."""
+    sizes, open_nodes = dict[str, int](), list[tuple[str | None, int]]()
+    total = 0
+    for event in yaml.parse(text):
+        if isinstance(event, AliasEvent):
+            if any(anchor == event.anchor for anchor, _ in open_nodes):
+                raise MarkedYAMLError(problem=f"*{event.anchor} holds itself", problem_mark=event.start_mark)
+            total += sizes.get(event.anchor, 0)  # an unknown one is an error when it is loaded
+        elif isinstance(event, NodeEvent):
+            total += 1
+            if isinstance(event, CollectionStartEvent):
+                open_nodes.append((event.anchor, total))
+            elif event.anchor:
+                sizes[event.anchor] = 1
+        elif isinstance(event, CollectionEndEvent):
+            anchor, before = open_nodes.pop()
+            if anchor:
+                sizes[anchor] = total - before + 1
+        if len(open_nodes) > _DEEPEST or total > _MOST_NODES:
+            what = f"{_DEEPEST} levels" if len(open_nodes) > _DEEPEST else f"{_MOST_NODES:,} values"
+            raise MarkedYAMLError(problem=f"more than {what}", problem_mark=event.start_mark)
 
 
 def read_yaml(path: Path | str) -> dict[str, Any]:
@@ -47,7 +95,8 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         chain = " -> ".join(p.name for p in (*seen, resolved))
         raise ConfigError(f"{path}: `extends` goes in a circle: {chain}")
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_MOST_CHARACTERS + 1)
     except FileNotFoundError:
         wanted_by = f" (extended by {seen[-1]})" if seen else ""
         raise ConfigError(f"no config file {path}{wanted_by}") from None
