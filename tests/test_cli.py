@@ -62,6 +62,37 @@ def test_help_loads_nothing_heavy() -> None:
     assert (result.returncode, result.stderr.strip()) == (0, "")
 
 
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["train", "gone.yaml"], "no config file gone.yaml"),
+        (["train", "run.yaml", "training.learning_rat=1"], "did you mean learning_rate?"),
+        (["train", "run.yaml", "training.max_steps=many"], "expected a whole number"),
+        (["train", "run.yaml", "model.hiden_size=32"], "did you mean hidden_size?"),
+        (["train", "run.yaml", "model.layout=4+R2"], "'4+R2' is not a layout"),
+        (["train", "run.yaml", "data.sequence_length=0"], "data.sequence_length: got 0"),
+        (["train", "run.yaml", "variants.a.layout=4"], "loopway compare run.yaml"),
+        (
+            ["compare", "run.yaml", "variants.wide.layuot=4"],
+            "variant wide: unknown key model.layuot; did you mean layout?",
+        ),
+        (["compare", "seed=[1]"], "unknown key seed; did you mean seeds?"),
+    ],
+)
+def test_a_typing_mistake_is_told_before_anything_heavy_is_loaded(
+    here: Path, arguments: list[str], message: str
+) -> None:
+    code = (
+        "import sys; from loopway.cli import main\n"
+        "try: main()\n"
+        "finally: print({'torch', 'transformers', 'numpy', 'datasets'} & sys.modules.keys())"
+    )
+    command = [sys.executable, "-c", code, *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=here)
+    assert (result.returncode, result.stdout) == (2, "set()\n")
+    assert message in result.stderr and len(result.stderr.splitlines()) == 1
+
+
 def test_loopway_debug_shows_the_traceback_and_the_first_cause(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -76,6 +76,9 @@ def train(
     ] = None,
 ) -> None:
     """Train one model. Rerun to resume."""
+    from loopway.comparison.early import check_file
+
+    check_file(config, overrides or [], of_comparison=variant is not None)
     from loopway.comparison.config import load_run
     from loopway.training.run import train as train_run
 
@@ -128,11 +131,14 @@ def compare(
     ] = None,
 ) -> None:
     """Train several variants on the same data and compare them. Rerun to resume."""
-    from loopway.comparison.run import compare as compare_variants
+    from loopway.comparison.early import check_file
 
     overrides = overrides or []
     if config is not None and "=" in config:  # the demo, with overrides alone
         config, overrides = None, [config, *overrides]
+    check_file(config, overrides, of_comparison=True)
+    from loopway.comparison.run import compare as compare_variants
+
     compare_variants(config, overrides, out)
 
 

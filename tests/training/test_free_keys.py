@@ -16,8 +16,8 @@ from transformers import TrainingArguments
 from loopway.errors import ConfigError
 from loopway.training.checkpoint import steps_of
 from loopway.training.config.free_keys import FREE_KEYS, free_settings
+from loopway.training.config.keys import REFUSED_OF_TRAINING as REFUSED
 from loopway.training.config.run_config import RunConfig
-from loopway.training.config.training_section import REFUSED
 from loopway.training.metrics_log import read_metrics
 from loopway.training.run import train
 from loopway.training.run_folder import RunFolder

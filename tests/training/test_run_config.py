@@ -1,4 +1,5 @@
 import dataclasses
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,13 @@ import torch
 from transformers import AutoModelForCausalLM, TrainingArguments
 
 from loopway.errors import ConfigError, LoopwayError
+from loopway.modeling.configuration import config_class
 from loopway.modeling.families import FAMILIES
 from loopway.training.config.arguments import training_arguments
+from loopway.training.config.keys import REFUSED_OF_TRAINING as REFUSED
+from loopway.training.config.keys import family_fields, hugging_face_types
 from loopway.training.config.run_config import RunConfig
-from loopway.training.config.training_section import REFUSED, TrainingConfig, steps_of_epochs
+from loopway.training.config.training_section import TrainingConfig, steps_of_epochs
 from loopway.training.config.yaml_files import apply_overrides, merge
 
 Build = Callable[..., RunConfig]
@@ -227,7 +231,7 @@ def test_steps_of_epochs_are_counted_exactly(epochs: float, samples: int, per_st
 
 @pytest.mark.parametrize(("share", "steps"), [(0.07, 7), (0.071, 8), (0, 0), (12, 12)])
 def test_steps_of_the_core_alone_are_counted_exactly(share: float, steps: int) -> None:
-    assert TrainingConfig({}, core_first=share).core_steps(100) == steps
+    assert TrainingConfig(hugging_face={}, core_first=share).core_steps(100) == steps
 
 
 def test_accumulation_follows_from_the_global_batch(tiny_config: Build) -> None:
@@ -308,3 +312,14 @@ def test_plugins_of_one_name_would_overwrite_each_other_s_copy(tiny: dict[str, A
     tiny["plugins"] = [str(tmp_path / folder / "mine.py") for folder in ("one", "two")]
     with pytest.raises(ConfigError, match=r"several files are called mine.py"):
         RunConfig.from_dict(tiny)
+
+
+def test_keys_are_told_without_transformers_as_it_tells_them_itself() -> None:
+    told, hints = hugging_face_types(), typing.get_type_hints(TrainingArguments)
+    assert told.keys() == {field.name for field in dataclasses.fields(TrainingArguments) if field.init}
+    enumerations = {name for name, hint in told.items() if hint != hints[name]} - {"fsdp"}
+    assert {"lr_scheduler_type", "optim"} <= enumerations and len(enumerations) < 10
+    for family in FAMILIES.values():
+        fields = {field.name for field in dataclasses.fields(config_class(family))}
+        assert fields <= family_fields(family.model_type)
+    assert not family_fields("loaama") and not family_fields("../llama")

@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from loopway.checks import check_value, not_among, unknown_key, wrong_value
+from loopway.comparison.early import COMPARISON_KEYS, DEMO_CONFIG
 from loopway.data.config import DataConfig
 from loopway.errors import ConfigError, LoopwayError
+from loopway.training.config.keys import RUN_KEYS
 from loopway.training.config.run_config import RunConfig
 from loopway.training.config.yaml_files import apply_overrides, merge, read_yaml
-
-DEMO_CONFIG = Path(__file__).with_name("demo.yaml")
-_SHARED = ("model", "data", "training", "original", "plugins", "probe_every")
-_KEYS = ("extends", *_SHARED, "variants", "seeds", "prompt", "probe_samples")
 
 
 @dataclass(frozen=True)
@@ -46,9 +44,9 @@ class CompareConfig:
     def from_dict(cls, content: dict[str, Any]) -> Self:
         """Check a config that is already read. Raises ConfigError as :meth:`load` does."""
         for key in content:
-            if key not in _KEYS:
-                raise unknown_key("", key, _KEYS)
-        shared = {key: content[key] for key in _SHARED if key in content}
+            if key not in COMPARISON_KEYS:
+                raise unknown_key("", key, COMPARISON_KEYS)
+        shared = {key: content[key] for key in RUN_KEYS if key in content}
         variants = check_value("variants", content.get("variants") or {}, dict[str, dict[str, Any]])
         seeds = check_value("seeds", content.get("seeds", [0]), list[int])
         prompt = check_value("prompt", content.get("prompt", "The"), str)

@@ -20,18 +20,9 @@ from loopway.modeling.configuration import RecursiveConfigMixin, config_class
 from loopway.modeling.families import Family, family_named
 from loopway.modeling.presets import PYTHIA_SIZES, pythia_config, pythia_size
 from loopway.modeling.pretrained_folder import PretrainedFolder
+from loopway.training.config.keys import REFUSED_OF_MODEL
 
 VOCAB_MULTIPLE = 128
-_REFUSED = {
-    "num_hidden_layers": "the layout says how many layers there are",
-    "num_unique_layers": "the layout says how many layers there are",
-    "model_type": "give family",
-    "architectures": "give family",
-    "dtype": "weights are trained in float32; set training.bf16 or training.fp16 to compute in less",
-    "torch_dtype": "weights are trained in float32; set training.bf16 or training.fp16 to compute in less",
-    "rope_theta": "set model.rope_parameters, as in {rope_type: default, rope_theta: 500000}",
-    "rope_scaling": "set model.rope_parameters, as in {rope_type: linear, rope_theta: 10000, factor: 2}",
-}
 
 
 class ModelConfig(BaseModel):
@@ -71,10 +62,10 @@ class ModelConfig(BaseModel):
         elif self.layout is None:
             raise ConfigError("model.layout is missing; for example 4+8R2+4, or 24 for a model without loops")
         names = [field.name for field in dataclasses.fields(config_class(self.decoder_family))]
-        fields = [name for name in names if name not in _REFUSED]
+        fields = [name for name in names if name not in REFUSED_OF_MODEL]
         for key in self.family_fields:
-            if key in _REFUSED:
-                raise ConfigError(f"model.{key} can't be set: {_REFUSED[key]}")
+            if key in REFUSED_OF_MODEL:
+                raise ConfigError(f"model.{key} can't be set: {REFUSED_OF_MODEL[key]}")
             if key not in fields:
                 raise unknown_key("model", key, [*type(self).model_fields, *fields])
         return self

@@ -4,20 +4,19 @@ defaults, and five keys of ours. Knows nothing of models and data.
 
 import dataclasses
 import math
-import typing
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Self
 
 from accelerate.utils import DynamoBackend
-from transformers import TrainingArguments
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 
-from loopway.checks import check_value, not_among, unknown_key, wrong_value
+from loopway.checks import not_among, wrong_value
 from loopway.errors import ConfigError
 from loopway.modeling.recompute import RECOMPUTE_LEVELS
 from loopway.training.config.engines import check_nested
+from loopway.training.config.keys import OWN_TYPES, OwnTrainingKeys, checked_training_keys
 from loopway.training.extensions import OPTIMIZERS, SCHEDULES, check_callbacks
 
 # Section 4 of the paper; what it leaves open (logging, evaluation, checkpoints) is ten times a run.
@@ -39,73 +38,16 @@ DEFAULTS: dict[str, Any] = {
 }
 MIN_LR_RATE = {"min_lr_rate": 0.1}
 
-_FOLDER = "everything of a run goes to its own folder, given as --out"
-_DONE_HERE = "loopway does this itself"
-_ORDER = "the order of samples follows from data.seed alone"
-# Fields that a run sets itself, or that would break what it promises.
-REFUSED: dict[str, str] = {
-    "output_dir": _FOLDER,
-    "logging_dir": _FOLDER,
-    "do_train": _DONE_HERE,
-    "do_eval": "set eval_strategy",
-    "do_predict": _DONE_HERE,
-    "resume_from_checkpoint": "a run resumes from its newest checkpoint when it is started again",
-    "restore_callback_states_from_checkpoint": _DONE_HERE,
-    "ignore_data_skip": "a resumed run never repeats data",
-    "gradient_accumulation_steps": "set global_batch_size (sequences), from which it follows",
-    "auto_find_batch_size": "set per_device_train_batch_size",
-    "data_seed": "set data.seed",
-    "train_sampling_strategy": _ORDER,
-    "length_column_name": _ORDER,
-    "dataloader_drop_last": _ORDER,
-    "remove_unused_columns": _DONE_HERE,
-    "label_names": _DONE_HERE,
-    "label_smoothing_factor": "the loss is the model's own",
-    "use_cache": _DONE_HERE,
-    "disable_tqdm": "progress is loopway's own",
-    "logging_nan_inf_filter": "a loss that isn't finite stops the run",
-    "prediction_loss_only": _DONE_HERE,
-    "include_for_metrics": _DONE_HERE,
-    "batch_eval_metrics": _DONE_HERE,
-    "eval_do_concat_batches": _DONE_HERE,
-    "include_num_input_tokens_seen": "tokens are in every line of metrics.jsonl",
-    "save_only_model": "a run could not be resumed",
-    "load_best_model_at_end": "the final model is the one after the last step",
-    "use_liger_kernel": "its kernels know no recursive models, and the loss never holds all logits anyway",
-    "liger_kernel_config": "its kernels know no recursive models",
-    "parallelism_config": "give accelerate's own configuration file to accelerate launch",
-    "local_rank": "set by torchrun or accelerate launch",
-}
-_STRATEGIES = ("logging_strategy", "eval_strategy", "save_strategy")
-_FIELDS = {field.name for field in dataclasses.fields(TrainingArguments) if field.init}
-_TYPES = {
-    **{name: hint for name, hint in typing.get_type_hints(TrainingArguments).items() if name in _FIELDS},
-    "fsdp": bool | str | None,  # the field's own type omits `true`, its usual value
-}
-
 
 @dataclass(frozen=True)
-class TrainingConfig:
+class TrainingConfig(OwnTrainingKeys):
     """How a run trains. Which keys define its result: see :mod:`loopway.training.config.free_keys`.
 
     Attributes:
         hugging_face: fields of ``TrainingArguments``, the recipe's defaults filled in.
-        global_batch_size: sequences of an optimizer step, from which gradient accumulation follows for any number of
-            workers; None: one batch a worker.
-        recompute: what of a stage is computed again in the backward pass instead of kept.
-        skip_spikes: from how many standard deviations above the last ones a step's loss or gradient counts as a spike and
-            is left out; None: none is.
-        core_first: for how many steps, or what share of the run below 1, looped layers and the recurrence are trained
-            alone at first; None: for none.
-        callbacks: of a user's own, by the names that plugins registered.
     """
 
-    hugging_face: dict[str, Any]
-    global_batch_size: int | None = None
-    recompute: str = "none"
-    skip_spikes: float | None = None
-    core_first: float | None = None
-    callbacks: list[str] = dataclasses.field(default_factory=list)
+    hugging_face: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, given: dict[str, Any], learning_rate: float | None) -> Self:
@@ -118,16 +60,16 @@ class TrainingConfig:
         Raises:
             ConfigError: an unknown or refused key, a wrong type or value, no length of training, no learning rate.
         """
-        section = _checked_types(given)
-        ours = {name: section.pop(name) for name in _OURS if name in section}
-        config = cls({"learning_rate": learning_rate} | section, **ours)
+        section = checked_training_keys(given)
+        ours = {name: section.pop(name) for name in OWN_TYPES if name in section}
+        config = cls(hugging_face={"learning_rate": learning_rate} | section, **ours)
         config._check_ours()
         _check_hugging_face(config.hugging_face)
         return dataclasses.replace(config, hugging_face=config._with_defaults())
 
     def to_dict(self) -> dict[str, Any]:
         """Everything that is set, as plain values; :meth:`from_dict` of it gives an equal config."""
-        ours = {name: getattr(self, name) for name in _OURS}
+        ours = {name: getattr(self, name) for name in OWN_TYPES}
         return self.hugging_face | {
             name: value for name, value in ours.items() if value not in (None, "none", [])
         }
@@ -177,25 +119,6 @@ class TrainingConfig:
         return fields
 
 
-_OURS = {name: hint for name, hint in typing.get_type_hints(TrainingConfig).items() if name != "hugging_face"}
-
-
-def _checked_types(given: dict[str, Any]) -> dict[str, Any]:
-    """The section without nulls; raises ConfigError for a key that is unknown, refused or of a wrong type."""
-    types = _TYPES | _OURS
-    section = {}
-    for key, value in given.items():
-        if key in REFUSED:
-            raise ConfigError(f"training.{key} can't be set: {REFUSED[key]}")
-        if key not in types:
-            raise unknown_key("training", key, [*(types.keys() - REFUSED.keys())])
-        if value is not None:
-            section[key] = check_value(f"training.{key}", value, types[key])
-        if isinstance(value, float) and not math.isfinite(value):
-            raise wrong_value(f"training.{key}", value, "a finite number")
-    return section
-
-
 def _check_hugging_face(fields: dict[str, Any]) -> None:
     """Raise ConfigError for values of ``TrainingArguments`` that it or a run can't do with."""
     check_nested(fields)
@@ -221,7 +144,7 @@ def _check_hugging_face(fields: dict[str, Any]) -> None:
         raise not_among("training.torch_compile_backend", backend, backends)
     if fields["learning_rate"] is None:
         raise ConfigError("training.learning_rate is missing; only a model.preset brings its own")
-    for key in _STRATEGIES:
+    for key in ("logging_strategy", "eval_strategy", "save_strategy"):
         if (strategy := fields.get(key, "no")) not in ("steps", "no"):
             raise wrong_value(f"training.{key}", strategy, "steps (0.1 steps is a tenth of the run) or no")
 

@@ -1,0 +1,168 @@
+"""Keys of a run's config: their names, and the types of `training:`, told without importing torch or transformers.
+
+A typing mistake is then an error within a moment. Fields of transformers are read from its source, where they are annotated.
+"""
+
+import ast
+import dataclasses
+import math
+import typing
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from loopway.checks import check_value, unknown_key, wrong_value
+from loopway.errors import ConfigError
+
+#: The sections and the other keys of a run's file.
+RUN_KEYS = ("model", "data", "training", "original", "plugins", "probe_every")
+MODEL_KEYS = ("preset", "family", "pretrained", "layout")
+# Fields of a family's config that a run sets itself, or that would break what it promises.
+REFUSED_OF_MODEL = {
+    "num_hidden_layers": "the layout says how many layers there are",
+    "num_unique_layers": "the layout says how many layers there are",
+    "model_type": "give family",
+    "architectures": "give family",
+    "dtype": "weights are trained in float32; set training.bf16 or training.fp16 to compute in less",
+    "torch_dtype": "weights are trained in float32; set training.bf16 or training.fp16 to compute in less",
+    "rope_theta": "set model.rope_parameters, as in {rope_type: default, rope_theta: 500000}",
+    "rope_scaling": "set model.rope_parameters, as in {rope_type: linear, rope_theta: 10000, factor: 2}",
+}
+_FOLDER = "everything of a run goes to its own folder, given as --out"
+_DONE_HERE = "loopway does this itself"
+_ORDER = "the order of samples follows from data.seed alone"
+# Fields that a run sets itself, or that would break what it promises.
+REFUSED_OF_TRAINING: dict[str, str] = {
+    "output_dir": _FOLDER,
+    "logging_dir": _FOLDER,
+    "do_train": _DONE_HERE,
+    "do_eval": "set eval_strategy",
+    "do_predict": _DONE_HERE,
+    "resume_from_checkpoint": "a run resumes from its newest checkpoint when it is started again",
+    "restore_callback_states_from_checkpoint": _DONE_HERE,
+    "ignore_data_skip": "a resumed run never repeats data",
+    "gradient_accumulation_steps": "set global_batch_size (sequences), from which it follows",
+    "auto_find_batch_size": "set per_device_train_batch_size",
+    "data_seed": "set data.seed",
+    "train_sampling_strategy": _ORDER,
+    "length_column_name": _ORDER,
+    "dataloader_drop_last": _ORDER,
+    "remove_unused_columns": _DONE_HERE,
+    "label_names": _DONE_HERE,
+    "label_smoothing_factor": "the loss is the model's own",
+    "use_cache": _DONE_HERE,
+    "disable_tqdm": "progress is loopway's own",
+    "logging_nan_inf_filter": "a loss that isn't finite stops the run",
+    "prediction_loss_only": _DONE_HERE,
+    "include_for_metrics": _DONE_HERE,
+    "batch_eval_metrics": _DONE_HERE,
+    "eval_do_concat_batches": _DONE_HERE,
+    "include_num_input_tokens_seen": "tokens are in every line of metrics.jsonl",
+    "save_only_model": "a run could not be resumed",
+    "load_best_model_at_end": "the final model is the one after the last step",
+    "use_liger_kernel": "its kernels know no recursive models, and the loss never holds all logits anyway",
+    "liger_kernel_config": "its kernels know no recursive models",
+    "parallelism_config": "give accelerate's own configuration file to accelerate launch",
+    "local_rank": "set by torchrun or accelerate launch",
+}
+
+
+@dataclass(frozen=True)
+class OwnTrainingKeys:
+    """Keys of `training:` that Hugging Face's ``TrainingArguments`` don't have.
+
+    Attributes:
+        global_batch_size: sequences of an optimizer step, from which gradient accumulation follows for any number of
+            workers; None: one batch a worker.
+        recompute: what of a stage is computed again in the backward pass instead of kept.
+        skip_spikes: from how many standard deviations above the last ones a step's loss or gradient counts as a spike and
+            is left out; None: none is.
+        core_first: for how many steps, or what share of the run below 1, looped layers and the recurrence are trained
+            alone at first; None: for none.
+        callbacks: of a user's own, by the names that plugins registered.
+    """
+
+    global_batch_size: int | None = None
+    recompute: str = "none"
+    skip_spikes: float | None = None
+    core_first: float | None = None
+    callbacks: list[str] = dataclasses.field(default_factory=list)
+
+
+OWN_TYPES: dict[str, Any] = typing.get_type_hints(OwnTrainingKeys)
+
+
+def checked_training_keys(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the `training:` section without nulls. Raise ConfigError for a key that is unknown, refused or of a wrong type."""
+    types = hugging_face_types() | OWN_TYPES
+    section = {}
+    for key, value in given.items():
+        if key in REFUSED_OF_TRAINING:
+            raise ConfigError(f"training.{key} can't be set: {REFUSED_OF_TRAINING[key]}")
+        if key not in types:
+            raise unknown_key("training", key, [*(types.keys() - REFUSED_OF_TRAINING.keys())])
+        if value is not None:
+            section[key] = check_value(f"training.{key}", value, types[key])
+        if isinstance(value, float) and not math.isfinite(value):
+            raise wrong_value(f"training.{key}", value, "a finite number")
+    return section
+
+
+def check_model_keys(given: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a key of `model:` that no config of its family has. Other families than Loopway's pass."""
+    known = family_fields("gpt_neox" if given.get("family") is None else str(given["family"]))
+    for key in given:
+        if known and key not in (*MODEL_KEYS, *known, *REFUSED_OF_MODEL):
+            raise unknown_key("model", key, [*MODEL_KEYS, *(known - REFUSED_OF_MODEL.keys())])
+
+
+@cache
+def hugging_face_types() -> dict[str, Any]:
+    """Return the fields of ``TrainingArguments`` and their types; text stands for an enumeration."""
+    names = defaultdict(
+        lambda: str, vars(typing) | {each.__name__: each for each in (bool, float, int, str, dict, list)}
+    )
+    code = _annotations(_transformers() / "training_args.py", "TrainingArguments")
+    types = {name: eval(ast.unparse(annotation), {}, names) for name, annotation in code.items()}
+    return types | {"fsdp": bool | str | None}  # the field's own type omits `true`, its usual value
+
+
+@cache
+def family_fields(model_type: str) -> frozenset[str]:
+    """Return the fields of the recursive config of one of transformers' families; none for an unknown one."""
+    folder = model_type.removesuffix("_text")
+    path = _transformers() / "models" / folder / f"configuration_{folder}.py"
+    if not model_type.isidentifier() or not path.is_file():
+        return frozenset()
+    own = Path(__file__).parents[2] / "modeling" / "configuration.py"
+    return frozenset(
+        {
+            *_annotations(path, None),
+            *_annotations(_transformers() / "configuration_utils.py", "PreTrainedConfig"),
+            *_annotations(own, "RecursiveConfigMixin"),
+        }
+    )
+
+
+def _annotations(path: Path, of: str | None) -> dict[str, ast.expr]:
+    """The annotated names of a class in a Python file, or of all classes in it."""
+    classes = [
+        node for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef)
+    ]
+    return {
+        field.target.id: field.annotation
+        for node in classes
+        for field in node.body
+        if of in (None, node.name) and isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+    }
+
+
+def _transformers() -> Path:
+    spec = find_spec("transformers")  # of a top-level name: finds without importing
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError("transformers is not installed: pip install loopway")
+    return Path(next(iter(spec.submodule_search_locations)))
