@@ -39,6 +39,7 @@ def test_help_names_the_verbs_that_exist() -> None:
     assert all(
         verb in text
         for verb in (
+            "check",
             "train",
             "compare",
             "prepare",
@@ -266,3 +267,31 @@ def test_a_full_disk_is_one_line_and_the_same_command_works_once_there_is_room(
     assert errors.splitlines()[-1].startswith("loopway: the system says 'File too large'")
     assert "Traceback" not in errors
     assert run_main(monkeypatch, *arguments) == 0
+
+
+def test_check_tells_what_runs_will_take_and_writes_nothing(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = {*here.rglob("*")}
+    assert run_main(monkeypatch, "check", "run.yaml") == 0
+    told = capfd.readouterr().out
+    assert "512 tokens in 4 steps, at least " in told and "parameters on cpu" in told
+    variants = ["variants.base.recurrence=base", "variants.mesh.num_slots=7", "seeds=[0, 1]"]
+    assert run_main(monkeypatch, "check", "run.yaml", *variants) == 0
+    first, base, mesh = capfd.readouterr().out.splitlines()
+    assert first.endswith("2 variants, 2 seeds")
+    parameters = [int(line.split()[1].replace(",", "")) for line in (base, mesh)]
+    assert base.strip().startswith("base: ") and parameters[0] < parameters[1]
+    assert run_main(monkeypatch, "check", "run.yaml", "data.train=gone.jsonl") == 2
+    assert run_main(monkeypatch, "check", "run.yaml", "training.per_device_train_batch_size=3") == 2
+    assert {*here.rglob("*")} == before
+
+
+def test_a_run_begins_with_what_it_will_take_and_logs_its_first_step(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main(monkeypatch, "train", "run.yaml", "--out", "run") == 0
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("run")]
+    assert "parameters on cpu" in lines[0] and "512 tokens in 4 steps" in lines[0]
+    assert lines[1].startswith("run  step 1/4  loss ") and "validation" not in lines[1]
+    assert lines[2].startswith("run  step 1/4  validation ")

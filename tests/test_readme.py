@@ -41,6 +41,7 @@ SMALL_TRAINING = [
     "training.per_device_train_batch_size=2",
 ]
 SMALL: dict[str, list[str]] = {
+    "check": SMALL_DATA + SMALL_TRAINING,
     "compare": [*SMALL_DATA, *SMALL_TRAINING, "seeds=[0]"],
     "evaluate": [],
     "export": [],

@@ -89,6 +89,20 @@ def train(
 
 
 @app.command()
+def check(
+    config: Annotated[Path, typer.Argument(help="YAML file of a run or of a comparison.")],
+    overrides: Overrides = None,
+) -> None:
+    """Check a run's or a comparison's file, and tell what it will take; nothing is written."""
+    from loopway.comparison.early import check_file
+
+    check_file(config, overrides or [], of_comparison=None)
+    from loopway.comparison.check import check_command
+
+    typer.echo(check_command(config, overrides or []))
+
+
+@app.command()
 @taking_options
 def prepare(
     text: TextOptions,

@@ -20,8 +20,13 @@ DEMO_CONFIG = Path(__file__).with_name("demo.yaml")
 COMPARISON_KEYS = (*RUN_KEYS, "variants", "seeds", "prompt", "probe_samples")
 
 
-def check_file(path: Path | str | None, overrides: Sequence[str], *, of_comparison: bool) -> None:
+def check_file(path: Path | str | None, overrides: Sequence[str], *, of_comparison: bool | None) -> None:
     """Check a run's or a comparison's file (None: the demo) as far as names, types and layouts say.
+
+    Args:
+        path: the file; None is the demo.
+        overrides: laid on top of it.
+        of_comparison: whether a comparison is wanted; None: whatever the file is.
 
     Raises:
         ConfigError: a file that isn't there, YAML that isn't valid, a key that is unknown or of a wrong type, a comparison
@@ -29,6 +34,7 @@ def check_file(path: Path | str | None, overrides: Sequence[str], *, of_comparis
         LayoutError: a layout that can't be read.
     """
     content = apply_overrides(read_yaml(path or DEMO_CONFIG), overrides)
+    of_comparison = "variants" in content if of_comparison is None else of_comparison
     if not of_comparison and "variants" in content:
         raise ConfigError(
             f"{path} is a comparison, since it has variants: loopway compare {path} trains them all, and loopway train "

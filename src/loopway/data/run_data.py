@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from loopway.data.config import DataConfig, PreparationConfig
 from loopway.data.folder import PreparedData, is_prepared
 from loopway.data.preparation.prepare import prepare
+from loopway.data.preparation.sources import find_sources
 from loopway.data.token_sources import FoundTokens, find_tokens, names_tokens, open_tokens, own_validation
 from loopway.data.tokenizer import fingerprint, load_tokenizer, vocabulary_size
 from loopway.data.tokens.file import TokenFile
@@ -139,6 +140,15 @@ def open_held_out(config: DataConfig, folders: Sequence[Path], note: Path) -> To
         raise _other_tokens("validation", note)
     _check_long_enough(config, "validation", found)
     return _validation_samples(config, found, None)
+
+
+def check_sources(config: DataConfig) -> None:
+    """Raise :class:`DataError` where an entry names nothing that can be read; text is found, token files are opened."""
+    if any(map(names_tokens, config.train)):
+        open_tokens(config)
+        return
+    for part in ("train", "validation"):
+        find_sources(getattr(config, part) or [], config.text_field, field=f"data.{part}")
 
 
 def expected_vocab_size(config: DataConfig) -> int:

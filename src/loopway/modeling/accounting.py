@@ -4,7 +4,7 @@ Everything is read off the modules of a model built on the meta device, so it ho
 no weights. Knows nothing of how long a run is.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import nn
@@ -48,6 +48,14 @@ class ParameterReport:
     training_flops: int
     kv_cache_bytes: int
     optimizer_bytes: int
+
+    def __str__(self) -> str:
+        """One line for each attribute."""
+        numbers = {
+            name: f"{value:,}" if isinstance(value, int) else value for name, value in asdict(self).items()
+        }
+        width = max(map(len, numbers.values()))
+        return "\n".join(f"{name:<16} {value:>{width}}" for name, value in numbers.items())
 
 
 def parameter_report(config: PreTrainedConfig, *, context_length: int | None = None) -> ParameterReport:

@@ -15,6 +15,7 @@ from typing import Any, Self
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from loopway.children import end_with
@@ -25,6 +26,11 @@ from loopway.training.measurements import StepTimer
 from loopway.training.metrics_log import MetricsLog
 
 _STANDARD_ERROR = 2
+_TITLE, _BAR, _STEPS_AND_TIME = (
+    20,
+    20,
+    28,
+)  # characters of the progress bar's columns, with the gaps between them
 
 
 class RunLog(TrainerCallback):
@@ -94,10 +100,11 @@ class RunLog(TrainerCallback):
             steps_per_second = self.timer.steps_per_second(self._logged_steps)
             if steps_per_second is not None:
                 speed = steps_per_second * self.tokens_per_step
-                found = {
-                    "tokens_per_second": round(speed, 1),
-                    "mfu": round(speed / self.tokens_per_second_at_best, 4),
-                }
+                found = {"tokens_per_second": round(speed, 1)}
+                if (
+                    speed < self.tokens_per_second_at_best
+                ):  # else that was measured while the machine was busy
+                    found["mfu"] = round(speed / self.tokens_per_second_at_best, 4)
                 line |= found
                 logs |= found  # for TensorBoard and trackers, which are told next
             self._logged_steps = len(self.timer.seconds)
@@ -142,15 +149,17 @@ class ProgressBar(TrainerCallback):
         self.title = title
         self.log = log
         self.line = line
+        bar = [BarColumn(bar_width=_BAR)] if console.width >= 100 else []
         self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True, max_width=_TITLE)),
+            *bar,
             MofNCompleteColumn(),
-            TextColumn("{task.fields[status]}"),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[status]}"),
             console=console,
             disable=not console.is_terminal,
         )
+        self._room = console.width - _TITLE - len(bar) * _BAR - _STEPS_AND_TIME
         self.task = self.progress.add_task(title, total=None, status="")
         self._quiet = no_file_bars()
 
@@ -190,18 +199,23 @@ class ProgressBar(TrainerCallback):
         if not ("loss" in logs or "eval_loss" in logs) or not self.log.lines:
             return
         parts = []
-        if (loss := self.log.last("loss")) is not None:
+        # A bar shows the last of everything, a line what is new.
+        told = {"loss", "eval_loss"} if self.console.is_terminal else logs.keys()
+        if "loss" in told and (loss := self.log.last("loss")) is not None:
             parts.append(f"loss {loss:.3f}")
-        if (validation_loss := self.log.last("validation_loss")) is not None:
+        if "eval_loss" in told and (validation_loss := self.log.last("validation_loss")) is not None:
             to_reach = "" if self.line is None else f" (original {self.line:.3f})"
             parts.append(f"validation {validation_loss:.3f}{to_reach}")
-        if (speed := self.log.last("tokens_per_second")) is not None:
+        if "loss" in told and (speed := self.log.last("tokens_per_second")) is not None:
             parts.append(f"{speed:,.0f} tokens/s")
-        if (mfu := self.log.last("mfu")) is not None:
+        if "loss" in told and (mfu := self.log.last("mfu")) is not None:
             parts.append(f"MFU {mfu:.0%}")
-        self.progress.update(self.task, status="  ".join(parts))
+        line = shown = "  ".join(parts)
+        while len(shown) > self._room and parts:  # steps and time left say more
+            shown = "  ".join(parts := parts[:-1])
+        self.progress.update(self.task, status=shown)
         if not self.console.is_terminal and state.is_world_process_zero:
-            say(self.console, f"{self.title}  step {state.global_step}/{state.max_steps}  {'  '.join(parts)}")
+            say(self.console, f"{self.title}  step {state.global_step}/{state.max_steps}  {line}")
 
 
 class Interruption(TrainerCallback):

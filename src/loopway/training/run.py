@@ -31,10 +31,10 @@ from loopway.training.config.engines import check_hub
 from loopway.training.config.run_config import RunConfig
 from loopway.training.extensions import own_callbacks, own_optimizer, own_schedule
 from loopway.training.failures import failures_told
+from loopway.training.forecast import Forecast
 from loopway.training.measurements import (
     device_name,
     peak_memory_bytes,
-    product_flops_per_second,
     reset_peak_memory,
 )
 from loopway.training.metrics_log import MetricsLog
@@ -187,14 +187,16 @@ class _Run:
         step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
         if checkpoint:
             say(self.console, f"{self.run.path}: going on after step {step}")
+        forecast = Forecast.of(self.model.config, self.arguments, self.config.data.sequence_length)
+        say(self.console, f"{self.run.path}: {forecast.text(step)}")
         if self.arguments.should_save:
             note_sitting(self.run.provenance, self.config.to_dict(), self.data, self.arguments, step)
         log = MetricsLog(self.run.metrics, step, write=self.arguments.should_save)
         run_log = RunLog(
             log,
-            tokens_per_step=self.samples_per_step * self.config.data.sequence_length,
+            tokens_per_step=forecast.tokens_per_step,
             steps_per_epoch=self.steps_per_epoch,
-            tokens_per_second_at_best=self._tokens_per_second_at_best(),
+            tokens_per_second_at_best=forecast.tokens_per_second_at_best,
         )
         if self.arguments.device.type == "cpu":
             set_up_allocator(self.model.num_parameters())
@@ -233,13 +235,6 @@ class _Run:
 
     def _bar(self, log: MetricsLog) -> ProgressBar:
         return ProgressBar(self.console, self.title, log, read_line(self.run.original))
-
-    def _tokens_per_second_at_best(self) -> float:
-        """Tokens per second of all workers if they only multiplied matrices at this one's measured speed."""
-        args, length = self.arguments, self.config.data.sequence_length
-        dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
-        flops = parameter_report(self.model.config, context_length=length).training_flops
-        return args.world_size * product_flops_per_second(args.device, dtype) / flops
 
     def _probes(self, run_log: RunLog, resumed_step: int) -> list[ProbeLog]:
         if self.config.probe_every is None or self.validation_samples is None:

@@ -29,6 +29,7 @@ DEFAULTS: dict[str, Any] = {
     "lr_scheduler_type": "cosine_with_min_lr",
     "warmup_steps": 0.01,
     "seed": 0,
+    "logging_first_step": True,
     "logging_steps": 10,
     "eval_strategy": "steps",
     "eval_steps": 0.1,
