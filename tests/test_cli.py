@@ -1,5 +1,6 @@
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -51,6 +52,17 @@ def test_help_names_the_verbs_that_exist() -> None:
             "params",
         )
     )
+
+
+@pytest.mark.parametrize(
+    "verb", [each.callback.__name__ for each in app.registered_commands if each.callback]
+)
+def test_help_of_a_verb_has_an_example_that_works_and_no_python_types(verb: str) -> None:
+    text = CliRunner().invoke(app, [verb, "--help"], env={"COLUMNS": "200"}).output
+    assert "<" not in text.replace("runs/<name of the config>", "")
+    example = text.partition(f"Example: loopway {verb} ")[2]
+    for option in re.findall(r"--[a-z-]+", example):
+        assert option in text.partition("Example")[0]
 
 
 def test_help_loads_nothing_heavy() -> None:

@@ -11,7 +11,7 @@ PACKAGE = Path(loopway.__file__).parent
 #: From low to high; those of one line know nothing of each other.
 ROOMS = [
     ["_version", "errors"],
-    ["checks", "children", "console", "files", "signals", "threads"],
+    ["checks", "children", "console", "files", "signals", "threads", "verb"],
     ["options"],
     ["layout"],
     ["recurrence"],

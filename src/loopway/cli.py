@@ -25,6 +25,7 @@ from loopway.options import (
     taking_options,
 )
 from loopway.threads import wait_without_spinning
+from loopway.verb import Verb
 
 app = typer.Typer(
     name="loopway",
@@ -51,27 +52,35 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True)
+        bool,
+        typer.Option(
+            "--version", metavar="", help="Show the version.", callback=_print_version, is_eager=True
+        ),
     ] = False,
 ) -> None:
     pass
 
 
-@app.command()
+@app.command(
+    cls=Verb,
+    epilog="Example: loopway train run.yaml training.max_steps=1000 --out runs/long. Every key of the file: docs/configuration.md.",
+)
 def train(
     config: Annotated[Path, typer.Argument(help="YAML file with model:, data: and training:.")],
     overrides: Overrides = None,
     variant: Annotated[
-        str | None, typer.Option(help="Of a comparison's YAML file: the variant to train, alone.")
+        str | None,
+        typer.Option(metavar="TEXT", help="Of a comparison's YAML file: the variant to train, alone."),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="With --variant: one of its seeds, if not the first.")
+        int | None, typer.Option(metavar="NUMBER", help="With --variant: one of its seeds, if not the first.")
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
+            metavar="PATH",
             help="Run folder; runs/<name of the config> if not given, of a variant its place in there, where compare "
-            "will find it."
+            "will find it.",
         ),
     ] = None,
 ) -> None:
@@ -88,7 +97,10 @@ def train(
         typer.echo(summary.text())
 
 
-@app.command()
+@app.command(
+    cls=Verb,
+    epilog="Example: loopway check run.yaml model.layout=2+4R3+2. Every key of the file: docs/configuration.md.",
+)
 def check(
     config: Annotated[Path, typer.Argument(help="YAML file of a run or of a comparison.")],
     overrides: Overrides = None,
@@ -102,7 +114,9 @@ def check(
     typer.echo(check_command(config, overrides or []))
 
 
-@app.command()
+@app.command(
+    cls=Verb, epilog="Example: loopway prepare texts/ --out data/texts --vocab-size 8192. More: docs/data.md."
+)
 @taking_options
 def prepare(
     text: TextOptions,
@@ -113,15 +127,21 @@ def prepare(
             "With --check: prepared folders or .bin files."
         ),
     ] = [],  # noqa: B006  (typer copies it)
-    out: Annotated[Path | None, typer.Option(help="Folder for tokenizer, token files and manifest.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Folder for tokenizer, token files and manifest.")
+    ] = None,
     dataset: HubDataset | None = None,
     validation: Annotated[
-        list[str], typer.Option(help="Held-out text, as SOURCES; may be given several times.")
+        list[str], typer.Option(metavar="TEXT", help="Held-out text, as SOURCES; may be given several times.")
     ] = [],  # noqa: B006
-    processes: Annotated[int | None, typer.Option(help="Processes that tokenise; one a core.")] = None,
+    processes: Annotated[
+        int | None, typer.Option(metavar="NUMBER", help="Processes that tokenise; one a core.")
+    ] = None,
     check: Annotated[
         bool,
-        typer.Option("--check", help="Read token files whole: index, ids, checksums, duplicate documents."),
+        typer.Option(
+            "--check", metavar="", help="Read token files whole: index, ids, checksums, duplicate documents."
+        ),
     ] = False,
 ) -> None:
     """Turn text into token files, once, for any number of runs. Rerun to resume."""
@@ -134,14 +154,18 @@ def prepare(
     typer.echo(prepare_command(train, validation or None, text, out, processes))
 
 
-@app.command()
+@app.command(
+    cls=Verb,
+    epilog="Example: loopway compare compare.yaml seeds=[0,1,2] --out runs/pairs. Every key of the file: docs/configuration.md.",
+)
 def compare(
     config: Annotated[
         str | None, typer.Argument(help="YAML file with variants:; the built-in demo if not given.")
     ] = None,
     overrides: Overrides = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for everything; runs/<name of the config> if not given.")
+        Path | None,
+        typer.Option(metavar="PATH", help="Folder for everything; runs/<name of the config> if not given."),
     ] = None,
 ) -> None:
     """Train several variants on the same data and compare them. Rerun to resume."""
@@ -156,7 +180,10 @@ def compare(
     compare_variants(config, overrides, out)
 
 
-@app.command()
+@app.command(
+    cls=Verb,
+    epilog="Example: loopway evaluate runs/base runs/mesh --tasks held-out,lambada_openai --shots 0. More: docs/evaluation.md.",
+)
 @taking_options
 def evaluate(
     models: Annotated[
@@ -170,10 +197,14 @@ def evaluate(
     every_checkpoint: Annotated[
         bool,
         typer.Option(
-            "--every-checkpoint", help="Evaluate the checkpoints of each run, and plot their course."
+            "--every-checkpoint",
+            metavar="",
+            help="Evaluate the checkpoints of each run, and plot their course.",
         ),
     ] = False,
-    out: Annotated[Path, typer.Option(help="Folder for answers, tables and results.")] = Path("evaluations"),
+    out: Annotated[Path, typer.Option(metavar="PATH", help="Folder for answers, tables and results.")] = Path(
+        "evaluations"
+    ),
 ) -> None:
     """Perplexities and downstream tasks, through lm-evaluation-harness. Rerun to resume."""
     from loopway.evaluation.suite import chosen_measures
@@ -186,7 +217,10 @@ def evaluate(
     run(models, measures, out, options)
 
 
-@app.command()
+@app.command(
+    cls=Verb,
+    epilog="Example: loopway probe runs/base runs/mesh --samples 100 --out probes. More: docs/probing.md.",
+)
 @taking_options
 def probe(
     models: Annotated[
@@ -197,7 +231,9 @@ def probe(
         ),
     ],
     options: ProbeOptions,
-    out: Annotated[Path, typer.Option(help="Folder for the page, figures and numbers.")] = Path("probes"),
+    out: Annotated[
+        Path, typer.Option(metavar="PATH", help="Folder for the page, figures and numbers.")
+    ] = Path("probes"),
 ) -> None:
     """Whether the loops share the work, keep changing the state and keep it rich; a page with figures."""
     from loopway.probing.probe import probe as probe_models
@@ -205,7 +241,9 @@ def probe(
     probe_models(models, out, options, command=shlex.join(["loopway", *sys.argv[1:]]))
 
 
-@app.command()
+@app.command(
+    cls=Verb, epilog='Example: loopway generate runs/run "My fellow citizens," --temperature 0.8 --top-k 50.'
+)
 @taking_options
 def generate(
     model: Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL", help="Run folder or model folder.")],
@@ -219,14 +257,19 @@ def generate(
     stream(model, prompt, sampling, plugin)
 
 
-@app.command()
+@app.command(
+    cls=Verb,
+    epilog="Example: loopway retrofit HuggingFaceTB/SmolLM2-135M --layout 6+9R2+6 --recurrence mesh --out smollm2-mesh. More: docs/retrofit.md.",
+)
 @taking_options
 def retrofit(
     model: Annotated[
         str, typer.Argument(help="A pretrained model: a folder or a name on the Hugging Face Hub.")
     ],
     options: RetrofitOptions,
-    out: Annotated[Path, typer.Option(help="Folder for the recursive model and its tokenizer.")],
+    out: Annotated[
+        Path, typer.Option(metavar="PATH", help="Folder for the recursive model and its tokenizer.")
+    ],
 ) -> None:
     """Turn a pretrained model into a recursive one, with a third fewer layers or with MeSH between its own."""
     from loopway.retrofit.command import retrofit_command
@@ -234,21 +277,27 @@ def retrofit(
     typer.echo(retrofit_command(model, out, options))
 
 
-@app.command()
+@app.command(
+    cls=Verb,
+    epilog="Example: loopway export runs/run --out plain --drop-recurrence. More: docs/publishing.md.",
+)
 def export(
     model: Annotated[
         str,
         typer.Argument(metavar="RUN_OR_MODEL", help="Run folder, checkpoint, model folder, name on the Hub."),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the model and its tokenizer.")],
+    out: Annotated[Path, typer.Option(metavar="PATH", help="Folder for the model and its tokenizer.")],
     drop_recurrence: Annotated[
         bool,
-        typer.Option("--drop-recurrence", help="Export the layers of a model whose recurrence isn't base."),
+        typer.Option(
+            "--drop-recurrence", metavar="", help="Export the layers of a model whose recurrence isn't base."
+        ),
     ] = False,
     self_contained: Annotated[
         bool,
         typer.Option(
             "--self-contained",
+            metavar="",
             help="Export the recursive model itself, with a model card and its code beside the weights, so that it "
             "opens without Loopway.",
         ),
@@ -266,7 +315,7 @@ def export(
     typer.echo(export_command(model, out, plugin, drop_recurrence=drop_recurrence))
 
 
-@app.command()
+@app.command(cls=Verb, epilog="Example: loopway params 1.4b --layout 4+8R2+4 --recurrence mesh.")
 @taking_options
 def params(
     model: Annotated[
@@ -274,7 +323,7 @@ def params(
     ],
     options: ParameterOptions,
     context_length: Annotated[
-        int | None, typer.Option(min=1, help="Tokens that attention is counted over.")
+        int | None, typer.Option(metavar="NUMBER", min=1, help="Tokens that attention is counted over.")
     ] = None,
 ) -> None:
     """Parameters, FLOPs and memory of a model, beside the vanilla model of the same compute depth."""

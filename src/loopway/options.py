@@ -20,7 +20,10 @@ from typer import Option
 from loopway.checks import option_error, wrong_value
 
 Plugins = Annotated[
-    list[Path], Option(help="Python file that registers what a model is made of; may be given several times.")
+    list[Path],
+    Option(
+        metavar="PATH", help="Python file that registers what a model is made of; may be given several times."
+    ),
 ]
 
 
@@ -186,15 +189,25 @@ def _is_model(kind: Any) -> bool:
 
 
 def _options_of(kind: type[BaseModel], *, is_optional: bool) -> Iterator[Parameter]:
+    panel = kind.model_config.get("title") or "Options"
     for name, field in kind.model_fields.items():
         flags = [f"--{name.replace('_', '-')}"] if field.annotation is bool else []  # without a --no-...
         shown = " ".join((field.description or "").split())
-        option: Any = Option(*flags, help=shown)
+        option: Any = Option(*flags, help=shown, metavar=_word_of(field.annotation), rich_help_panel=panel)
         value: Any = field.annotation
         default = Parameter.empty if field.is_required() and not is_optional else _default(field)
         if field.is_required() and is_optional:
             value |= None
         yield Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[value, option])
+
+
+def _word_of(annotation: Any) -> str:
+    """What a value is, as help says it; nothing for what is on or off."""
+    kinds = {annotation, *typing.get_args(annotation)}
+    for kind, word in ((bool, ""), (int, "NUMBER"), (float, "NUMBER"), (Path, "PATH")):
+        if kind in kinds:
+            return word
+    return "TEXT"
 
 
 def _default(field: FieldInfo) -> Any:

@@ -9,13 +9,18 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, 
 
 Name = Annotated[str, Field(min_length=1)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-_SECTION = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
-class HubDataset(BaseModel):
+class _Section(BaseModel):
+    """Fields with docstrings, which are also the help of options."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class HubDataset(_Section):
     """A Hugging Face dataset, streamed or not."""
 
-    model_config = _SECTION
+    model_config = ConfigDict(title="Hugging Face dataset")
 
     dataset: Name
     """A Hugging Face dataset: its name on the Hub, or a local folder, also one of save_to_disk."""
@@ -27,20 +32,16 @@ class HubDataset(BaseModel):
     """Read the dataset as it arrives and store only its tokens."""
 
 
-class TokenSource(BaseModel):
+class TokenSource(_Section):
     """Text that is tokens already: a folder that ``loopway prepare`` made, or ``.bin`` files (a path or a glob)."""
-
-    model_config = _SECTION
 
     tokens: Name
     weight: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Share of the samples, relative to the weights of the other sources. None: its own share of all samples."""
 
 
-class TokenDigests(BaseModel):
+class TokenDigests(_Section):
     """SHA-256 of token files, as 64 hex digits; several files count as one, in the order of their entries."""
-
-    model_config = _SECTION
 
     train: Sha256
     validation: Sha256 | None = None
@@ -59,10 +60,8 @@ TextSources = Annotated[list[Name | HubDataset], BeforeValidator(_as_list), Fiel
 Sources = Annotated[list[Name | HubDataset | TokenSource], BeforeValidator(_as_list), Field(min_length=1)]
 
 
-class TextOptions(BaseModel):
+class TextOptions(_Section):
     """How text is split and tokenised."""
-
-    model_config = _SECTION
 
     validation_fraction: float = Field(default=0.05, ge=0, lt=1)
     """Share of the distinct documents to hold out, give or take chance, where no validation text is given; 0: none."""
