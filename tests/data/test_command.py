@@ -1,5 +1,6 @@
 """`loopway prepare` says what there is now; a mistake is one line and exit code 2, and nothing is left behind."""
 
+import gzip
 import json
 import os
 import signal
@@ -207,3 +208,26 @@ def test_progress_is_told_on_the_way(run: Run, monkeypatch: pytest.MonkeyPatch, 
     lines = [line for line in errors.splitlines() if line.startswith("tokenising: ")]
     assert len(lines) >= 8
     assert all(" of " in line and "/s" in line for line in lines)
+
+
+def test_files_are_read_whatever_their_names_case_and_those_that_are_not_are_counted(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    Path("mixed").mkdir()
+    for number, name in enumerate(["a.jsonl", "b.JSONL", "c.ndjson", "d.TXT", "e.Jsonl.GZ"]):
+        content = jsonl(make_texts(5, seed=number))
+        packed = gzip.compress(content) + b"\0" * 512  # zeros behind the end, as tapes leave them
+        Path("mixed", name).write_bytes(packed if name.endswith("GZ") else content)
+    for name in ("f.pdf", "g.pdf", "notes"):
+        Path("mixed", name).write_text("not read")
+    assert run("mixed", "--out", "new", "--vocab-size", "300", "--validation-fraction", "0.3")[0] == 0
+    assert "3 files of other kinds aren't read: 2 .pdf, 1 notes (.txt" in caplog.text
+    counts = json.loads(Path("new/manifest.json").read_text())
+    assert sum(counts[split]["documents"] for split in ("train", "validation")) == 4 * 5 + 1
+
+
+def test_a_saved_dataset_is_told_from_a_folder_of_text(run: Run) -> None:
+    Path("saved").mkdir()
+    Path("saved/state.json").write_text("{}")
+    code, _, errors = run("saved", "--out", "new")
+    assert code == 2 and "give --dataset saved, in YAML {dataset: saved}" in errors

@@ -17,7 +17,14 @@ from loopway.data.folder import MANIFEST, PreparedData, is_prepared, read_manife
 from loopway.data.preparation.assembly import SINGLE_DOCUMENT, Assembly, request_of
 from loopway.data.preparation.progress import Meter
 from loopway.data.preparation.reading import PIECE_BYTES
-from loopway.data.preparation.sources import INCOMPLETE, NoSourceError, TextSource, find_sources, is_of_entry
+from loopway.data.preparation.sources import (
+    INCOMPLETE,
+    NoSourceError,
+    TextSource,
+    find_sources,
+    is_of_entry,
+    not_read_in,
+)
 from loopway.data.tokenizer import fingerprint, load_tokenizer
 from loopway.errors import DataError
 from loopway.files import locked
@@ -66,6 +73,8 @@ def prepare(
         raise DataError(f"{folder}: is where you are or a mount point; name a folder inside it")
     partial, meter = place.with_name(f"{place.name}{INCOMPLETE}"), Meter(progress)
     given = load_tokenizer(config.tokenizer) if config.tokenizer else None
+    if others := not_read_in([*config.train, *(config.validation or [])]):
+        logger.warning("%s", others)
     processes = _processes(processes, [*train, *validation])
     partial.mkdir(parents=True, exist_ok=True)
     with locked(partial / ".lock", f"another process is preparing {folder}"), meter:

@@ -5,7 +5,9 @@ Where a file can't be read on, the last piece says why; what single records hold
 """
 
 import codecs
+import gzip
 import re
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +35,7 @@ LONGEST_LIST = 64 * 2**20
 ROWS = 16
 """Rows of a table, or records of a list, a piece."""
 _CUT_WINDOW = 2**16
+_GZIP = b"\x1f\x8b"
 _BETWEEN_WORDS = re.compile(rb"(?<=\S)(?= \S)")
 
 
@@ -130,20 +133,28 @@ def _unpacked(
     """The file unpacked from ``offset`` on, and the file as it lies on disk, whose position tells how far it was read."""
     with path.open("rb") as raw:
         if compression is None:
+            if offset == 0 and raw.read(2) == _GZIP:
+                raise DataError(f"{name}: is packed with gzip; name it .jsonl.gz")
             raw.seek(offset)
             yield raw, raw
             return
-        import pyarrow
-
         try:
-            with pyarrow.input_stream(raw, compression=compression) as file:
+            with _unpacking(raw, compression) as file:
                 while offset and (block := file.read(min(offset, PIECE_BYTES))):
                     offset -= len(block)
                 yield file, raw
-        except OSError as error:
-            if error.errno is not None:
+        except (OSError, EOFError, zlib.error) as error:
+            if isinstance(error, OSError) and error.errno is not None:
                 raise
             raise DataError(f"{name}: can't be unpacked as {compression}: {error}") from None
+
+
+def _unpacking(raw: IO[bytes], compression: str) -> Any:
+    if compression == "gzip":  # Python's own reads zeros behind the end, as tapes leave them
+        return gzip.GzipFile(fileobj=raw)
+    import pyarrow
+
+    return pyarrow.input_stream(raw, compression=compression)
 
 
 def read_json(path: Path, name: str, start: Position) -> Iterator[Piece]:
@@ -156,9 +167,12 @@ def read_json(path: Path, name: str, start: Position) -> Iterator[Piece]:
                 f"object a line and name it .jsonl"
             )
         try:
-            records = parsed(path.read_text(encoding="utf-8-sig"), name)
+            text = path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             raise not_utf8(name, error, 1) from None
+        if text.startswith("{") and "}\n{" in text:
+            raise DataError(f"{name}: holds one object a line; name it .jsonl")
+        records = parsed(text, name)
         if not isinstance(records, list):
             raise DataError(
                 f"{name}: a .json file must hold a list of objects; for one object a line, name it .jsonl"

@@ -7,6 +7,7 @@ A source says what it is (for a manifest) and yields its records piece by piece.
 import glob
 import hashlib
 import importlib.util
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from loopway.errors import DataError
 _KINDS: dict[str, tuple[Kind, str | None]] = {  # and how it is packed
     ".txt": ("text", None),
     ".jsonl": ("lines", None),
+    ".ndjson": ("lines", None),
     ".jsonl.gz": ("lines", "gzip"),
     ".jsonl.zst": ("lines", "zstd"),
     ".json.gz": ("lines", "gzip"),
@@ -93,7 +95,7 @@ class FileSource:
 
     @property
     def _kind(self) -> tuple[Kind, str | None]:
-        return next(kind for end, kind in _KINDS.items() if self.path.name.endswith(end))
+        return next(kind for end, kind in _KINDS.items() if self.path.name.lower().endswith(end))
 
     @contextmanager
     def _naming_errors(self) -> Iterator[None]:
@@ -222,9 +224,12 @@ def _match(pattern: str, entry: str, field: str) -> list[Path]:
     if path.is_file():
         files = [path]
     elif path.is_dir():
-        files = [
-            file for file in path.rglob("*") if file.name.endswith(_FOLDER_TYPES) and _is_text(file, path)
-        ]
+        if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
+            raise DataError(
+                f"{field}: {entry!r} is a dataset that save_to_disk wrote; give --dataset {entry}, in YAML "
+                f"{{dataset: {entry}}}"
+            )
+        files = [file for file in _files_in(path) if file.name.lower().endswith(_FOLDER_TYPES)]
         if not files:
             raise NoSourceError(f"{field}: the folder {entry!r} holds no {' or '.join(_FOLDER_TYPES)} file")
     elif glob.has_magic(pattern):
@@ -234,12 +239,30 @@ def _match(pattern: str, entry: str, field: str) -> list[Path]:
     else:
         raise NoSourceError(f"{field}: {entry!r} does not exist (relative paths start at {Path.cwd()})")
     for file in files:
-        if not file.name.endswith(FILE_TYPES):
+        if not file.name.lower().endswith(FILE_TYPES):
             raise DataError(
                 f"{field}: {str(file)!r} is of a kind that can't be read; {', '.join(FILE_TYPES)} can, "
                 "and other kinds as {dataset: ...}"
             )
     return files
+
+
+def not_read_in(entries: Sequence[str | HubDataset]) -> str | None:
+    """One line about the files in the folders among ``entries`` that are of other kinds than text; None without any."""
+    folders = [Path(entry).expanduser() for entry in entries if isinstance(entry, str)]
+    found = [file for folder in folders if folder.is_dir() for file in _files_in(folder)]
+    others = Counter(
+        file.suffix or file.name for file in found if not file.name.lower().endswith(_FOLDER_TYPES)
+    )
+    if not others:
+        return None
+    kinds = ", ".join(f"{number} {kind}" for kind, number in others.most_common(5))
+    more = ", ..." if len(others) > 5 else ""
+    return f"{sum(others.values()):,} files of other kinds aren't read: {kinds}{more} ({', '.join(_FOLDER_TYPES)} are)"
+
+
+def _files_in(folder: Path) -> Iterator[Path]:
+    return (file for file in folder.rglob("*") if _is_text(file, folder))
 
 
 def _is_text(file: Path, below: Path) -> bool:
