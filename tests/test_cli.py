@@ -1,6 +1,7 @@
 import json
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -297,6 +298,29 @@ def test_check_tells_what_runs_will_take_and_writes_nothing(
     assert run_main(monkeypatch, "check", "run.yaml", "data.train=gone.jsonl") == 2
     assert run_main(monkeypatch, "check", "run.yaml", "training.per_device_train_batch_size=3") == 2
     assert {*here.rglob("*")} == before
+
+
+def test_runs_are_listed_as_their_folders_tell(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main(monkeypatch, "runs") == 2 and "runs: no such folder" in capfd.readouterr().err
+    (here / "runs" / "other").mkdir(parents=True)
+    assert run_main(monkeypatch, "runs") == 0 and capfd.readouterr().out == "no runs in runs\n"
+    assert run_main(monkeypatch, "train", "run.yaml", "--out", "runs/some/done") == 0
+    shutil.copytree("runs/some/done", "runs/stopped")
+    Path("runs/stopped/summary.json").unlink()
+    (here / "runs" / "torn").mkdir()
+    Path("runs/torn/config.yaml").write_text("model: [")
+    capfd.readouterr()
+    assert run_main(monkeypatch, "runs", "--json") == 0
+    done, stopped, torn = json.loads(capfd.readouterr().out)
+    summary = json.loads(Path("runs/some/done/summary.json").read_text())
+    assert done | {"state": "finished", "step": 4, "max_steps": 4, "layout": "1+1R2+1"} == done
+    assert done["validation_loss"] == summary["validation_loss"] and done["folder"] == "runs/some/done"
+    assert done["bytes"] > Path("runs/some/done/model/model.safetensors").stat().st_size
+    assert (stopped["state"], torn["state"], torn["step"]) == ("begun", "damaged", 0)
+    assert run_main(monkeypatch, "runs", "runs/some") == 0
+    assert f"{summary['validation_loss']:.4f}" in capfd.readouterr().out
 
 
 def test_a_run_begins_with_what_it_will_take_and_logs_its_first_step(

@@ -50,6 +50,7 @@ SMALL: dict[str, list[str]] = {
     "prepare": ["--vocab-size", "300", "--validation-fraction", "0.5"],
     "probe": ["--samples", "3", "--loop-samples", "2"],
     "retrofit": ["--calibration-tokens", "512"],
+    "runs": [],
     "train": SMALL_DATA + SMALL_TRAINING,
 }
 SMALL_ON_PRETRAINED = SMALL | {"train": SMALL_TRAINING, "compare": SMALL_TRAINING}

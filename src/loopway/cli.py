@@ -332,6 +332,21 @@ def params(
     print_parameters(model, options, context_length)
 
 
+@app.command(cls=Verb, epilog="Example: loopway runs runs studies --json.")
+def runs(
+    folders: Annotated[
+        list[Path], typer.Argument(help="Folders to look in, and below; runs if not given.")
+    ] = [Path("runs")],  # noqa: B006  (typer copies it)
+    json: Annotated[
+        bool, typer.Option("--json", metavar="", help="Print a JSON list instead of a table.")
+    ] = False,
+) -> None:
+    """List runs: how far they are, their losses and their size."""
+    from loopway.training.run_list import list_runs
+
+    list_runs(folders, as_json=json)
+
+
 def main() -> None:
     """Run the command line: exit with 2 and a one-line error after a user's mistake, with 130 after Ctrl-C.
 

@@ -1,0 +1,119 @@
+"""Runs below a folder, as their folders tell of them: how far they are, their losses, their size.
+
+Only reads, and neither torch nor transformers is imported. Knows nothing of how a run is done.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich import box
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Column, Table
+
+from loopway.errors import ConfigError
+from loopway.training.metrics_log import read_metrics
+from loopway.training.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class RunState:
+    """One run.
+
+    Attributes:
+        folder: of the run.
+        state: ``finished``, ``begun``, or ``damaged`` where its config can't be read.
+        layout, recurrence: of the model; None where a preset or a pretrained model says it.
+        step: last one that was logged.
+        max_steps: None where they follow from epochs.
+        train_loss, validation_loss: last ones that were logged, in nats per token.
+        bytes: of all that lies in the folder.
+        changed: when a metric was last logged, ISO 8601.
+    """
+
+    folder: str
+    state: str
+    layout: str | None
+    recurrence: str | None
+    step: int
+    max_steps: int | None
+    train_loss: float | None
+    validation_loss: float | None
+    bytes: int
+    changed: str
+
+    @classmethod
+    def of(cls, run: RunFolder) -> "RunState":
+        """Read config and metrics of a run."""
+        try:
+            config: dict[str, Any] = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+            model, max_steps = config["model"], config["training"].get("max_steps")
+            state = "finished" if run.is_finished else "begun"
+        except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError):
+            model, max_steps, state = {}, None, "damaged"
+        last: dict[str, Any] = {}
+        for line in read_metrics(run.metrics):
+            last |= line
+        told = run.metrics if run.metrics.exists() else run.config
+        return cls(
+            folder=str(run.path),
+            state=state,
+            layout=model.get("layout"),
+            recurrence=model.get("recurrence"),
+            step=last.get("step", 0),
+            max_steps=max_steps,
+            train_loss=last.get("loss"),
+            validation_loss=last.get("validation_loss"),
+            bytes=sum(path.lstat().st_size for path in run.path.rglob("*")),
+            changed=datetime.fromtimestamp(told.stat().st_mtime).astimezone().isoformat(timespec="seconds"),
+        )
+
+
+def find_runs(folder: Path) -> Iterator[RunFolder]:
+    """Yield the runs in a folder and below it, sorted by path; no run lies in another."""
+    if (folder / "config.yaml").is_file() and not (folder / "comparison.json").is_file():
+        yield RunFolder(folder)
+        return
+    inner = [Path(entry.path) for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
+    for path in sorted(inner):
+        yield from find_runs(path)
+
+
+def list_runs(folders: list[Path], *, as_json: bool = False, console: Console | None = None) -> None:
+    """Print the runs below folders as a table, or as a JSON list of :class:`RunState`.
+
+    Raises:
+        ConfigError: a folder that isn't there.
+    """
+    for folder in folders:
+        if not folder.is_dir():
+            raise ConfigError(f"{folder}: no such folder; runs lie in runs/ unless --out said otherwise")
+    runs = [RunState.of(run) for folder in folders for run in find_runs(folder)]
+    console = console or Console()
+    if as_json:
+        print(json.dumps([asdict(run) for run in runs], indent=2))
+    elif not runs:
+        console.print(f"no runs in {', '.join(map(str, folders))}", markup=False, highlight=False)
+    else:
+        console.print(runs_table(runs))
+
+
+def runs_table(runs: list[RunState]) -> Table:
+    """One row a run; 80 columns hold it."""
+    columns = [Column(name, no_wrap=True) for name in ("model", "steps")]
+    columns += [Column(name, justify="right", no_wrap=True) for name in ("train", "val.", "size", "changed")]
+    table = Table(Column("run", overflow="fold"), *columns, box=box.SIMPLE_HEAD, padding=(0, 1))
+    for run in runs:
+        model = " ".join(filter(None, [run.layout, run.recurrence])) or "–"
+        of_all = f" of {run.max_steps:,}" if run.max_steps and run.state == "begun" else ""
+        steps = f"{run.step:,}{of_all}" if run.state == "begun" else f"{run.step:,} {run.state}"
+        losses = ["–" if loss is None else f"{loss:.4f}" for loss in (run.train_loss, run.validation_loss)]
+        changed = datetime.fromisoformat(run.changed).strftime("%m-%d %H:%M")
+        table.add_row(run.folder, model, steps, *losses, decimal(run.bytes), changed)
+    return table
