@@ -1,3 +1,4 @@
+import io
 import json
 import random
 import re
@@ -208,7 +209,11 @@ def test_train_then_generate(
     assert run_main(monkeypatch, "train", "run.yaml", "training.max_steps=3", "--out", "mine") == 0
     assert "3 steps, 384 tokens; training loss" in capfd.readouterr().out
     assert run_main(monkeypatch, "generate", "mine", "the cat", "--max-new-tokens", "5", "--greedy") == 0
-    assert capfd.readouterr().out.startswith("the cat")
+    told = capfd.readouterr().out
+    assert told.startswith("the cat")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("the cat"))
+    assert run_main(monkeypatch, "generate", "mine", "-", "--max-new-tokens", "5", "--greedy") == 0
+    assert capfd.readouterr().out == told
     assert run_main(monkeypatch, "generate", "nothing", "the cat") == 2
     assert capfd.readouterr().err == "loopway: no folder nothing; give a run folder or a model folder\n"
 

@@ -248,10 +248,14 @@ def probe(
 def generate(
     model: Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL", help="Run folder or model folder.")],
     sampling: Sampling,
-    prompt: Annotated[str, typer.Argument(help="Text to continue; empty to begin a document.")] = "",
+    prompt: Annotated[
+        str, typer.Argument(help="Text to continue, - for standard input; empty to begin a document.")
+    ] = "",
     plugin: Plugins = [],  # noqa: B006  (typer copies it)
 ) -> None:
     """Continue a text with a trained model, as it is written."""
+    if prompt == "-":
+        prompt = sys.stdin.read()
     from loopway.inference.generation import stream
 
     stream(model, prompt, sampling, plugin)
@@ -330,6 +334,16 @@ def params(
     from loopway.report.parameters import print_parameters
 
     print_parameters(model, options, context_length)
+
+
+@app.command(cls=Verb, epilog="Example: loopway schema > loopway.schema.json.")
+def schema() -> None:
+    """Print the JSON schema of run and comparison files, for editors."""
+    import json
+
+    from loopway.comparison.schema import config_schema
+
+    typer.echo(json.dumps(config_schema(), indent=2))
 
 
 @app.command(cls=Verb, epilog="Example: loopway runs runs studies --json.")

@@ -214,6 +214,14 @@ def test_no_training_arguments_are_pickled(finished: Path) -> None:
     assert not list(finished.rglob("training_args.bin"))
 
 
+def test_the_saved_tokenizer_knows_the_model_s_context(finished: Path) -> None:
+    settings, config = (
+        json.loads((finished / "model" / name).read_text())
+        for name in ("tokenizer_config.json", "config.json")
+    )
+    assert settings["model_max_length"] == config["max_position_embeddings"]
+
+
 def test_tensorboard_has_the_losses(finished: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -151,6 +151,9 @@ class _Run:
             layer = type(find_stack(self.model).layers[0]).__name__
             plugin: dict[str, Any] = self.arguments.fsdp_plugin_args
             plugin.setdefault("transformer_cls_names_to_wrap", layer)
+        longest = getattr(model_config, "max_position_embeddings", None)
+        if longest is not None and data.tokenizer.model_max_length > longest:  # 1e30 where nobody has set it
+            data.tokenizer.model_max_length = longest
         self.teacher = self._meet_original()
 
     def _meet_original(self) -> Teacher | None:
