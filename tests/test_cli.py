@@ -1,11 +1,13 @@
 import io
 import json
+import os
 import random
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -293,7 +295,7 @@ def test_check_tells_what_runs_will_take_and_writes_nothing(
     before = {*here.rglob("*")}
     assert run_main(monkeypatch, "check", "run.yaml") == 0
     told = capfd.readouterr().out
-    assert "512 tokens in 4 steps, at least " in told and "parameters on cpu" in told
+    assert "512 tokens in 4 steps, seconds at best" in told and "parameters on cpu" in told
     variants = ["variants.base.recurrence=base", "variants.mesh.num_slots=7", "seeds=[0, 1]"]
     assert run_main(monkeypatch, "check", "run.yaml", *variants) == 0
     first, base, mesh = capfd.readouterr().out.splitlines()
@@ -301,6 +303,9 @@ def test_check_tells_what_runs_will_take_and_writes_nothing(
     parameters = [int(line.split()[1].replace(",", "")) for line in (base, mesh)]
     assert base.strip().startswith("base: ") and parameters[0] < parameters[1]
     assert run_main(monkeypatch, "check", "run.yaml", "data.train=gone.jsonl") == 2
+    assert run_main(monkeypatch, "check", "run.yaml", "data.validation=[{tokens: x.bin}]") == 2
+    assert run_main(monkeypatch, "check", "run.yaml", "data.sampling=preshuffled") == 2
+    assert len(capfd.readouterr().err.splitlines()) == 3
     assert run_main(monkeypatch, "check", "run.yaml", "training.per_device_train_batch_size=3") == 2
     assert {*here.rglob("*")} == before
 
@@ -326,6 +331,44 @@ def test_runs_are_listed_as_their_folders_tell(
     assert (stopped["state"], torn["state"], torn["step"]) == ("begun", "damaged", 0)
     assert run_main(monkeypatch, "runs", "runs/some") == 0
     assert f"{summary['validation_loss']:.4f}" in capfd.readouterr().out
+
+
+def test_check_counts_the_steps_of_epochs_of_tokens(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main(monkeypatch, "prepare", "text.jsonl", "--out", "tokens", "--vocab-size", "300") == 0
+    fields = ["data={train: tokens, sequence_length: 32}", "training={num_train_epochs: 2, use_cpu: true}"]
+    Path("epochs.yaml").write_text("model: {preset: pythia-14m, hidden_size: 32, layout: 1+1R2+1}")
+    capfd.readouterr()
+    assert run_main(monkeypatch, "check", "epochs.yaml", *fields) == 0
+    (steps,) = re.findall(r"tokens in (\d+) steps", capfd.readouterr().out)
+    assert run_main(monkeypatch, "train", "epochs.yaml", *fields, "--out", "run") == 0
+    assert f"step {steps}/{steps} " in capfd.readouterr().err
+    assert run_main(monkeypatch, "check", "epochs.yaml", *fields, "data.sequence_length=90000") == 2
+    assert run_main(monkeypatch, "check", "epochs.yaml", *fields, "model.vocab_size=50") == 2
+
+
+def test_a_comparison_may_name_families_in_its_variants_alone(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Path("families.yaml").write_text(
+        "extends: run.yaml\nmodel: {preset: null, hidden_size: 32, intermediate_size: 64, num_attention_heads: 4, num_key_value_heads: 2,"
+        " layout: null, recurrence: base}\ntraining: {learning_rate: 1e-3}\n"
+        "variants: {a: {family: llama, layout: 2}, b: {family: qwen2, layout: 1+2R2+1}}\n"
+    )
+    assert run_main(monkeypatch, "check", "families.yaml") == 0
+    assert capfd.readouterr().out.count("parameters on cpu") == 2
+    assert run_main(monkeypatch, "check", "families.yaml", "variants.a.family=gpt2") == 2
+    assert "family 'gpt2' is not supported" in capfd.readouterr().err
+
+
+def test_a_config_is_read_once(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fifo = here / "pipe.yaml"
+    os.mkfifo(fifo)
+    writing = threading.Thread(target=lambda: fifo.write_text(RUN))
+    writing.start()
+    assert run_main(monkeypatch, "train", "pipe.yaml", "training.max_steps=1", "--out", "once") == 0
+    writing.join()
 
 
 def test_a_run_begins_with_what_it_will_take_and_logs_its_first_step(

@@ -107,11 +107,13 @@ def option_error(error: ValidationError) -> LoopwayError:
     option = f"--{str(found['loc'][0]).replace('_', '-')}"
     if found["type"] == "missing":
         return ConfigError(f"{option} is missing")
+    if found["type"] == "extra_forbidden":
+        return ConfigError(f"unknown option {option}")
     return wrong_value(option, found["input"], _expected(found["msg"]))
 
 
 def _expected(message: str) -> str:
-    return re.sub(r"^(Input should be|Value error,) ", "", message)
+    return re.sub(r"^(Input should be|String should have|Value error,) ", "", message)
 
 
 def _nested_models(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -87,11 +87,11 @@ def train(
     """Train one model. Rerun to resume."""
     from loopway.comparison.early import check_file
 
-    check_file(config, overrides or [], of_comparison=variant is not None)
-    from loopway.comparison.config import load_run
+    content = check_file(config, overrides or [], of_comparison=variant is not None)
+    from loopway.comparison.config import choose_run
     from loopway.training.run import train as train_run
 
-    run, place = load_run(config, overrides or [], variant, seed)
+    run, place = choose_run(content, variant, seed)
     summary = train_run(run, out or Path("runs") / config.stem / place)
     if os.environ.get("RANK", "0") == "0":  # of torchrun's workers one
         typer.echo(summary.text())
@@ -108,10 +108,10 @@ def check(
     """Check a run's or a comparison's file, and tell what it will take; nothing is written."""
     from loopway.comparison.early import check_file
 
-    check_file(config, overrides or [], of_comparison=None)
+    content = check_file(config, overrides or [], of_comparison=None)
     from loopway.comparison.check import check_command
 
-    typer.echo(check_command(config, overrides or []))
+    typer.echo(check_command(str(config), content))
 
 
 @app.command(
@@ -174,10 +174,10 @@ def compare(
     overrides = overrides or []
     if config is not None and "=" in config:  # the demo, with overrides alone
         config, overrides = None, [config, *overrides]
-    check_file(config, overrides, of_comparison=True)
+    content = check_file(config, overrides, of_comparison=True)
     from loopway.comparison.run import compare as compare_variants
 
-    compare_variants(config, overrides, out)
+    compare_variants(content, folder=out or Path("runs") / (Path(config).stem if config else "demo"))
 
 
 @app.command(
@@ -326,14 +326,11 @@ def params(
         str, typer.Argument(metavar="SIZE_OR_YAML", help="A Pythia size (160m) or a run's YAML file.")
     ],
     options: ParameterOptions,
-    context_length: Annotated[
-        int | None, typer.Option(metavar="NUMBER", min=1, help="Tokens that attention is counted over.")
-    ] = None,
 ) -> None:
     """Parameters, FLOPs and memory of a model, beside the vanilla model of the same compute depth."""
     from loopway.report.parameters import print_parameters
 
-    print_parameters(model, options, context_length)
+    print_parameters(model, options)
 
 
 @app.command(cls=Verb, epilog="Example: loopway schema > loopway.schema.json.")

@@ -56,7 +56,6 @@ def exit_on_error() -> Iterator[None]:
         print(f"loopway: the system says {error.strerror!r}{place}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("loopway: interrupted", file=sys.stderr)
         sys.exit(130)
 
 

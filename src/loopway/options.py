@@ -137,7 +137,7 @@ class Sampling(Options):
 
 
 class ParameterOptions(Options):
-    """Fields of the model that are set on top of a size or a run's config."""
+    """What of a model is set on top of a size or a run's config before it is counted."""
 
     layout: str | None = None
     """For example 2+4R2+2."""
@@ -147,6 +147,8 @@ class ParameterOptions(Options):
     """Slots of MeSH's buffer."""
     vocab_size: int | None = Field(default=None, ge=1)
     """Instead of the model's own."""
+    context_length: int | None = Field(default=None, ge=1)
+    """Tokens that attention is counted over; the model's maximum if not given."""
 
 
 def taking_options(verb: Callable[..., None]) -> Callable[..., None]:

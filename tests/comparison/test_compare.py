@@ -14,13 +14,14 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 import loopway
-from loopway.comparison.config import CompareConfig, load_run
+from loopway.comparison.config import CompareConfig, choose_run
 from loopway.comparison.planned import _run_in_process as run_in_process
 from loopway.comparison.run import compare
 from loopway.comparison.run_process import worker_command
 from loopway.errors import ConfigError, DataError, LayoutError, RecurrenceError
 from loopway.inference.held_out import held_out_samples
 from loopway.inference.trained_model import open_trained
+from loopway.training.config.yaml_files import read_yaml
 from loopway.training.run import train
 from loopway.training.run_folder import RunFolder
 from tests.command_line import run_main, train_here
@@ -171,7 +172,7 @@ def test_interrupted_it_goes_on_and_gives_the_same_result(
     config["training"] |= {"max_steps": 12, "save_steps": 4, "eval_steps": 6, "logging_steps": 1}
     config["variants"] = {"vanilla": VARIANTS["vanilla"], "mesh": VARIANTS["mesh"]}
     path = written(config)
-    alone, _ = load_run(path, [], "mesh")
+    alone, _ = choose_run(read_yaml(path), "mesh")
     train(alone, "whole")
 
     def signals_after_step_5(*arguments: Any) -> list[str]:
@@ -263,7 +264,7 @@ def test_a_moved_comparison_whose_text_is_gone_goes_on_and_each_of_its_runs_find
         run = RunFolder(Path(f"../out/runs/{name}-seed0"))
         run.summary.unlink()
         shutil.rmtree(run.model)
-    alone, place = load_run(path, [], "base")
+    alone, place = choose_run(read_yaml(path), "base")
     train(alone, Path("../out") / place)  # with the comparison's data
     rows = compare(path, folder="../out").rows
     assert [row.validation_loss for row in rows] == [row.validation_loss for row in before]
@@ -286,7 +287,7 @@ def test_a_variant_or_seed_that_is_not_there_is_an_error(
     config: dict[str, Any], variant: str | None, seed: int | None, said: str
 ) -> None:
     with pytest.raises(ConfigError, match=said):
-        load_run(written(config), [], variant, seed)
+        choose_run(read_yaml(written(config)), variant, seed)
 
 
 @pytest.mark.parametrize(

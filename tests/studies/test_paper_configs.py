@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 import loopway
-from loopway.comparison.config import CompareConfig, load_run
+from loopway.comparison.config import CompareConfig, choose_run
 from loopway.modeling.accounting import ParameterReport
+from loopway.training.config.yaml_files import read_yaml
 from studies.paper.generate import COMPARISONS
 from studies.paper.needs import reports, runs, table
 
@@ -140,7 +141,7 @@ def test_what_the_page_changes_of_the_configs_loads(monkeypatch: pytest.MonkeyPa
     assert len(changed) >= 3
     for path, *rest in changed:
         if rest[0] == "--variant":
-            load_run(Path(path), [], rest[1])
+            choose_run(read_yaml(path), rest[1])
             continue
         plan = CompareConfig.load(path, rest)
         if "paper" in path:

@@ -1,9 +1,10 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from loopway.errors import ConfigError
-from loopway.training.config.yaml_files import apply_overrides, merge, parse_yaml, read_yaml
+from loopway.training.config.yaml_files import apply_overrides, merge, parse_yaml, read_yaml, to_yaml
 
 
 def write(folder: Path, name: str, text: str) -> Path:
@@ -43,10 +44,13 @@ BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for 
     [
         (
             "a:\n  mesh: {x: 1}\n  base: {x: 2}\n  mesh: {x: 3}\n",
-            "f.yaml, line 4: the key mesh is given twice",
+            "f.yaml, line 4: the key 'mesh' is given twice",
         ),
         ("\na: !!int x", "line 2: not valid YAML: 'x' is no int"),
         ("a: !!bool x", "line 1: not valid YAML: 'x' is no bool"),
+        ("a: !!int ''", "line 1: not valid YAML: '' is no int"),
+        ('a: "\\U00110000"', "f.yaml: not valid YAML: .*chr"),
+        ('a"b: 1\na"b: 2', "line 2: the key 'a\"b' is given twice"),
         ("a: !!set {x, y}", "line 1: not valid YAML: .*set"),
         ("a: !!python/object/apply:os.system [exit]", "line 1: not valid YAML: .*os.system"),
         (f"a: 1\nb: {'9' * 5000}", "line 2: not valid YAML: '9+ is no int"),
@@ -56,12 +60,43 @@ BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for 
         ("- 1\n" * 30_000, "line 20000: not valid YAML: more than 20,000 values"),
         ("x" * 300_000, "f.yaml: not valid YAML: more than 262,144 characters"),
     ],
-    ids=range(11),
+    ids=range(14),
 )
 def test_what_no_config_holds_is_one_line_with_its_place(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as error:
         parse_yaml(text, "f.yaml")
     assert "\n" not in str(error.value) and len(str(error.value)) < 200
+
+
+ODD_TEXTS = [
+    "09",
+    "-09",
+    "0o17",
+    "0_9",
+    "+.5",
+    "-_",
+    "._",
+    "1e5",
+    "6e-4",
+    "1:00",
+    "yes",
+    "null",
+    "2024-01-02",
+    "",
+    "a: b",
+    "é\n",
+]
+
+
+def test_what_is_written_reads_as_it_was_in_yaml_1_2_and_1_1() -> None:
+    content = {text: [text, {"x": text}] for text in ODD_TEXTS} | {"numbers": [1, 2.5, 1e-5, True, None]}
+    written = to_yaml(content)
+    assert parse_yaml(written, "") == content == yaml.safe_load(written)
+
+
+def test_an_anchor_used_again_is_no_news(capfd: pytest.CaptureFixture[str]) -> None:
+    assert parse_yaml("a: &x 1\nb: &x 2\nc: *x", "") == {"a": 1, "b": 2, "c": 2}
+    assert capfd.readouterr().err == ""
 
 
 def test_extended_files_lie_under_the_file_that_extends_them_mapping_by_mapping(tmp_path: Path) -> None:

@@ -95,14 +95,13 @@ def _share_tokenizer(shared: dict[str, Any], variants: dict[str, dict[str, Any]]
         shared["data"] = data | {"tokenizer": pretrained}
 
 
-def load_run(
-    path: Path, overrides: Sequence[str], variant: str | None = None, seed: int | None = None
+def choose_run(
+    content: dict[str, Any], variant: str | None = None, seed: int | None = None
 ) -> tuple[RunConfig, Path]:
-    """A run from its YAML file, or one variant of a comparison's, and its place in the folder of that name.
+    """Return the run of a file, or one variant of a comparison's, and its place in the folder of that name.
 
     Args:
-        path: the YAML file.
-        overrides: ``training.max_steps=100`` and the like.
+        content: of the file, read, with what was laid on top.
         variant: None: the file is a run's.
         seed: of the variant; None is the first.
 
@@ -112,8 +111,8 @@ def load_run(
     if variant is None:
         if seed is not None:
             raise ConfigError("--seed is for a comparison's --variant; of a run set training.seed")
-        return RunConfig.load(path, overrides), Path()
-    plan = CompareConfig.load(path, overrides)
+        return RunConfig.from_dict(content), Path()
+    plan = CompareConfig.from_dict(content)
     if variant not in plan.runs:
         raise not_among("--variant", variant, list(plan.runs))
     seed = plan.seeds[0] if seed is None else seed

@@ -20,8 +20,10 @@ DEMO_CONFIG = Path(__file__).with_name("demo.yaml")
 COMPARISON_KEYS = (*RUN_KEYS, "variants", "seeds", "prompt", "probe_samples")
 
 
-def check_file(path: Path | str | None, overrides: Sequence[str], *, of_comparison: bool | None) -> None:
-    """Check a run's or a comparison's file (None: the demo) as far as names, types and layouts say.
+def check_file(
+    path: Path | str | None, overrides: Sequence[str], *, of_comparison: bool | None
+) -> dict[str, Any]:
+    """Return what a run's or a comparison's file holds, checked as far as names, types and layouts say.
 
     Args:
         path: the file; None is the demo.
@@ -52,7 +54,8 @@ def check_file(path: Path | str | None, overrides: Sequence[str], *, of_comparis
         if not isinstance(section, dict):
             raise wrong_value(name, section, "a mapping")
     model = sections.get("model", {})
-    _check_model(model)
+    if not variants:
+        _check_model(model)
     for variant, changes in variants.items():
         try:
             _check_model(model | changes)
@@ -64,6 +67,7 @@ def check_file(path: Path | str | None, overrides: Sequence[str], *, of_comparis
             DataConfig.model_validate(data)
         except ValidationError as error:
             raise config_error(error, "data", DataConfig) from None
+    return content
 
 
 def _check_model(section: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -38,7 +39,7 @@ class Comparison:
 
 
 def compare(
-    config: Path | str | None = None,
+    config: Path | str | dict[str, Any] | None = None,
     overrides: Sequence[str] = (),
     folder: Path | str | None = None,
     *,
@@ -47,16 +48,18 @@ def compare(
     """Train every variant of a comparison and report on them.
 
     Args:
-        config: the comparison's YAML file; None is the embedded demo.
-        overrides: ``training.max_steps=100`` and the like.
-        folder: where everything goes; None is ``runs/<name of the config>``.
+        config: the comparison's YAML file, or what it holds; None is the embedded demo.
+        overrides: ``training.max_steps=100`` and the like, laid on top of a file.
+        folder: where everything goes; None is ``runs/<name of the config>``, without a file ``runs/demo``.
         console: where the table is shown; None is standard output.
 
     Raises:
         LoopwayError: a mistake in the config or the data, a folder that holds another comparison, a failed run.
     """
-    plan = CompareConfig.load(config, overrides)
-    folder = Path(folder) if folder else Path("runs") / (Path(config).stem if config else "demo")
+    is_read = isinstance(config, dict)
+    plan = CompareConfig.from_dict(config) if is_read else CompareConfig.load(config, overrides)
+    name = Path(config).stem if isinstance(config, Path | str) else "demo"
+    folder = Path(folder) if folder else Path("runs") / name
     console = console or Console()
     runs = {
         name: [PlannedRun(run_name(name, seed), run, folder) for seed, run in by_seed.items()]

@@ -142,13 +142,20 @@ def open_held_out(config: DataConfig, folders: Sequence[Path], note: Path) -> To
     return _validation_samples(config, found, None)
 
 
-def check_sources(config: DataConfig) -> None:
-    """Raise :class:`DataError` where an entry names nothing that can be read; text is found, token files are opened."""
-    if any(map(names_tokens, config.train)):
-        open_tokens(config)
-        return
-    for part in ("train", "validation"):
-        find_sources(getattr(config, part) or [], config.text_field, field=f"data.{part}")
+def look_at_data(config: DataConfig) -> RunData | None:
+    """Find the data of a run without preparing it: open token files (their pins aren't compared), look for text (None).
+
+    Raises :class:`DataError` as :func:`open_data`, as far as that can be seen.
+    """
+    if not any(map(names_tokens, config.train)):
+        _check_text(config)
+        for part in ("train", "validation"):
+            find_sources(getattr(config, part) or [], config.text_field, field=f"data.{part}")
+        return None
+    data = RunData(config, *open_tokens(config))
+    _check_long_enough(config, "train", data.train)
+    _check_long_enough(config, "validation", data.validation)
+    return data
 
 
 def expected_vocab_size(config: DataConfig) -> int:
@@ -197,6 +204,15 @@ def _of_folder(prepared: PreparedData, file: TokenFile | None) -> list[FoundToke
 def _open_text(
     config: DataConfig, folder: Path | str
 ) -> tuple[PreTrainedTokenizerFast, list[FoundTokens], list[FoundTokens]]:
+    _check_text(config)
+    fields = {name: getattr(config, name) for name in PreparationConfig.model_fields}
+    prepared = prepare(PreparationConfig(**fields), folder)
+    train, validation = (_of_folder(prepared, file) for file in (prepared.train, prepared.validation))
+    return prepared.tokenizer, train, validation
+
+
+def _check_text(config: DataConfig) -> None:
+    """Raise :class:`DataError` for tokens among entries of text, and for what only token files can have."""
     for entry in config.validation or []:
         if names_tokens(entry):
             raise DataError(
@@ -207,10 +223,6 @@ def _open_text(
         raise DataError(
             "data.sampling: preshuffled is for token files whose rows are samples; with text it is packed"
         )
-    fields = {name: getattr(config, name) for name in PreparationConfig.model_fields}
-    prepared = prepare(PreparationConfig(**fields), folder)
-    train, validation = (_of_folder(prepared, file) for file in (prepared.train, prepared.validation))
-    return prepared.tokenizer, train, validation
 
 
 def _check_long_enough(config: DataConfig, part: str, found: list[FoundTokens]) -> None:

@@ -31,19 +31,19 @@ _ROWS: tuple[tuple[str, str], ...] = (
 )
 
 
-def print_parameters(model: str, options: ParameterOptions, context_length: int | None = None) -> None:
+def print_parameters(model: str, options: ParameterOptions) -> None:
     """Print the table for a Pythia size or a run's YAML file.
 
     Args:
         model: ``160m``, ``pythia-160m``, or a path to a run's config.
         options: fields of the model that are set on top.
-        context_length: tokens that attention is counted over; None is the model's maximum.
 
     Raises:
         LoopwayError: no such size or file, or a layout, recurrence or field that doesn't make a model.
     """
-    config = _config(model, options.model_dump(exclude_none=True))
+    config = _config(model, options.model_dump(exclude_none=True, exclude={"context_length"}))
     vanilla = _vanilla(config)
+    context_length = options.context_length
     reports = [parameter_report(config, context_length=context_length)]
     if (vanilla.layout, vanilla.recurrence) != (config.layout, config.recurrence):
         reports.insert(0, parameter_report(vanilla, context_length=context_length))

@@ -160,6 +160,7 @@ class ProgressBar(TrainerCallback):
             disable=not console.is_terminal,
         )
         self._room = console.width - _TITLE - len(bar) * _BAR - _STEPS_AND_TIME
+        self._mfu: float | None = None
         self.task = self.progress.add_task(title, total=None, status="")
         self._quiet = no_file_bars()
 
@@ -208,8 +209,10 @@ class ProgressBar(TrainerCallback):
             parts.append(f"validation {validation_loss:.3f}{to_reach}")
         if "loss" in told and (speed := self.log.last("tokens_per_second")) is not None:
             parts.append(f"{speed:,.0f} tokens/s")
-        if "loss" in told and (mfu := self.log.last("mfu")) is not None:
-            parts.append(f"MFU {mfu:.0%}")
+        if "loss" in logs:
+            self._mfu = logs.get("mfu")
+        if "loss" in told and self._mfu is not None:
+            parts.append(f"MFU {self._mfu:.0%}")
         line = shown = "  ".join(parts)
         while len(shown) > self._room and parts:  # steps and time left say more
             shown = "  ".join(parts := parts[:-1])
@@ -230,12 +233,13 @@ class Interruption(TrainerCallback):
         self.received: signal.Signals | None = None
         """The signal that ends the run: the same in all workers, known at the end of a step."""
         self._received_here: signal.Signals | None = None
+        self._handled: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+
+    def __enter__(self) -> Self:
         hang_up = (
             [] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP]
         )  # as nohup wants
         self._handled = signals_handled([signal.SIGINT, signal.SIGTERM, *hang_up], self._receive)
-
-    def __enter__(self) -> Self:
         self._handled.__enter__()
         return self
 

@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 
 import torch
+from rich.filesize import decimal
 from transformers import PreTrainedConfig, TrainingArguments
 
 from loopway.modeling.accounting import parameter_report
 from loopway.training.config.arguments import samples_per_step
 from loopway.training.measurements import device_name, product_flops_per_second
-
-_STATE_BYTES = 16  # a parameter in float32, its gradient and AdamW's two moments
 
 
 @dataclass(frozen=True)
@@ -20,6 +19,7 @@ class Forecast:
         device: of each worker.
         workers: that train together.
         parameters: of the model.
+        with_adamw: whether the optimizer keeps AdamW's two moments of each.
         tokens_per_step: of all workers.
         steps: None where they follow from epochs of data that isn't there yet.
         tokens_per_second_at_best: if all workers only multiplied matrices at this one's measured speed.
@@ -28,6 +28,7 @@ class Forecast:
     device: str
     workers: int
     parameters: int
+    with_adamw: bool
     tokens_per_step: int
     steps: int | None
     tokens_per_second_at_best: float
@@ -42,37 +43,31 @@ class Forecast:
             device=device_name(arguments.device),
             workers=arguments.world_size,
             parameters=report.total,
+            with_adamw=arguments.optim in ("adamw_torch", "adamw_torch_fused"),
             tokens_per_step=samples_per_step(arguments) * sequence_length,
             steps=arguments.max_steps if arguments.max_steps > 0 else None,
             tokens_per_second_at_best=arguments.world_size * speed / report.training_flops,
         )
 
     def text(self, steps_done: int = 0) -> str:
-        """One line: device, parameters, memory of weights, gradients and AdamW, tokens, the least time that is left."""
+        """One line: device, parameters, memory of weights and what comes with each, tokens, the least time that is left."""
         workers = f"{self.workers} × " if self.workers > 1 else ""
         told = [
             f"{self.parameters:,} parameters on {workers}{self.device}",
-            f"{_size(self.parameters * _STATE_BYTES)} of weights, gradients and AdamW's moments",
+            decimal(self.parameters * 16) + " of weights, gradients and AdamW's moments"
+            if self.with_adamw
+            else decimal(self.parameters * 8) + " of weights and gradients",
         ]
         if self.steps is None:
             return ", ".join([*told, f"steps of {self.tokens_per_step:,} tokens"])
         tokens = self.steps * self.tokens_per_step
         seconds = (self.steps - steps_done) * self.tokens_per_step / self.tokens_per_second_at_best
-        return ", ".join(
-            [*told, f"{tokens:,} tokens in {self.steps:,} steps", f"at least {_duration(seconds)}"]
-        )
-
-
-def _size(number: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.3g} {unit}"
-        number /= 1000
-    return f"{number:,.3g} TB"
+        return ", ".join([*told, f"{tokens:,} tokens in {self.steps:,} steps", _duration(seconds)])
 
 
 def _duration(seconds: float) -> str:
-    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+    """At least so long, in whole units."""
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60), ("seconds", 1)):
         if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{max(seconds, 2):.0f} seconds"
+            return f"at least {int(seconds / length)} {unit}"
+    return "seconds at best"

@@ -19,6 +19,7 @@ from loopway.errors import ConfigError
 from loopway.files import aside_of, damage_told, locked, write_atomically
 from loopway.training.checkpoint import problem_of, steps_of
 from loopway.training.config.free_keys import StepSize, defining
+from loopway.training.config.yaml_files import to_yaml
 
 _ADVICE = "put it back, or choose another folder"
 
@@ -167,7 +168,7 @@ class RunFolder:
 
     def _write_config(self, config: dict[str, Any], plugins: list[str]) -> None:
         """The config first, by which the folder is known as a run's: plugins that are missing are copied again."""
-        write_atomically(self.config, yaml.safe_dump(config, sort_keys=False))
+        write_atomically(self.config, to_yaml(config))
         shutil.rmtree(self.plugins, ignore_errors=True)
         if plugins:
             self.plugins.mkdir()

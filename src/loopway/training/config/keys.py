@@ -6,6 +6,7 @@ A typing mistake is then an error within a moment. Fields of transformers are re
 import ast
 import dataclasses
 import math
+import re
 import typing
 from collections import defaultdict
 from collections.abc import Mapping
@@ -113,8 +114,9 @@ def checked_training_keys(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_model_keys(given: Mapping[str, Any]) -> None:
-    """Raise ConfigError for a key of `model:` that no config of its family has. Other families than Loopway's pass."""
-    known = family_fields("gpt_neox" if given.get("family") is None else str(given["family"]))
+    """Raise ConfigError for a key of `model:` that no config of its family has. Families of plugins pass."""
+    family = "gpt_neox" if given.get("family") is None else str(given["family"])
+    known = family_fields(family) if family in supported_families() else frozenset()
     for key in given:
         if known and key not in (*MODEL_KEYS, *known, *REFUSED_OF_MODEL):
             raise unknown_key("model", key, [*MODEL_KEYS, *(known - REFUSED_OF_MODEL.keys())])
@@ -128,7 +130,15 @@ def hugging_face_types() -> dict[str, Any]:
     )
     code = _annotations(_transformers() / "training_args.py", "TrainingArguments")
     types = {name: eval(ast.unparse(annotation), {}, names) for name, annotation in code.items()}
-    return types | {"fsdp": bool | str | None}  # the field's own type omits `true`, its usual value
+    # The first field's own type omits `true`, its usual value; the second's list is one of enumerations.
+    return types | {"fsdp": bool | str | None, "debug": str}
+
+
+@cache
+def supported_families() -> list[str]:
+    """Return the model types of the families that Loopway has a row for."""
+    rows = (Path(__file__).parents[2] / "modeling" / "families.py").read_text(encoding="utf-8")
+    return re.findall(r'^\s+Family\(\s*"(\w+)"', rows, re.MULTILINE)
 
 
 @cache

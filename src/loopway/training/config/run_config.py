@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase
 
@@ -21,7 +20,7 @@ from loopway.modeling.pretrained_folder import PretrainedFolder
 from loopway.modeling.stack import core_parameters
 from loopway.training.config.model_section import ModelConfig
 from loopway.training.config.training_section import TrainingConfig
-from loopway.training.config.yaml_files import apply_overrides, read_yaml
+from loopway.training.config.yaml_files import apply_overrides, read_yaml, to_yaml
 from loopway.training.original import Original, OriginalConfig
 from loopway.training.plugins import load_plugins
 
@@ -116,7 +115,7 @@ class RunConfig(BaseModel):
         return content if self.probe_every is None else content | {"probe_every": self.probe_every}
 
     def to_yaml(self) -> str:
-        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+        return to_yaml(self.to_dict())
 
     def build_model_config(self, tokenizer: PreTrainedTokenizerBase | None = None) -> PreTrainedConfig:
         """The model's config.

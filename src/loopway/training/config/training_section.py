@@ -29,7 +29,6 @@ DEFAULTS: dict[str, Any] = {
     "lr_scheduler_type": "cosine_with_min_lr",
     "warmup_steps": 0.01,
     "seed": 0,
-    "logging_first_step": True,
     "logging_steps": 10,
     "eval_strategy": "steps",
     "eval_steps": 0.1,
@@ -115,6 +114,7 @@ class TrainingConfig(OwnTrainingKeys):
         fields = DEFAULTS | self.hugging_face
         fields.setdefault("per_device_train_batch_size", math.gcd(8, self.global_batch_size or 8))
         fields.setdefault("per_device_eval_batch_size", fields["per_device_train_batch_size"])
+        fields.setdefault("logging_first_step", fields.get("logging_strategy") != "no")
         if fields["lr_scheduler_type"] == "cosine_with_min_lr":
             fields.setdefault("lr_scheduler_kwargs", dict(MIN_LR_RATE))
         return fields

@@ -4,17 +4,22 @@ Knows nothing of what the keys mean; gives plain dicts. Every mistake is a Confi
 """
 
 import copy
+import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from ruamel.yaml import YAML, YAMLError
 from ruamel.yaml.constructor import DuplicateKeyError, SafeConstructor
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import MarkedYAMLError, ReusedAnchorWarning
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, NodeEvent
+from ruamel.yaml.nodes import ScalarNode
 
 from loopway.errors import ConfigError
 
+_TEXT = "tag:yaml.org,2002:str"
 _MOST_CHARACTERS, _MOST_NODES, _DEEPEST = 2**18, 20_000, 50
 
 
@@ -30,7 +35,11 @@ class _Constructor(SafeConstructor):
     def construct_object(self, node: Any, deep: bool = False) -> Any:
         try:
             return super().construct_object(node, deep)
-        except (ValueError, KeyError, AttributeError) as error:  # of a number, a date or a tag of YAML's own
+        except (
+            ValueError,
+            LookupError,
+            AttributeError,
+        ) as error:  # of a number, a date or a tag of YAML's own
             what = f"{node.value!r:.40} is no {node.tag.rpartition(':')[2]}, as which it is written"
             raise MarkedYAMLError(
                 problem=f"{what}; put text in quotes", problem_mark=node.start_mark
@@ -43,28 +52,32 @@ def parse_yaml(text: str, source: str) -> Any:
     Raises:
         ConfigError: the text isn't YAML, or larger than a config can be: its aliases count as what they stand for.
     """
-    yaml = YAML(typ="safe", pure=True)
-    yaml.Constructor = _Constructor
+    reader = YAML(typ="safe", pure=True)
+    reader.Constructor = _Constructor
     try:
         if len(text) > _MOST_CHARACTERS:
             raise YAMLError(f"more than {_MOST_CHARACTERS:,} characters, which no config has")
-        _check_size(yaml, text)
-        return yaml.load(text)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ReusedAnchorWarning)
+            _check_size(reader, text)
+            return reader.load(text)
+    except ValueError as error:  # of the scanner, for a character that there isn't
+        raise ConfigError(f"{source}: not valid YAML: {error}") from None
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{source}, line {mark.line + 1}" if mark else source
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         if isinstance(error, DuplicateKeyError):
-            key = problem.partition('"')[2].partition('"')[0]
-            raise ConfigError(f"{place}: the key {key} is given twice; keep one") from None
+            key = re.sub(r'(?s)^[^"]*"|"( with value .*)?$', "", problem)
+            raise ConfigError(f"{place}: the key {key!r} is given twice; keep one") from None
         raise ConfigError(f"{place}: not valid YAML: {problem}") from None
 
 
-def _check_size(yaml: YAML, text: str) -> None:
+def _check_size(reader: YAML, text: str) -> None:
     """Raise YAMLError for a document that is nested too deeply, or too large once its aliases are written out."""
     sizes, open_nodes = dict[str, int](), list[tuple[str | None, int]]()
     total = 0
-    for event in yaml.parse(text):
+    for event in reader.parse(text):
         if isinstance(event, AliasEvent):
             if any(anchor == event.anchor for anchor, _ in open_nodes):
                 raise MarkedYAMLError(problem=f"*{event.anchor} holds itself", problem_mark=event.start_mark)
@@ -113,6 +126,23 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(parent, str):
         raise ConfigError(f"{path}: `extends` must be one file name, got {parent!r}")
     return merge(_read(path.parent / parent, (*seen, resolved)), content)
+
+
+def to_yaml(content: Any) -> str:
+    """Return YAML that :func:`parse_yaml`, and readers of YAML 1.1, read as ``content``."""
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Puts text in quotes that YAML 1.2 would read as something else; PyYAML itself knows YAML 1.1."""
+
+
+def _write_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    tag = YAML(typ="safe", pure=True).resolver.resolve(ScalarNode, text, (True, False))
+    return dumper.represent_scalar(_TEXT, text, style=None if tag == _TEXT else "'")
+
+
+_Dumper.add_representer(str, _write_text)
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
