@@ -145,9 +145,9 @@ class ParameterOptions(Options):
     """base, anchor, mesh, ..."""
     num_slots: int | None = Field(default=None, ge=1)
     """Slots of MeSH's buffer."""
-    vocab_size: int | None = Field(default=None, ge=1)
+    vocab_size: int | None = Field(default=None, ge=1, lt=2**31)
     """Instead of the model's own."""
-    context_length: int | None = Field(default=None, ge=1)
+    context_length: int | None = Field(default=None, ge=1, lt=2**31)
     """Tokens that attention is counted over; the model's maximum if not given."""
 
 

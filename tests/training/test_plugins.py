@@ -66,7 +66,10 @@ def test_a_missing_plugin_is_an_error(tmp_path: Path) -> None:
         load_plugins([tmp_path / "gone.py"])
 
 
-@pytest.mark.parametrize("text, message", [("1 / 0", "ZeroDivisionError"), ("def f(:", "SyntaxError")])
+@pytest.mark.parametrize(
+    "text, message",
+    [("1 / 0", "ZeroDivisionError"), ("raise SystemExit(0)", "SystemExit"), ("def f(:", "SyntaxError")],
+)
 def test_a_plugin_that_fails_is_one_line(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "bad.py").write_text(text)
     with pytest.raises(ConfigError, match=rf"bad.py failed: {message}") as error:

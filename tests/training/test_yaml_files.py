@@ -53,6 +53,7 @@ BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for 
         ('a"b: 1\na"b: 2', "line 2: the key 'a\"b' is given twice"),
         ("a: !!set {x, y}", "line 1: not valid YAML: .*set"),
         ("a: !!python/object/apply:os.system [exit]", "line 1: not valid YAML: .*os.system"),
+        (f"a: 0x{'f' * 5000}", "line 1: not valid YAML: a number of more than 63 bits"),
         (f"a: 1\nb: {'9' * 5000}", "line 2: not valid YAML: '9+ is no int"),
         (f"a: {'[' * 3000}", "line 1: not valid YAML: more than 50 levels"),
         (BOMB, r"line \d+: not valid YAML: more than 20,000 values"),
@@ -60,7 +61,7 @@ BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for 
         ("- 1\n" * 30_000, "line 20000: not valid YAML: more than 20,000 values"),
         ("x" * 300_000, "f.yaml: not valid YAML: more than 262,144 characters"),
     ],
-    ids=range(14),
+    ids=range(15),
 )
 def test_what_no_config_holds_is_one_line_with_its_place(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as error:
@@ -114,6 +115,13 @@ def test_files_that_extend_each_other_in_a_circle_are_an_error(tmp_path: Path) -
         read_yaml(tmp_path / "a.yaml")
 
 
+def test_a_chain_of_files_without_end_is_an_error(tmp_path: Path) -> None:
+    for number in range(1200):
+        write(tmp_path, f"{number}.yaml", f"extends: {number + 1}.yaml")
+    with pytest.raises(ConfigError, match="followed through 50 files"):
+        read_yaml(tmp_path / "0.yaml")
+
+
 def test_a_missing_extended_file_is_named_with_who_wants_it(tmp_path: Path) -> None:
     path = write(tmp_path, "a.yaml", "extends: gone.yaml")
     with pytest.raises(ConfigError, match=r"gone.yaml \(extended by .*a.yaml\)"):
@@ -156,6 +164,7 @@ def test_overrides_are_yaml_values_at_dotted_keys() -> None:
         ("a..b=3", "expected key=value"),
         ("training.max_steps.more=3", "training.max_steps is the value 5, it has no fields"),
         ("a=[1", "not valid YAML"),
+        (f"{'a.' * 5000}a=1", "expected key=value"),
     ],
 )
 def test_an_override_that_makes_no_sense_is_an_error(override: str, message: str) -> None:

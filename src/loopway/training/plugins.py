@@ -22,7 +22,7 @@ def plugin_errors_told(what: str) -> Iterator[None]:
         yield
     except LoopwayError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"{what} failed: {type(error).__name__}: {one_line(error)}") from error
 
 

@@ -34,16 +34,15 @@ class _Constructor(SafeConstructor):
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
         try:
-            return super().construct_object(node, deep)
-        except (
-            ValueError,
-            LookupError,
-            AttributeError,
-        ) as error:  # of a number, a date or a tag of YAML's own
+            value = super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError) as error:  # of a number or a tag of YAML's own
             what = f"{node.value!r:.40} is no {node.tag.rpartition(':')[2]}, as which it is written"
             raise MarkedYAMLError(
                 problem=f"{what}; put text in quotes", problem_mark=node.start_mark
             ) from error
+        if isinstance(value, int) and value.bit_length() > 63:
+            raise MarkedYAMLError(problem="a number of more than 63 bits", problem_mark=node.start_mark)
+        return value
 
 
 def parse_yaml(text: str, source: str) -> Any:
@@ -104,6 +103,8 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
 
 def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     resolved = path.resolve()
+    if len(seen) >= _DEEPEST:
+        raise ConfigError(f"{path}: `extends` is followed through {_DEEPEST} files and no further")
     if resolved in seen:
         chain = " -> ".join(p.name for p in (*seen, resolved))
         raise ConfigError(f"{path}: `extends` goes in a circle: {chain}")
@@ -161,8 +162,10 @@ def apply_overrides(config: dict[str, Any], overrides: Sequence[str]) -> dict[st
     for override in overrides:
         dotted, equals, value = override.partition("=")
         keys = dotted.split(".")
-        if not equals or not all(keys):
-            raise ConfigError(f"override {override!r}: expected key=value, for example training.max_steps=10")
+        if not equals or not all(keys) or len(keys) > _DEEPEST:
+            raise ConfigError(
+                f"override {override[:100]!r}: expected key=value, for example training.max_steps=10"
+            )
         patch: Any = parse_yaml(value, f"override {override!r}")
         for key in reversed(keys):
             patch = {key: patch}
