@@ -93,6 +93,10 @@ def test_help_loads_nothing_heavy() -> None:
             ["compare", "run.yaml", "variants.wide.layuot=4"],
             "variant wide: unknown key model.layuot; did you mean layout?",
         ),
+        (
+            ["compare", "run.yaml", "variants.wide=null"],
+            "variants.wide: got None, expected a name in text, and a mapping",
+        ),
         (["compare", "seed=[1]"], "unknown key seed; did you mean seeds?"),
     ],
 )

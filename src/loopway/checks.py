@@ -8,6 +8,7 @@ import re
 import reprlib
 import types
 import typing
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -84,8 +85,13 @@ def config_error(error: ValidationError, section: str, model: type[BaseModel]) -
             return own
     models = {nested.__name__: nested for nested in _nested_models(model)}
     fields = {name for nested in models.values() for name in nested.model_fields}
-    # Where several types are allowed, each reports its failure; an unknown key or the deepest place says most.
-    worst = max(error.errors(), key=lambda e: (e["type"] == "extra_forbidden", len(e["loc"])))
+    # Where several types are allowed, each reports its failures: the one with the fewest was meant; of its failures an
+    # unknown key or the deepest place says most.
+    all_of = [e for e in error.errors() if e["type"] != "model_type"] or error.errors()
+    found_by = Counter(next((part for part in e["loc"] if part in models), "") for e in all_of)
+    meant = min(filter(None, found_by), key=found_by.__getitem__, default="")
+    errors = [e for e in all_of if meant in (*e["loc"], "")]
+    worst = max(errors, key=lambda e: (e["type"] == "extra_forbidden", len(e["loc"])))
     *parents, last = worst["loc"] or ("",)
     path = section
     for part in [*(p for p in parents if isinstance(p, int) or p in fields), last]:
@@ -113,7 +119,11 @@ def option_error(error: ValidationError) -> LoopwayError:
 
 
 def _expected(message: str) -> str:
-    return re.sub(r"^(Input should be|String should have|Value error,) ", "", message)
+    return re.sub(
+        r"^(Input should be|(String|Value) should have|Value error,) | after validation, not \d+$",
+        "",
+        message,
+    )
 
 
 def _nested_models(annotation: Any) -> Iterator[type[BaseModel]]:

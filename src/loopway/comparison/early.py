@@ -46,7 +46,12 @@ def check_file(
     for key in content:
         if key not in known:
             raise unknown_key("", key, known)
-    variants = check_value("variants", content.get("variants") or {}, dict[str, dict[str, Any]])
+    variants = check_value("variants", content.get("variants") or {}, dict)
+    for name, changes in variants.items():
+        if not isinstance(name, str) or not isinstance(changes, dict):
+            raise wrong_value(
+                f"variants.{name}", changes, "a name in text, and a mapping of what the model changes"
+            )
     sections = {
         name: content[name] for name in ("model", "data", "training") if content.get(name) is not None
     }
