@@ -1,4 +1,5 @@
 import dataclasses
+import math
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -197,6 +198,18 @@ def test_a_strategy_is_no_or_steps(tiny: dict[str, Any]) -> None:
     assert config.training.hugging_face["eval_strategy"] == "no"
     with pytest.raises(ConfigError, match=r"training.eval_strategy: got 'yes', expected steps"):
         RunConfig.from_dict(apply_overrides(tiny, ["training.eval_strategy=yes"]))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("attention_dropout", 2.0), ("hidden_dropout", -0.1), ("initializer_range", math.nan)],
+)
+def test_values_that_no_layer_takes_are_told_with_the_config(
+    tiny: dict[str, Any], field: str, value: float
+) -> None:
+    config = RunConfig.from_dict(tiny | {"model": tiny["model"] | {field: value}})
+    with pytest.raises(ConfigError, match=f"model.{field}: got {value}"):
+        config.build_model_config()
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -6,6 +6,7 @@ special tokens.
 """
 
 import dataclasses
+import math
 from typing import Any, Self
 
 import torch
@@ -107,7 +108,7 @@ class ModelConfig(BaseModel):
                 config = pythia_config(self.preset, layout=self.layout, **fields)
             else:
                 config = build_config(self.decoder_family, {**fields, "layout": self.layout})
-            _check_heads(config)
+            _check_values(config)
             with torch.device("meta"):  # the constructors find what the config's own checks let pass
                 AutoModelForCausalLM.from_config(config)
         except LoopwayError:
@@ -171,8 +172,14 @@ class ModelConfig(BaseModel):
         return folder.model(every_weight=True, config=config, dtype=torch.float32, device_map=None)
 
 
-def _check_heads(config: PreTrainedConfig) -> None:
-    """Check the number of grouped heads, which the family's constructors don't."""
+def _check_values(config: PreTrainedConfig) -> None:
+    """Check values that the family's constructors pass on: they would be found wrong once data is prepared."""
+    for name, value in vars(config).items():
+        if name.endswith(("dropout", "pdrop")) and isinstance(value, int | float) and not 0 <= value <= 1:
+            raise wrong_value(f"model.{name}", value, "0 to 1")
+    deviation = getattr(config, "initializer_range", 0.02)
+    if not 0 <= deviation < math.inf:
+        raise wrong_value("model.initializer_range", deviation, "0 or more, and finite")
     heads, groups = getattr(config, "num_attention_heads", 1), getattr(config, "num_key_value_heads", None)
     if groups and heads % groups:
         raise wrong_value("model.num_key_value_heads", groups, f"a divisor of num_attention_heads, {heads}")
