@@ -235,6 +235,20 @@ def test_tensorboard_has_the_losses(finished: Path) -> None:
         assert told == {line["step"]: pytest.approx(line[name]) for line in lines} and told
 
 
+def test_a_finished_run_whose_model_is_gone_says_so_and_makes_it_again(
+    finished: Path, finished_config: RunConfig, tmp_path: Path
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    shutil.copytree(finished, run.path)
+    shutil.rmtree(run.model)
+    with pytest.raises(ConfigError, match=r"its model/ is gone; .* delete .*summary.json and rerun"):
+        train(finished_config, run.path)
+    run.summary.unlink()
+    train(finished_config, run.path)
+    weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (finished, run.path)]
+    assert weights[0] == weights[1]
+
+
 def test_started_again_it_says_so_and_changes_nothing(
     finished: Path, finished_config: RunConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -33,12 +33,16 @@ def seal(aside: Path, checkpoint: Path) -> None:
             return
         shutil.rmtree(checkpoint)
     files = {name: _entry(path) for name, path in sorted(_files_of(aside).items())}
-    for name in files:
-        _to_disk(aside / name)
     write_json(aside / MANIFEST, {"files": files}, indent=1)
-    _to_disk(aside)
-    os.replace(aside, checkpoint)
-    _to_disk(checkpoint.parent)
+    put_in_place(aside, checkpoint)
+
+
+def put_in_place(aside: Path, folder: Path) -> None:
+    """Rename a finished folder over what isn't there; all of it is on the disk before its name is."""
+    for path in (*_files_of(aside).values(), aside):
+        _to_disk(path)
+    os.replace(aside, folder)
+    _to_disk(folder.parent)
 
 
 def problem_of(checkpoint: Path) -> str | None:

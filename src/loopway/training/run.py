@@ -4,7 +4,6 @@ The same config, seed and machine give the same bits, interrupted or not. Knows 
 """
 
 import contextlib
-import os
 import shutil
 import signal
 from pathlib import Path
@@ -26,6 +25,7 @@ from loopway.modeling.accounting import parameter_report
 from loopway.modeling.stack import find_stack, set_recompute
 from loopway.training.allocator import set_up_allocator
 from loopway.training.callbacks import Interruption, ProgressBar, RunLog, perplexity
+from loopway.training.checkpoint import put_in_place
 from loopway.training.config.arguments import fit_to_data, samples_per_step, training_arguments
 from loopway.training.config.engines import check_hub
 from loopway.training.config.run_config import RunConfig
@@ -87,6 +87,11 @@ def train(
                 check_hub(arguments)
             is_new = run.begin(config.to_dict(), config.plugins, arguments.world_size)
         if run.is_finished:
+            if not (run.model / "config.json").exists():
+                raise ConfigError(
+                    f"{run.path}: finished, but its model/ is gone; put it back, or delete {run.summary} and rerun: training "
+                    f"resumes from the newest checkpoint"
+                )
             say(console, f"{run.path}: already finished, nothing to do")
             return RunSummary.read(run.summary)
         with run.locked() if arguments.should_save else contextlib.nullcontext():
@@ -320,7 +325,7 @@ class _Run:
         if args.should_save:
             self._write_card(aside, summary)
             shutil.rmtree(self.run.model, ignore_errors=True)
-            os.replace(aside, self.run.model)
+            put_in_place(aside, self.run.model)
             summary.write(self.run.summary)
         return summary
 
