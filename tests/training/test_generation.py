@@ -114,7 +114,7 @@ def test_no_code_of_a_folder_is_run_unasked(run: Path) -> None:
     (run / "plugins" / "mine.py").write_text("raise SystemExit('was run')")
     open_model(run)
     open_model(run / "model")
-    with pytest.raises(SystemExit, match="was run"):
+    with pytest.raises(ConfigError, match="SystemExit: was run"):
         open_model(run, [run / "plugins" / "mine.py"])
 
 
