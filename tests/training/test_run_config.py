@@ -193,6 +193,11 @@ def test_a_null_stands_for_the_default(tiny_config: Build) -> None:
     assert config.build_model_config().hidden_size == 128
 
 
+def test_a_list_of_names_that_transformers_does_not_know_is_refused(tiny: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"training.debug: got \['bogus'\], expected text"):
+        RunConfig.from_dict(apply_overrides(tiny, ["training.debug=[bogus]"]))
+
+
 def test_a_strategy_is_no_or_steps(tiny: dict[str, Any]) -> None:
     config = RunConfig.from_dict(apply_overrides(tiny, ["training.eval_strategy=no"]))
     assert config.training.hugging_face["eval_strategy"] == "no"
