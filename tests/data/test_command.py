@@ -231,3 +231,5 @@ def test_a_saved_dataset_is_told_from_a_folder_of_text(run: Run) -> None:
     Path("saved/state.json").write_text("{}")
     code, _, errors = run("saved", "--out", "new")
     assert code == 2 and "give --dataset saved, in YAML {dataset: saved}" in errors
+    Path("saved/a.jsonl").write_bytes(jsonl(make_texts(20, seed=1)))  # a state.json of something else
+    assert run("saved", "--out", "new", "--vocab-size", "300")[0] == 0

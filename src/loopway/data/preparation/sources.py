@@ -224,12 +224,12 @@ def _match(pattern: str, entry: str, field: str) -> list[Path]:
     if path.is_file():
         files = [path]
     elif path.is_dir():
-        if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
+        files = [file for file in _files_in(path) if file.name.lower().endswith(_FOLDER_TYPES)]
+        if not files and ((path / "state.json").exists() or (path / "dataset_dict.json").exists()):
             raise DataError(
                 f"{field}: {entry!r} is a dataset that save_to_disk wrote; give --dataset {entry}, in YAML "
                 f"{{dataset: {entry}}}"
             )
-        files = [file for file in _files_in(path) if file.name.lower().endswith(_FOLDER_TYPES)]
         if not files:
             raise NoSourceError(f"{field}: the folder {entry!r} holds no {' or '.join(_FOLDER_TYPES)} file")
     elif glob.has_magic(pattern):
