@@ -1,4 +1,4 @@
-"""What `loopway check` tells of a file: that it makes a run, or several, and what they will take."""
+"""Check a config file without training: build its configs, find its data, estimate its costs."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from loopway.training.forecast import Forecast
 
 
 def check_command(name: str, content: dict[str, Any]) -> str:
-    """Build the models' configs and the arguments of a file's runs, find their data; return a line for each variant.
+    """Check all runs of a file; return one line for each variant with its costs.
 
     Args:
         name: of the file.

@@ -1,4 +1,4 @@
-"""What a comparison leaves behind: results.json, table.md, curves.png and samples.md.
+"""Results of a comparison: results.json, table.md, curves.png and samples.md.
 
 Knows finished runs; nothing of how they were done.
 """

@@ -1,4 +1,4 @@
-"""What a comparison found: one row a variant, with differences and their errors.
+"""Rows of a comparison's table: one a variant, with differences and their errors.
 
 The noise of a difference is estimated from the paired losses of validation documents and seeds. One seed says nothing of
 how much a difference varies from run to run, so it gets no error. Knows nothing of tables and figures.

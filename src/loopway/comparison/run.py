@@ -32,7 +32,7 @@ from loopway.probing.probe import probe
 
 @dataclass(frozen=True)
 class Comparison:
-    """What :func:`compare` gives back: the folder where everything lies, and the table's rows (in the first worker)."""
+    """Result of :func:`compare`: the folder where everything lies, and the table's rows (in the first worker)."""
 
     folder: Path
     rows: list[Row]

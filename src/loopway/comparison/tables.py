@@ -31,7 +31,7 @@ _LEFT_ALIGNED = 3
 
 
 def explain(rows: list[Row]) -> str:
-    """What a reader must know to read the table."""
+    """Return the notes below the table."""
     has_one_document = any(row.difference is not None and row.document_error is None for row in rows)
     if rows[0].seeds > 1 and has_one_document:
         noise = (

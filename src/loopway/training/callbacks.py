@@ -26,15 +26,12 @@ from loopway.training.measurements import StepTimer
 from loopway.training.metrics_log import MetricsLog
 
 _STANDARD_ERROR = 2
-_TITLE, _BAR, _STEPS_AND_TIME = (
-    20,
-    20,
-    28,
-)  # characters of the progress bar's columns, with the gaps between them
+# Characters of the progress bar's columns, with the gaps between them.
+_TITLE, _BAR, _STEPS_AND_TIME = 20, 20, 28
 
 
 class RunLog(TrainerCallback):
-    """Writes metrics.jsonl and times the steps; the last step is always logged. To be the first that is told of a log.
+    """Writes metrics.jsonl and times the steps; the last step is always logged. Must run before other logging callbacks.
 
     Args:
         log: where lines go.
@@ -101,9 +98,8 @@ class RunLog(TrainerCallback):
             if steps_per_second is not None:
                 speed = steps_per_second * self.tokens_per_step
                 found = {"tokens_per_second": round(speed, 1)}
-                if (
-                    speed < self.tokens_per_second_at_best
-                ):  # else that was measured while the machine was busy
+                # Where a step was faster, a busy machine made the measurement too low.
+                if speed < self.tokens_per_second_at_best:
                     found["mfu"] = round(speed / self.tokens_per_second_at_best, 4)
                 line |= found
                 logs |= found  # for TensorBoard and trackers, which are told next
@@ -236,10 +232,10 @@ class Interruption(TrainerCallback):
         self._handled: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
 
     def __enter__(self) -> Self:
-        hang_up = (
-            [] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP]
-        )  # as nohup wants
-        self._handled = signals_handled([signal.SIGINT, signal.SIGTERM, *hang_up], self._receive)
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup wants it ignored
+            numbers.append(signal.SIGHUP)
+        self._handled = signals_handled(numbers, self._receive)
         self._handled.__enter__()
         return self
 

@@ -1,4 +1,4 @@
-"""What a run will take, as far as it can be told before its first step."""
+"""Costs of a run, estimated before its first step."""
 
 from dataclasses import dataclass
 

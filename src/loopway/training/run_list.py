@@ -1,6 +1,6 @@
-"""Runs below a folder, as their folders tell of them: how far they are, their losses, their size.
+"""List runs below a folder: steps, losses and sizes, read from their files.
 
-Only reads, and neither torch nor transformers is imported. Knows nothing of how a run is done.
+Imports neither torch nor transformers. Knows nothing of how a run is done.
 """
 
 import json

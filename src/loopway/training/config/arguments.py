@@ -95,9 +95,8 @@ def fit_to_data(
         arguments.max_steps = steps_begun or steps_of_epochs(
             epochs, samples_per_epoch, samples_per_step(arguments)
         )
-    counted = (
-        TrainerState()
-    )  # steps for shares, as transformers counts them: on resume it reports shares as changed
+    # transformers' own count of steps for shares: on resume it would report shares as changed.
+    counted = TrainerState()
     counted.compute_steps(arguments, arguments.max_steps)
     for key in ("logging_steps", "eval_steps", "save_steps"):
         if getattr(arguments, key) is not None:

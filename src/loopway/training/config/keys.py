@@ -1,6 +1,6 @@
-"""Keys of a run's config: their names, and the types of `training:`, told without importing torch or transformers.
+"""Names of all keys of a run's config and types of `training:`, without importing torch or transformers.
 
-A typing mistake is then an error within a moment. Fields of transformers are read from its source, where they are annotated.
+Reads the fields of transformers' classes from the annotations in its source.
 """
 
 import ast
