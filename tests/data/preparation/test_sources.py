@@ -281,7 +281,11 @@ def test_files_inside_a_package_are_found_without_importing_it(monkeypatch: pyte
         ("a.jsonl", b'{"text": "\\ud800"}', "a.jsonl, line 1: .* surrogate"),
         ("a.jsonl", b'{"n": 1' + b"0" * 5000 + b"}", "a.jsonl, line 1: JSON that can't be read"),
         ("a.jsonl.gz", b"not gzip", "a.jsonl.gz: can't be unpacked as gzip"),
-        ("a.jsonl", gzip.compress(b'{"text": "x"}', mtime=0), "a.jsonl: is packed with gzip; name it .jsonl.gz"),
+        (
+            "a.jsonl",
+            gzip.compress(b'{"text": "x"}', mtime=0),
+            "a.jsonl: is packed with gzip; name it .jsonl.gz",
+        ),
         ("a.json", b'{"text": "x"}\n{"text": "y"}\n', "a.json: holds one object a line; name it .jsonl"),
         (
             "a.jsonl.gz",
