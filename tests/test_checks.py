@@ -12,7 +12,7 @@ from loopway.data.config import DataConfig
 @pytest.mark.parametrize(
     "train, message",
     [
-        ([{"tokens": "x", "weight": -1}], "data.train[0].weight: got -1, expected greater than 0"),
+        ([{"tokens": "x", "weight": -1}], "data.train[0].weight: got -1, expected more than 0"),
         ([{"tokens": "x", "wieght": 2}], "unknown key data.train[0].wieght; did you mean weight?"),
         ([{"dataset": "x", "slpit": "a"}], "unknown key data.train[0].slpit; did you mean split?"),
         ({"tokens": 3}, "data.train[0].tokens: got 3, expected a valid string"),

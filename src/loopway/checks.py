@@ -25,6 +25,11 @@ _WORDS: dict[Any, str] = {
     list: "a list",
     type(None): "null",
 }
+_COMPARED = {
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+    "greater than": "more than",
+}
 
 
 def unknown_key(section: str, key: Any, known: Collection[str]) -> ConfigError:
@@ -51,21 +56,27 @@ def wrong_value(field: str, given: Any, expected: str) -> ConfigError:
 
 
 def check_value(field: str, value: Any, expected: Any) -> Any:
-    """`value` itself, if it is of the type `expected`. A whole number is a number too; nothing else passes for another.
+    """`value` itself, if it is of the type `expected` and within its limits. A whole number is a number too; nothing else
+    passes for another.
 
     Raises:
         ConfigError: it is not.
     """
     try:
         TypeAdapter(expected).validate_python(value, strict=True)
-    except ValidationError:
-        raise wrong_value(field, value, type_name(expected)) from None
+    except ValidationError as error:
+        limits = [e for e in error.errors() if e["type"].startswith(("greater", "less", "literal"))]
+        raise wrong_value(
+            field, value, _expected(limits[0]["msg"]) if limits else type_name(expected)
+        ) from None
     return value
 
 
 def type_name(expected: Any) -> str:
     """A type in a user's words: ``int | None`` -> "a whole number or null"."""
     origin = typing.get_origin(expected) or expected
+    if origin is typing.Annotated:
+        return type_name(typing.get_args(expected)[0])
     if origin in (typing.Union, types.UnionType):
         return " or ".join(
             dict.fromkeys(type_name(part) for part in typing.get_args(expected) if not _is_enum(part))
@@ -119,6 +130,8 @@ def option_error(error: ValidationError) -> LoopwayError:
 
 
 def _expected(message: str) -> str:
+    for of_pydantic, ours in _COMPARED.items():
+        message = message.replace(of_pydantic, ours)
     return re.sub(
         r"^(Input should be|(String|Value) should have|Value error,) | after validation, not \d+$",
         "",

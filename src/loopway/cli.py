@@ -8,24 +8,31 @@ import shlex
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from loopway._version import __version__
+from loopway.console import be_quiet
 from loopway.data.config import HubDataset, TextOptions
 from loopway.errors import exit_on_error
 from loopway.options import (
+    AsJson,
     EvaluationOptions,
+    Fresh,
     ParameterOptions,
     Plugins,
     ProbeOptions,
+    Quiet,
     RetrofitOptions,
     Sampling,
     taking_options,
 )
 from loopway.threads import wait_without_spinning
 from loopway.verb import Verb
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 app = typer.Typer(
     name="loopway",
@@ -83,8 +90,12 @@ def train(
             "will find it.",
         ),
     ] = None,
+    fresh: Fresh = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train one model. Rerun to resume."""
+    if quiet:
+        be_quiet()
     from loopway.comparison.early import check_file
 
     content = check_file(config, overrides or [], of_comparison=variant is not None)
@@ -92,8 +103,8 @@ def train(
     from loopway.training.run import train as train_run
 
     run, place = choose_run(content, variant, seed)
-    summary = train_run(run, out or Path("runs") / config.stem / place)
-    if os.environ.get("RANK", "0") == "0":  # of torchrun's workers one
+    summary = train_run(run, out or Path("runs") / config.stem / place, fresh=fresh)
+    if os.environ.get("RANK", "0") == "0" and not quiet:  # of torchrun's workers one
         typer.echo(summary.text())
 
 
@@ -167,8 +178,13 @@ def compare(
         Path | None,
         typer.Option(metavar="PATH", help="Folder for everything; runs/<name of the config> if not given."),
     ] = None,
+    fresh: Fresh = False,
+    quiet: Quiet = False,
+    json: AsJson = False,
 ) -> None:
     """Train several variants on the same data and compare them. Rerun to resume."""
+    if quiet:
+        be_quiet()
     from loopway.comparison.early import check_file
 
     overrides = overrides or []
@@ -177,7 +193,10 @@ def compare(
     content = check_file(config, overrides, of_comparison=True)
     from loopway.comparison.run import compare as compare_variants
 
-    compare_variants(content, folder=out or Path("runs") / (Path(config).stem if config else "demo"))
+    folder = out or Path("runs") / (Path(config).stem if config else "demo")
+    result = compare_variants(content, folder=folder, fresh=fresh, console=_nowhere(json))
+    if json and result.rows:  # of torchrun's workers one has them
+        typer.echo((folder / "results.json").read_text(encoding="utf-8"), nl=False)
 
 
 @app.command(
@@ -205,16 +224,25 @@ def evaluate(
     out: Annotated[Path, typer.Option(metavar="PATH", help="Folder for answers, tables and results.")] = Path(
         "evaluations"
     ),
+    quiet: Quiet = False,
+    json: AsJson = False,
 ) -> None:
     """Perplexities and downstream tasks, through lm-evaluation-harness. Rerun to resume."""
+    if quiet:
+        be_quiet()
     from loopway.evaluation.suite import chosen_measures
+    from loopway.inference.trained_model import look_at_models
 
     measures = chosen_measures(options)  # before the harness, which takes seconds to import
+    if not every_checkpoint:
+        look_at_models(models, options.plugin)
     from loopway.evaluation.dynamics import evaluate_checkpoints
     from loopway.evaluation.evaluate import evaluate as evaluate_models
 
     run = evaluate_checkpoints if every_checkpoint else evaluate_models
-    run(models, measures, out, options)
+    run(models, measures, out, options, console=_nowhere(json))
+    if json:
+        typer.echo((out / "results.json").read_text(encoding="utf-8"), nl=False)
 
 
 @app.command(
@@ -234,11 +262,18 @@ def probe(
     out: Annotated[
         Path, typer.Option(metavar="PATH", help="Folder for the page, figures and numbers.")
     ] = Path("probes"),
+    quiet: Quiet = False,
+    json: AsJson = False,
 ) -> None:
     """Whether the loops share the work, keep changing the state and keep it rich; a page with figures."""
+    if quiet:
+        be_quiet()
     from loopway.probing.probe import probe as probe_models
 
-    probe_models(models, out, options, command=shlex.join(["loopway", *sys.argv[1:]]))
+    command = shlex.join(["loopway", *sys.argv[1:]])
+    probe_models(models, out, options, command=command, console=_nowhere(json))
+    if json:
+        typer.echo((out / "probes.json").read_text(encoding="utf-8"), nl=False)
 
 
 @app.command(
@@ -255,7 +290,7 @@ def generate(
 ) -> None:
     """Continue a text with a trained model, as it is written."""
     if prompt == "-":
-        prompt = sys.stdin.read()
+        prompt = sys.stdin.buffer.read().decode(errors="surrogateescape")
     from loopway.inference.generation import stream
 
     stream(model, prompt, sampling, plugin)
@@ -326,11 +361,12 @@ def params(
         str, typer.Argument(metavar="SIZE_OR_YAML", help="A Pythia size (160m) or a run's YAML file.")
     ],
     options: ParameterOptions,
+    json: AsJson = False,
 ) -> None:
     """Parameters, FLOPs and memory of a model, beside the vanilla model of the same compute depth."""
     from loopway.report.parameters import print_parameters
 
-    print_parameters(model, options)
+    print_parameters(model, options, as_json=json)
 
 
 @app.command(cls=Verb, epilog="Example: loopway schema > loopway.schema.json.")
@@ -348,14 +384,28 @@ def runs(
     folders: Annotated[
         list[Path], typer.Argument(help="Folders to look in, and below; runs if not given.")
     ] = [Path("runs")],  # noqa: B006  (typer copies it)
-    json: Annotated[
-        bool, typer.Option("--json", metavar="", help="Print a JSON list instead of a table.")
+    json: AsJson = False,
+    delete: Annotated[
+        bool,
+        typer.Option("--delete", metavar="", help="Delete the listed runs, after you have confirmed it."),
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", metavar="", help="With --delete: don't ask for confirmation.")
     ] = False,
 ) -> None:
     """List runs: how far they are, their losses and their size."""
-    from loopway.training.run_list import list_runs
+    from loopway.training.run_list import delete_runs, list_runs
 
-    list_runs(folders, as_json=json)
+    found = list_runs(folders, as_json=json)
+    if delete and found and (yes or typer.confirm(f"Delete these {len(found)} runs?", err=True)):
+        delete_runs(found)
+
+
+def _nowhere(json: bool) -> "Console | None":
+    """The console of a verb's table where JSON takes its place; None: the verb's own."""
+    from rich.console import Console
+
+    return Console(quiet=True) if json else None
 
 
 def main() -> None:

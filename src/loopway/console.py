@@ -1,9 +1,22 @@
-"""Lines for people, on a terminal that may be closed. Knows nothing of what they say."""
+"""Lines and tables for people, on a terminal that may be closed. Knows nothing of what they say."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 
 from rich.console import Console
+
+_QUIET = "LOOPWAY_QUIET"  # a variable of the environment, which processes of a comparison inherit
+
+
+def be_quiet() -> None:
+    """Show errors alone from now on, in this process and those that it begins."""
+    os.environ[_QUIET] = "1"
+
+
+def screen(*, stderr: bool = False) -> Console:
+    """Return standard output or standard error as they are: names in square brackets aren't styles."""
+    return Console(stderr=stderr, markup=False, highlight=False, quiet=bool(os.environ.get(_QUIET)))
 
 
 def say(console: Console, text: str) -> None:

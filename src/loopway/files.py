@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,15 @@ def damage_told(path: Path, advice: str, error: type[LoopwayError] = ConfigError
 def aside_of(path: Path) -> Path:
     """Return the path that :func:`write_atomically` fills first; a killed process leaves it behind."""
     return path.with_name(f".{path.name}.partial")
+
+
+def remove(*paths: Path) -> None:
+    """Remove files, and folders with all that is in them; a link, not what it points to."""
+    for path in paths:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def sha256_of(path: Path) -> str:

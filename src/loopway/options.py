@@ -25,6 +25,16 @@ Plugins = Annotated[
         metavar="PATH", help="Python file that registers what a model is made of; may be given several times."
     ),
 ]
+Quiet = Annotated[bool, Option("--quiet", metavar="", help="Print errors alone.")]
+AsJson = Annotated[bool, Option("--json", metavar="", help="Print JSON instead of a table.")]
+Fresh = Annotated[
+    bool,
+    Option(
+        "--fresh",
+        metavar="",
+        help="Delete what the folder holds of an earlier run, and begin anew. Prepared text stays if it fits.",
+    ),
+]
 
 
 class Options(BaseModel):

@@ -142,7 +142,7 @@ def test_a_dataset_is_prepared(run: Run, streaming: list[str]) -> None:
         (["texts", "--out", "texts/00.txt"], "texts/00.txt: exists and was not prepared by loopway"),
         (["texts", "--out", "done", "--vocab-size", "300", "--seed", "1"], "done: was prepared with data.seed = 0, not 1"),
         (["texts", "--out", "new", "--tokenizer", "./nowhere"], "data.tokenizer: the folder './nowhere' does not"),
-        (["texts", "--out", "new", "--vocab-size", "20"], "--vocab-size: got 20, expected greater than or equal"),
+        (["texts", "--out", "new", "--vocab-size", "20"], "--vocab-size: got 20, expected at least"),
         (["texts", "--out", "new", "--validation-fraction", "1"], "--validation-fraction: got 1.0, expected"),
         (["texts", "--out", "new", "--seed", "-1"], "--seed: got -1, expected"),
         (["texts", "--out", "new", "--text-field", ""], "--text-field: got ''"),

@@ -38,7 +38,9 @@ def test_every_field_of_transformers_is_known_to_define_the_result_or_not_to() -
     fields = {field.name for field in dataclasses.fields(TrainingArguments) if field.init}
     free = {name.removeprefix("training.") for name in FREE_KEYS}
     assert fields - REFUSED.keys() - free <= {*DEFINING.split()}
-    assert not free & {*DEFINING.split()} and not free & REFUSED.keys()
+    assert not free & {*DEFINING.split()} and free & REFUSED.keys() == {
+        "hub_token"
+    }  # of folders that an earlier release wrote
 
 
 def stopped_after(step: int, run: RunFolder) -> None:

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, Trainer
 
 import loopway
+from loopway.modeling.weights import first_bad_weight
 from loopway.training.config.run_config import RunConfig
 from loopway.training.non_finite import first_bad_gradient, first_bad_module
 from loopway.training.run import train
@@ -82,3 +83,41 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_the_update(
         for name in ("straight", "run")
     )
     assert all(torch.equal(straight[name], value) for name, value in run.items())
+
+
+def test_weights_that_are_not_finite_are_never_sealed(
+    tiny_config: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoiled(self: SampleTrainer, model: Any, *args: Any) -> torch.Tensor:
+        with torch.no_grad():
+            if (
+                self.state.global_step == 9
+            ):  # of 10: whatever the update makes of it, no later step would notice
+                model.get_parameter(WEIGHTS[1]).requires_grad_(False)[0] = torch.nan
+        return torch.tensor(5.0)
+
+    monkeypatch.setattr(SampleTrainer, "training_step", spoiled)
+    config = tiny_config(training={"max_steps": 10, "save_steps": 5, "eval_strategy": "no"})
+    with pytest.raises(TrainingError, match=rf"step 10 left weights .*: .*{WEIGHTS[1][-20:]} isn't finite"):
+        train(config, tmp_path / "run")
+    assert [path.name for path in RunFolder(tmp_path / "run").checkpoints.iterdir()] == ["checkpoint-5"]
+    assert not RunFolder(tmp_path / "run").model.exists()
+
+
+def test_the_first_weight_that_is_not_finite_is_named() -> None:
+    model, _ = tiny_model_and_ids()
+    assert first_bad_weight(model) is None
+    with torch.no_grad():
+        model.get_parameter(WEIGHTS[0])[-1, -1] = torch.inf
+    assert first_bad_weight(model) == WEIGHTS[0]
+
+
+def test_a_validation_loss_that_is_not_finite_stops_the_run(tiny_config: Build, tmp_path: Path) -> None:
+    config = tiny_config(
+        training={"learning_rate": 1000.0, "max_steps": 1, "eval_steps": 1, "warmup_steps": 0}
+    )
+    object.__setattr__(
+        config.training, "hugging_face", config.training.hugging_face | {"learning_rate": 1e30}
+    )
+    with pytest.raises(TrainingError, match=r"validation loss of step 1 is nan.* lower learning_rate"):
+        train(config, tmp_path / "run")

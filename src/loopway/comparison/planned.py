@@ -12,11 +12,10 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from loopway.comparison.run_process import worker_command
 from loopway.comparison.workers import Workers
-from loopway.console import say
+from loopway.console import say, screen
 from loopway.errors import LoopwayError
 from loopway.files import damage_told, write_atomically
 from loopway.signals import signals_handled
@@ -67,7 +66,7 @@ class PlannedRun:
         if received := workers.agree(self.name, run):
             if workers.is_first:
                 say(
-                    Console(stderr=True),
+                    screen(stderr=True),
                     f"{self.folder.path}: finished; the comparison stops here; rerun to resume",
                 )
             raise _ended_by(received)

@@ -22,12 +22,14 @@ from loopway.comparison.report import write_results, write_samples
 from loopway.comparison.rows import Row
 from loopway.comparison.tables import explain, terminal_table
 from loopway.comparison.workers import Workers
-from loopway.console import say
-from loopway.data.run_data import open_data
+from loopway.console import say, screen
+from loopway.data.run_data import open_data, remove_other_data
 from loopway.errors import ConfigError, LoopwayError
-from loopway.files import aside_of, damage_told, write_json
+from loopway.files import aside_of, damage_told, remove, write_json
+from loopway.inference.generation import prompt_ids
 from loopway.options import ProbeOptions
 from loopway.probing.probe import probe
+from loopway.training.run_folder import RunFolder, is_data
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ def compare(
     overrides: Sequence[str] = (),
     folder: Path | str | None = None,
     *,
+    fresh: bool = False,
     console: Console | None = None,
 ) -> Comparison:
     """Train every variant of a comparison and report on them.
@@ -51,6 +54,8 @@ def compare(
         config: the comparison's YAML file, or what it holds; None is the embedded demo.
         overrides: ``training.max_steps=100`` and the like, laid on top of a file.
         folder: where everything goes; None is ``runs/<name of the config>``, without a file ``runs/demo``.
+        fresh: remove a comparison that is in the folder, whatever its config; prepared text stays if this one asks for the
+            same.
         console: where the table is shown; None is standard output.
 
     Raises:
@@ -60,7 +65,7 @@ def compare(
     plan = CompareConfig.from_dict(config) if is_read else CompareConfig.load(config, overrides)
     name = Path(config).stem if isinstance(config, Path | str) else "demo"
     folder = Path(folder) if folder else Path("runs") / name
-    console = console or Console()
+    console = console or screen()
     runs = {
         name: [PlannedRun(run_name(name, seed), run, folder) for seed, run in by_seed.items()]
         for name, by_seed in plan.runs.items()
@@ -72,6 +77,9 @@ def compare(
         for planned in in_turn:
             planned.train(folder / "data", workers)
         return Comparison(folder, [])
+    if fresh:
+        _remove_all_but_data(folder)
+        remove_other_data(plan.data, folder / "data")
     was_there = folder.exists()
     is_new = _claim(folder, [planned for by_seed in runs.values() for planned in by_seed], workers.count)
     note, has_begun = folder / "tokens.json", any((folder / "runs").glob("*/metrics.jsonl"))
@@ -85,12 +93,14 @@ def compare(
                     folder.rmdir()
         raise
     if data.notice:
-        say(Console(stderr=True), data.notice)
+        say(screen(stderr=True), data.notice)
     data.keep_identity(note, has_begun=has_begun)
     if not data.validation:
         raise ConfigError(
             "a comparison needs validation text, and the token files bring none; give data.validation"
         )
+    for first, *_ in runs.values():
+        prompt_ids(data.tokenizer, plan.prompt, first.config.build_model_config(data.tokenizer))
     for planned in in_turn:
         planned.train(folder / "data", workers)
     rows = write_results(folder, runs, data)
@@ -130,8 +140,8 @@ def _claim(folder: Path, runs: list[PlannedRun], workers: int) -> bool:
         missing = [name for name in missing if name not in names]
         if missing:
             raise ConfigError(
-                f"{folder} holds a comparison that has {', '.join(missing)} too; keep these in the config, or choose "
-                f"another folder with --out"
+                f"{folder} holds a comparison that has {', '.join(missing)} too; keep these in the config, choose "
+                f"another folder with --out, or delete its runs with --fresh"
             )
     trains = not all(planned.folder.is_finished for planned in runs)
     for planned in runs:
@@ -139,6 +149,20 @@ def _claim(folder: Path, runs: list[PlannedRun], workers: int) -> bool:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(claim, {"runs": names})
     return is_new
+
+
+def _remove_all_but_data(folder: Path) -> None:
+    """Remove all runs and results of a comparison. Folders of something else are left alone.
+
+    Raises:
+        ConfigError: another process trains one of the runs.
+    """
+    if not _claim_of(folder).exists():
+        return
+    for run in folder.glob("runs/*/"):
+        RunFolder(run).remove()
+    remove(*(path for path in folder.iterdir() if path != _claim_of(folder) and not is_data(path)))
+    write_json(_claim_of(folder), {"runs": []})
 
 
 def _claim_of(folder: Path) -> Path:

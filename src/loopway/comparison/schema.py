@@ -12,11 +12,10 @@ from loopway.data.config import DataConfig
 from loopway.modeling.families import FAMILIES
 from loopway.training.config.keys import (
     MODEL_KEYS,
-    OWN_TYPES,
     REFUSED_OF_MODEL,
     REFUSED_OF_TRAINING,
     family_fields,
-    hugging_face_types,
+    training_types,
 )
 from loopway.training.original import OriginalConfig
 
@@ -38,7 +37,7 @@ def config_schema() -> dict[str, Any]:
     definitions: dict[str, Any] = {}
     training = {
         key: TypeAdapter(kind).json_schema()
-        for key, kind in (hugging_face_types() | OWN_TYPES).items()
+        for key, kind in training_types().items()
         if key not in REFUSED_OF_TRAINING
     }
     fields = frozenset[str]().union(*map(family_fields, FAMILIES))

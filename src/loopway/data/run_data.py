@@ -22,6 +22,7 @@ from loopway.data.tokens.file import TokenFile
 from loopway.data.tokens.samples import Source, TokenSamples, samples_per_epoch
 from loopway.data.tokens_note import NoTokensError, TokensNote, locate, locate_entries
 from loopway.errors import DataError
+from loopway.files import remove
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,15 @@ def open_data(
     if check_pins:
         _check_digests(data, noted.sha256 if noted is not None else {})
     return data
+
+
+def remove_other_data(config: DataConfig, folder: Path) -> None:
+    """Remove text that was prepared in ``folder`` for another request than ``config``."""
+    if is_prepared(folder):
+        try:
+            open_data(config, folder, check_pins=False)
+        except DataError:
+            remove(folder)
 
 
 def open_held_out(config: DataConfig, folders: Sequence[Path], note: Path) -> TokenSamples | None:

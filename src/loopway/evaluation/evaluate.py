@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from loopway.console import say
+from loopway.console import say, screen
 from loopway.data.tokens_note import NoTokensError
 from loopway.errors import ConfigError
 from loopway.evaluation.answers import Answers
@@ -25,7 +25,7 @@ from loopway.evaluation.tables import markdown_tables, terminal_tables
 from loopway.files import locked, write_atomically, write_json
 from loopway.inference.held_out import held_out_samples
 from loopway.inference.identity import versions
-from loopway.inference.trained_model import TrainedModel, open_trained
+from loopway.inference.trained_model import TrainedModel, look_at_models, open_trained
 from loopway.options import EvaluationOptions
 
 _HELD_OUT_TOKENS = 8192
@@ -52,13 +52,14 @@ def evaluate(
         LoopwayError: a model that can't be opened, an unknown task, no measure that could be taken, a folder into which
             another process evaluates.
     """
-    settings, folder, console = settings or EvaluationOptions(), Path(folder), console or Console()
+    settings, folder, console = settings or EvaluationOptions(), Path(folder), console or screen()
     tasks = Tasks([m.task for m in measures if m.task != HELD_OUT], settings.include_path)
     measures = tasks.expand(measures)
-    log = Console(stderr=True)
+    log = screen(stderr=True)
     evaluations, unique = [], {}
     for name in models:
         unique.setdefault(os.path.normpath(name), name)
+    look_at_models(unique.values(), settings.plugin)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".lock", f"another process evaluates into {folder}"):
         for name in unique.values():

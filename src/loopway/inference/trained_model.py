@@ -4,7 +4,7 @@ Knows where models lie; nothing of what is done with them.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -65,6 +65,14 @@ def open_trained(name: str, plugins: Sequence[Path] = (), dtype: str | None = No
         load_plugins(plugins)
         model, tokenizer = _open(PretrainedFolder(name), dtype)
     return TrainedModel(name, model.eval(), tokenizer, _run_of(path), plugins)
+
+
+def look_at_models(names: Iterable[str], plugins: Sequence[Path] = ()) -> None:
+    """Raise ConfigError for the first name that is no model's, or whose config can't be read; no weights are read."""
+    load_plugins(plugins)
+    for name in names:
+        folder = PretrainedFolder(name)
+        (PretrainedFolder(model_folder(Path(name).expanduser())) if folder.is_local else folder).config()
 
 
 def check_dtype(dtype: str | None) -> None:

@@ -29,7 +29,7 @@ from loopway.modeling.vetting import (
     read_tokenizer_config,
     weight_files,
 )
-from loopway.modeling.weights import check_loading
+from loopway.modeling.weights import check_loading, first_bad_weight
 
 
 class PretrainedFolder:
@@ -88,6 +88,8 @@ class PretrainedFolder:
                 loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
             model, info = loaded
             check_loading(info if every_weight else {"mismatched_keys": info["mismatched_keys"]})
+            if name := first_bad_weight(model):
+                raise ConfigError(f"its weight {name} isn't finite: the training that made it failed")
             return model
 
     def _settings(self) -> Path:

@@ -7,11 +7,15 @@ have the same names in both. Knows nothing of which layers go where.
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from loopway.errors import ConfigError
 from loopway.modeling.stack import RecursiveStack, find_stack
+
+_FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # others are quantised
 
 
 class Weights(NamedTuple):
@@ -80,6 +84,16 @@ def model_with(
     # It would be saved under the names that it was made with; without this, under those that its family publishes.
     vars(model).pop("_weight_conversions", None)
     return model
+
+
+@torch.no_grad()
+def first_bad_weight(model: nn.Module) -> str | None:
+    """Return the name of the first weight that isn't finite; of a sharded one, each worker looks at its own part."""
+    for name, parameter in model.named_parameters():
+        part = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+        if part.dtype in _FLOATS and not part.isfinite().all():
+            return name
+    return None
 
 
 def check_loading(info: Mapping[str, Sequence]) -> None:

@@ -14,12 +14,12 @@ from rich.progress import track
 from rich.table import Column, Table
 from transformers import PreTrainedModel
 
-from loopway.console import say
+from loopway.console import say, screen
 from loopway.data.tokens_note import NoTokensError
 from loopway.errors import ConfigError
 from loopway.files import write_json
 from loopway.inference.held_out import held_out_samples
-from loopway.inference.trained_model import TrainedModel, model_folder, open_trained
+from loopway.inference.trained_model import TrainedModel, look_at_models, model_folder, open_trained
 from loopway.layout import Layout
 from loopway.modeling.accounting import parameter_report
 from loopway.modeling.as_vanilla import as_vanilla
@@ -36,7 +36,6 @@ from loopway.traces.findings import ModelProbes
 from loopway.traces.reading import batches_of, count_tokens, evenly_spread, traced
 from loopway.traces.routers import RouterProbe, TokenGroups, has_routers
 from loopway.traces.states import StateProbe
-from loopway.training.plugins import load_plugins
 from loopway.training.summary import library_versions
 
 
@@ -59,11 +58,10 @@ def probe(
     Raises:
         LoopwayError: a model that can't be opened, is of an unsupported family or can't be cut as it should, no text.
     """
-    settings, folder, console = settings or ProbeOptions(), Path(folder), console or Console()
-    log = Console(stderr=True)
+    settings, folder, console = settings or ProbeOptions(), Path(folder), console or screen()
+    log = screen(stderr=True)
     # What can be seen to be wrong is told now, rather than after the first model.
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
-    load_plugins(settings.plugin)
+    look_at_models(models, settings.plugin)
     layouts = [layout for name in models if (layout := _layout_of(name)) is not None]
     if settings.cut is not None:
         Layout.parse(settings.cut)
@@ -141,13 +139,9 @@ def _as_recursive(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _layout_of(name: str) -> Layout | None:
-    """What a model's config says; None where it says none, or can't be read: opening the model tells why."""
-    try:
-        folder = model_folder(Path(name)) if Path(name).exists() else name
-        config = PretrainedFolder(folder).config()
-    except ConfigError:
-        return None
-    return getattr(config, "parsed_layout", None)
+    """The layout that a model's config names; None for a plain model."""
+    folder = model_folder(Path(name)) if Path(name).exists() else name
+    return getattr(PretrainedFolder(folder).config(), "parsed_layout", None)
 
 
 def _cut_of(
@@ -172,6 +166,7 @@ def _write(folder: Path, found: list[ModelProbes], settings: ProbeOptions, comma
         "settings": settings.model_dump(),
         "models": [asdict(probes) for probes in found],
     }
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
     write_json(folder / "probes.json", content, indent=1)
     pictures = draw_figures(found)
     for picture in pictures.values():

@@ -3,13 +3,15 @@
 Counts nothing itself. Knows configs and reports, not modules.
 """
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedConfig
 
+from loopway.console import screen
 from loopway.data.run_data import expected_vocab_size
 from loopway.modeling.accounting import ParameterReport, parameter_report
 from loopway.modeling.building import recursive_config
@@ -31,12 +33,13 @@ _ROWS: tuple[tuple[str, str], ...] = (
 )
 
 
-def print_parameters(model: str, options: ParameterOptions) -> None:
-    """Print the table for a Pythia size or a run's YAML file.
+def print_parameters(model: str, options: ParameterOptions, *, as_json: bool = False) -> None:
+    """Print the table for a Pythia size or a run's YAML file, or a JSON list of reports, the vanilla model's first.
 
     Args:
         model: ``160m``, ``pythia-160m``, or a path to a run's config.
         options: fields of the model that are set on top.
+        as_json: print JSON.
 
     Raises:
         LoopwayError: no such size or file, or a layout, recurrence or field that doesn't make a model.
@@ -47,7 +50,10 @@ def print_parameters(model: str, options: ParameterOptions) -> None:
     reports = [parameter_report(config, context_length=context_length)]
     if (vanilla.layout, vanilla.recurrence) != (config.layout, config.recurrence):
         reports.insert(0, parameter_report(vanilla, context_length=context_length))
-    Console().print(parameter_table(reports))
+    if as_json:
+        print(json.dumps([asdict(report) for report in reports], indent=2))
+    else:
+        screen().print(parameter_table(reports))
 
 
 def parameter_table(reports: list[ParameterReport]) -> Table:

@@ -98,10 +98,15 @@ def export_command(
     with no_file_bars():
         plain = export_model(trained.model, drop_recurrence=drop_recurrence)
     save_model(plain, trained.tokenizer, out, {})
-    layout, depth = trained.model.config.layout, plain.config.num_hidden_layers
+    config, depth = trained.model.config, plain.config.num_hidden_layers
+    dropped = (
+        f"\nwithout its recurrence {config.recurrence}: it computes other logits than {name}; evaluate it before use"
+        if config.recurrence != "base"
+        else ""
+    )
     return (
-        f"{name}: layout {layout} as {type(plain).__name__} of {depth} layers, "
-        f"{plain.num_parameters():,} parameters\nin {out}"
+        f"{name}: layout {config.layout} as {type(plain).__name__} of {depth} layers, "
+        f"{plain.num_parameters():,} parameters{dropped}\nin {out}"
     )
 
 

@@ -105,9 +105,10 @@ class RunLog(TrainerCallback):
                 logs |= found  # for TensorBoard and trackers, which are told next
             self._logged_steps = len(self.timer.seconds)
         elif "eval_loss" in logs:
+            logs["eval_perplexity"] = perplexity(logs["eval_loss"])  # for TensorBoard and trackers
             line |= {
                 "validation_loss": logs["eval_loss"],
-                "validation_perplexity": perplexity(logs["eval_loss"]),
+                "validation_perplexity": logs["eval_perplexity"],
             }
         else:
             return
@@ -147,7 +148,9 @@ class ProgressBar(TrainerCallback):
         self.line = line
         bar = [BarColumn(bar_width=_BAR)] if console.width >= 100 else []
         self.progress = Progress(
-            TextColumn("{task.description}", table_column=Column(no_wrap=True, max_width=_TITLE)),
+            TextColumn(
+                "{task.description}", markup=False, table_column=Column(no_wrap=True, max_width=_TITLE)
+            ),
             *bar,
             MofNCompleteColumn(),
             TimeRemainingColumn(),

@@ -13,12 +13,11 @@ import torch
 from accelerate.utils import broadcast_object_list
 from rich.console import Console
 from transformers import PreTrainedConfig, PreTrainedModel, TrainerState, TrainingArguments, set_seed
-from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer import TRAINER_STATE_NAME
 
-from loopway.console import say
+from loopway.console import say, screen
 from loopway.data.folder import is_prepared
-from loopway.data.run_data import RunData, open_data
+from loopway.data.run_data import RunData, open_data, remove_other_data
 from loopway.errors import ConfigError, LoopwayError
 from loopway.files import write_atomically, write_json
 from loopway.modeling.accounting import parameter_report
@@ -45,6 +44,7 @@ from loopway.training.provenance import note_sitting
 from loopway.training.retrofit_record import RECORD, origin_header, origin_section, read_record, record_text
 from loopway.training.run_folder import RunFolder
 from loopway.training.summary import RunSummary, library_versions
+from loopway.training.tensorboard import BySteps, ByTokens
 from loopway.training.trainer import SampleTrainer
 
 
@@ -54,6 +54,7 @@ def train(
     *,
     data_folder: Path | str | None = None,
     title: str | None = None,
+    fresh: bool = False,
     console: Console | None = None,
 ) -> RunSummary:
     """Train the model of `config` in `folder`, or resume what is there; a finished run only returns its summary.
@@ -64,6 +65,7 @@ def train(
         data_folder: prepared data shared between runs; None is the folder's own `data/`, or that of a comparison whose run
             it is.
         title: name on the progress bar; None is the folder's.
+        fresh: remove a run that is in the folder, whatever its config; prepared text stays if this run asks for the same.
         console: where progress goes; None is standard error.
 
     Raises:
@@ -79,10 +81,13 @@ def train(
     model_config = config.build_model_config()
     arguments = training_arguments(config.training, run.checkpoints)
     # What happens to all workers is said once.
-    console = (console or Console(stderr=True)) if arguments.should_save else Console(quiet=True)
+    console = (console or screen(stderr=True)) if arguments.should_save else Console(quiet=True)
     was_there = run.path.exists()
     with failures_told(arguments, config.training.recompute):
         with arguments.main_process_first(local=False, desc="the run folder"):
+            if arguments.process_index == 0 and fresh:
+                run.remove_all_but_data()
+                remove_other_data(config.data, run.data)
             if arguments.process_index == 0 and not run.is_finished:
                 check_hub(arguments)
             is_new = run.begin(config.to_dict(), config.plugins, arguments.world_size)
@@ -147,8 +152,9 @@ class _Run:
             raise ConfigError(
                 "probe_every: probes read validation text; give data.validation, or leave it out"
             )
-        self.tensorboard = TensorBoardCallback()
-        self.tensorboard.logging_dir = str(run.tensorboard)
+        self.tokens_per_step = self.samples_per_step * config.data.sequence_length
+        self.tensorboard = BySteps(run.tensorboard)
+        self.tensorboard_by_tokens = ByTokens(run.tensorboard / "by_tokens", self.tokens_per_step)
         set_seed(self.arguments.seed)
         self.model = config.model.make(model_config)
         set_recompute(self.model, config.training.recompute)
@@ -202,7 +208,7 @@ class _Run:
         log = MetricsLog(self.run.metrics, step, write=self.arguments.should_save)
         run_log = RunLog(
             log,
-            tokens_per_step=forecast.tokens_per_step,
+            tokens_per_step=self.tokens_per_step,
             steps_per_epoch=self.steps_per_epoch,
             tokens_per_second_at_best=forecast.tokens_per_second_at_best,
         )
@@ -220,6 +226,7 @@ class _Run:
             self._close_tensorboard()
             if interruption.received is not None and trainer.state.global_step < trainer.state.max_steps:
                 self._stop(interruption.received, trainer.state.global_step)
+            trainer.check_weights()
             self._evaluate_final(trainer)
             return self._finish(trainer, run_log)
 
@@ -237,9 +244,8 @@ class _Run:
         return self.run.checkpoints / name if name else None, steps
 
     def _close_tensorboard(self) -> None:
-        """Stop its thread, which writes into the folder: that may be removed."""
-        if self.tensorboard.tb_writer is not None:
-            self.tensorboard.tb_writer.close()
+        self.tensorboard.close()
+        self.tensorboard_by_tokens.close()
 
     def _bar(self, log: MetricsLog) -> ProgressBar:
         return ProgressBar(self.console, self.title, log, read_line(self.run.original))
@@ -259,7 +265,12 @@ class _Run:
             train_dataset=self.train_samples,
             eval_dataset=self.validation_samples,
             tokenizer=self.data.tokenizer,
-            callbacks=[*own_callbacks(training.callbacks), *callbacks, self.tensorboard],
+            callbacks=[
+                *own_callbacks(training.callbacks),
+                *callbacks,
+                self.tensorboard,
+                self.tensorboard_by_tokens,
+            ],
             optimizer_cls_and_kwargs=own_optimizer(training.hugging_face),
             schedule=own_schedule(training.hugging_face),
             spike_deviations=training.skip_spikes,

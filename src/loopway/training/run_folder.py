@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from loopway.errors import ConfigError
-from loopway.files import aside_of, damage_told, locked, write_atomically
+from loopway.files import aside_of, damage_told, locked, remove, write_atomically
 from loopway.training.checkpoint import problem_of, steps_of
 from loopway.training.config.free_keys import StepSize, defining
 from loopway.training.config.yaml_files import to_yaml
@@ -62,7 +62,7 @@ class RunFolder:
     @property
     def has_data(self) -> bool:
         """Whether text was prepared here, or begun to be."""
-        return any(self.path.glob(f"{self.data.name}*"))
+        return self.path.is_dir() and any(map(is_data, self.path.iterdir()))
 
     @property
     def metrics(self) -> Path:
@@ -153,6 +153,23 @@ class RunFolder:
             raise
         return True
 
+    def remove_all_but_data(self) -> None:
+        """Remove all that a run made, but for its prepared text: it has not begun then. Other folders are left alone.
+
+        Raises:
+            ConfigError: another process is training in it.
+        """
+        if not self.config.exists():
+            return
+        with self.locked():
+            kept = (self.config, self._lock)
+            remove(*(path for path in self.path.iterdir() if path not in kept and not is_data(path)))
+
+    def remove(self) -> None:
+        """Remove a run, its folder included. Raises ConfigError as :meth:`remove_all_but_data` does."""
+        self.remove_all_but_data()
+        shutil.rmtree(self.path)
+
     def abandon(self, *, keep_folder: bool) -> None:
         """Remove all that a new run has put here, as far as possible, and the folder unless it is to be kept.
 
@@ -200,8 +217,8 @@ class RunFolder:
         told += [f"the plugin {plugin} has changed" for plugin in plugins if self._is_changed(plugin)]
         if told:
             raise ConfigError(
-                f"{self.path} holds a run of another config: {'; '.join(told)}; to start anew choose another folder "
-                f"(--out) or delete this one, to resume undo these changes"
+                f"{self.path} holds a run of another config: {'; '.join(told)}; to resume undo these changes, to "
+                f"start anew choose another folder with --out, or delete this run with --fresh"
             )
 
     def _differs(self, config: dict[str, Any], plugins: list[str]) -> bool:
@@ -234,6 +251,11 @@ class RunFolder:
                 return checkpoint, broken
             broken[checkpoint] = problem
         return None, broken
+
+
+def is_data(path: Path) -> bool:
+    """Whether an entry of a run's or a comparison's folder is prepared text, or begun to be."""
+    return path.name.startswith("data")
 
 
 def _as_read_back(config: dict[str, Any]) -> dict[str, Any]:

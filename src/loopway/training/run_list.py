@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Column, Table
 
+from loopway.console import screen
 from loopway.errors import ConfigError
 from loopway.training.metrics_log import read_metrics
 from loopway.training.run_folder import RunFolder
@@ -85,8 +86,10 @@ def find_runs(folder: Path) -> Iterator[RunFolder]:
         yield from find_runs(path)
 
 
-def list_runs(folders: list[Path], *, as_json: bool = False, console: Console | None = None) -> None:
-    """Print the runs below folders as a table, or as a JSON list of :class:`RunState`.
+def list_runs(
+    folders: list[Path], *, as_json: bool = False, console: Console | None = None
+) -> list[RunFolder]:
+    """Print the runs below folders as a table, or as a JSON list of :class:`RunState`; return them.
 
     Raises:
         ConfigError: a folder that isn't there.
@@ -94,26 +97,42 @@ def list_runs(folders: list[Path], *, as_json: bool = False, console: Console | 
     for folder in folders:
         if not folder.is_dir():
             raise ConfigError(f"{folder}: no such folder; runs lie in runs/ unless --out said otherwise")
-    runs = [RunState.of(run) for folder in folders for run in find_runs(folder)]
-    console = console or Console()
+    found = {run.path.resolve(): run for folder in folders for run in find_runs(folder)}
+    runs = [RunState.of(run) for run in found.values()]
+    console = console or screen()
     if as_json:
         print(json.dumps([asdict(run) for run in runs], indent=2))
     elif not runs:
         console.print(f"no runs in {', '.join(map(str, folders))}", markup=False, highlight=False)
     else:
         console.print(runs_table(runs))
+    return [*found.values()]
+
+
+def delete_runs(runs: list[RunFolder]) -> None:
+    """Delete runs with all that lies in their folders.
+
+    Raises:
+        ConfigError: another process is training in one of them; those before it are deleted.
+    """
+    for run in runs:
+        run.remove()
 
 
 def runs_table(runs: list[RunState]) -> Table:
     """One row a run; 80 columns hold it."""
     columns = [Column(name, no_wrap=True) for name in ("model", "steps")]
     columns += [Column(name, justify="right", no_wrap=True) for name in ("train", "val.", "size", "changed")]
-    table = Table(Column("run", overflow="fold"), *columns, box=box.SIMPLE_HEAD, padding=(0, 1))
+    table = Table(Column("run", overflow="fold"), *columns, box=box.SIMPLE_HEAD, pad_edge=False)
     for run in runs:
         model = " ".join(filter(None, [run.layout, run.recurrence])) or "–"
-        of_all = f" of {run.max_steps:,}" if run.max_steps and run.state == "begun" else ""
-        steps = f"{run.step:,}{of_all}" if run.state == "begun" else f"{run.step:,} {run.state}"
+        state = {
+            "finished": "",
+            "damaged": " damaged",
+            "begun": f" of {run.max_steps:,}" if run.max_steps else " begun",
+        }[run.state]
+        steps = f"{run.step:,}{state}"
         losses = ["–" if loss is None else f"{loss:.4f}" for loss in (run.train_loss, run.validation_loss)]
-        changed = datetime.fromisoformat(run.changed).strftime("%m-%d %H:%M")
+        changed = datetime.fromisoformat(run.changed).strftime("%m-%d")
         table.add_row(run.folder, model, steps, *losses, decimal(run.bytes), changed)
     return table

@@ -7,6 +7,7 @@ tested with the releases of transformers that `loopway.modeling.registration` na
 Knows nothing of configs and run folders.
 """
 
+import json
 import math
 import shutil
 from collections.abc import Callable
@@ -38,8 +39,10 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from loopway.checks import one_line
 from loopway.children import parent_in
+from loopway.files import write_json
 from loopway.modeling.sample_losses import losses_of_samples
 from loopway.modeling.stack import core_parameters
+from loopway.modeling.weights import first_bad_weight
 from loopway.training.callbacks import RunLog, begin_loading
 from loopway.training.checkpoint import ASIDE, new_aside, retire, seal
 from loopway.training.failures import TrainingError
@@ -51,6 +54,8 @@ from loopway.training.spikes import Spikes
 torch.serialization.register_package(
     30, lambda _: None, lambda storage, location: storage if location.startswith("cpu:") else None
 )
+
+_UNLOGGED = "unlogged_loss.json"
 
 
 def one_device_a_worker(fields: dict[str, Any]) -> TrainingArguments:
@@ -240,8 +245,7 @@ class SampleTrainer(Trainer):
         where = f", first in {place}" if place else ""
         return TrainingError(
             f"{what} at step {step + 1} (training samples {step * of_step} to {(step + 1) * of_step - 1}){where}; the "
-            f"weights weren't touched; a new run with a lower learning_rate, longer warmup or bf16 instead of fp16 may help; "
-            f"checkpoints from before are in {args.output_dir}"
+            f"weights weren't touched; {self._way_out()}"
         )
 
     def prediction_step(
@@ -260,14 +264,41 @@ class SampleTrainer(Trainer):
     def _keep_sample_losses(self, prediction: EvalPrediction) -> dict[str, float]:
         sums, targets = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
         self.sample_losses = SampleLosses(self.state.global_step, sums, targets)
+        if not math.isfinite(self.sample_losses.mean):
+            self.check_weights()
+            raise TrainingError(
+                f"the validation loss of step {self.state.global_step} is {self.sample_losses.mean}, though all weights "
+                f"are finite: activations overflow; {self._way_out()}"
+            )
         return {"loss": self.sample_losses.mean}
+
+    def check_weights(self) -> None:
+        """Raise TrainingError in all workers if a weight isn't finite in one of them."""
+
+        def look() -> None:
+            assert self.model is not None
+            if name := first_bad_weight(unwrap_model(self.model)):
+                raise ArithmeticError(f"{name} isn't finite")
+
+        self._all_or_none(
+            look,
+            trouble=f"step {self.state.global_step} left weights that no run can resume from",
+            advice=self._way_out(),
+        )
+
+    def _way_out(self) -> str:
+        return (
+            f"a new run with a lower learning_rate, longer warmup or bf16 instead of fp16 may help; checkpoints from before "
+            f"are in {self.args.output_dir}"
+        )
 
     def _get_output_dir(self, trial: Any) -> str:
         # Where a checkpoint is written: aside, while it isn't whole.
         return super()._get_output_dir(trial) if self._aside is None else str(self._aside)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Write aside, and seal when all workers have written their part."""
+        """Write aside, and seal when all workers have written their part. Weights that aren't finite are never sealed."""
+        self.check_weights()
         checkpoints = Path(str(self.args.output_dir))
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         aside = checkpoints / ASIDE
@@ -279,11 +310,16 @@ class SampleTrainer(Trainer):
 
         trouble = f"the checkpoint of step {self.state.global_step} can't be written to {checkpoints}"
         advice = "those from before are whole: rerun to resume when the cause is gone"
+        unlogged = self.accelerator.gather(self._tr_loss.reshape(1)).tolist()  # type: ignore[union-attr]
+        unlogged = {"after_step": self._globalstep_last_logged, "sums": unlogged}
         all_or_none = partial(self._all_or_none, trouble=trouble, advice=advice)
         try:
             all_or_none(partial(new_aside, checkpoints) if self.args.should_save else None)
             self._aside = aside
             all_or_none(partial(super()._save_checkpoint, model, trial))
+            all_or_none(
+                partial(write_json, aside / name / _UNLOGGED, unlogged) if self.args.should_save else None
+            )
             all_or_none(finish if self.args.should_save else None)
         except TrainingError:
             if self.args.should_save:
@@ -299,7 +335,19 @@ class SampleTrainer(Trainer):
         self._load(checkpoint, super()._load_optimizer_and_scheduler)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
+        # Once in a resume, when the Trainer has set its sums of losses to 0.
         self._load(checkpoint, super()._load_rng_state)
+        self._load(checkpoint, self._load_unlogged_loss)
+
+    def _load_unlogged_loss(self, checkpoint: str) -> None:
+        """Count what was trained before the checkpoint and is in no line of the log: the next one is of the same steps."""
+        path = Path(checkpoint) / _UNLOGGED
+        if not path.exists():  # as an earlier release left it
+            return
+        unlogged = json.loads(path.read_text(encoding="utf-8"))
+        sums, worker = unlogged["sums"], self.args.process_index
+        self._tr_loss += sums[worker] if len(sums) == self.args.world_size else sum(sums) / len(sums)
+        self._globalstep_last_logged = unlogged["after_step"]
 
     def _load(self, checkpoint: str | None, load: Callable[..., None], *args: Any, **kwargs: Any) -> None:
         """Load one part of a checkpoint, which another worker has found whole."""
@@ -317,7 +365,7 @@ class SampleTrainer(Trainer):
         try:
             if act is not None:
                 act()
-        except (OSError, RuntimeError, EOFError, UnpicklingError, SafetensorError) as error:
+        except (ArithmeticError, EOFError, OSError, RuntimeError, UnpicklingError, SafetensorError) as error:
             problem = error
         failed = torch.tensor(0 if problem is None else 1, device=self.args.device)
         if not int(self.accelerator.reduce(failed, reduction="sum")):  # type: ignore[arg-type]

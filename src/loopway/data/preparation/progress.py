@@ -4,9 +4,10 @@ import sys
 import time
 from contextlib import AbstractContextManager
 
-from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from loopway.console import screen
 
 _SECONDS_BETWEEN_LINES = 30.0
 
@@ -15,10 +16,16 @@ class Meter(AbstractContextManager["Meter"]):
     """``shown`` None: a bar on standard error if it is a terminal, else lines, half a minute apart."""
 
     def __init__(self, shown: bool | None = None) -> None:
-        columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+        )
         is_terminal = shown is not False and sys.stderr.isatty()
-        self._bar = Progress(*columns, console=Console(stderr=True), disable=not is_terminal, transient=True)
-        self._lines = shown is not False and not is_terminal
+        console = screen(stderr=True)
+        self._bar = Progress(*columns, console=console, disable=not is_terminal, transient=True)
+        self._lines = shown is not False and not is_terminal and not console.quiet
         self._task = self._bar.add_task("")
 
     def __exit__(self, *_: object) -> None:

@@ -32,6 +32,14 @@ _REFUSED = {
     "accelerator_config.gradient_accumulation_kwargs.sync_with_dataloader": _BATCHES,
 }
 _ACCUMULATION = {"sync_each_batch": bool}
+#: What `torch.utils.checkpoint` takes, as far as YAML can say it.
+_CHECKPOINTING = {
+    "use_reentrant": bool,
+    "preserve_rng_state": bool,
+    "determinism_check": str,
+    "debug": bool,
+    "early_stop": bool,
+}
 #: What transformers reads of `fsdp_config`, where it passes over every other key; a prefix `fsdp_` is allowed.
 _FSDP = [
     "version",
@@ -56,7 +64,7 @@ _FSDP = [
 
 
 def check_nested(section: Mapping[str, Any]) -> None:
-    """Look at the keys inside of ``accelerator_config`` and ``fsdp_config``, as at those of ``training:`` itself.
+    """Look at the keys inside of mappings such as ``accelerator_config``, as at those of ``training:`` itself.
 
     Raises:
         ConfigError: a key that is unknown, of a wrong type or not compatible with what a run promises; a file that can't
@@ -67,6 +75,8 @@ def check_nested(section: Mapping[str, Any]) -> None:
     _check_keys("accelerator_config", settings, hints)
     accumulation = settings.get("gradient_accumulation_kwargs")
     _check_keys("accelerator_config.gradient_accumulation_kwargs", accumulation or {}, _ACCUMULATION)
+    for name in ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"):
+        _check_keys(name, _mapping(name, section.get(name)), _CHECKPOINTING)
     for key in _mapping("fsdp_config", section.get("fsdp_config")):
         if str(key).removeprefix("fsdp_") not in _FSDP:
             raise unknown_key("training.fsdp_config", key, _FSDP)

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from loopway.checks import check_value, unknown_key, wrong_value
 from loopway.errors import ConfigError
@@ -68,7 +70,48 @@ REFUSED_OF_TRAINING: dict[str, str] = {
     "use_liger_kernel": "its kernels know no recursive models, and the loss never holds all logits anyway",
     "liger_kernel_config": "its kernels know no recursive models",
     "parallelism_config": "give accelerate's own configuration file to accelerate launch",
+    "hub_token": "a file would hold the secret; log in with `hf auth login`, or set HF_TOKEN in the environment",
     "local_rank": "set by torchrun or accelerate launch",
+}
+_AT_LEAST_0, _AT_LEAST_1, _ABOVE_0 = Field(ge=0), Field(ge=1), Field(gt=0)
+_MOMENT = Field(ge=0, lt=1)
+_LOG_LEVEL = Literal["debug", "info", "warning", "error", "critical", "detail", "passive"]
+#: Limits of numbers that transformers checks late or not at all. `le` of the learning rate: float32 would overflow.
+_LIMITS: dict[str, Any] = {
+    "learning_rate": Field(ge=0, le=1000),
+    "weight_decay": _AT_LEAST_0,
+    "adam_beta1": _MOMENT,
+    "adam_beta2": _MOMENT,
+    "adam_epsilon": _AT_LEAST_0,
+    "max_grad_norm": _AT_LEAST_0,
+    "warmup_steps": _AT_LEAST_0,
+    "neftune_noise_alpha": _AT_LEAST_0,
+    "max_steps": Field(gt=0, lt=2**31),
+    "num_train_epochs": Field(gt=0, lt=2**31),
+    "per_device_train_batch_size": _AT_LEAST_1,
+    "per_device_eval_batch_size": _AT_LEAST_1,
+    "eval_accumulation_steps": _AT_LEAST_1,
+    "torch_empty_cache_steps": _AT_LEAST_1,
+    "logging_steps": _ABOVE_0,
+    "eval_steps": _ABOVE_0,
+    "eval_delay": _AT_LEAST_0,
+    "save_steps": _ABOVE_0,
+    "save_total_limit": _AT_LEAST_1,
+    "seed": Field(ge=0, lt=2**32),
+    "dataloader_num_workers": _AT_LEAST_0,
+    "dataloader_prefetch_factor": _AT_LEAST_1,
+    "ddp_timeout": _AT_LEAST_1,
+    "ddp_bucket_cap_mb": _AT_LEAST_1,
+    "global_batch_size": Field(ge=1, lt=2**31),
+}
+_CHOICES: dict[str, Any] = {
+    "log_level": _LOG_LEVEL,
+    "log_level_replica": _LOG_LEVEL,
+    "hub_strategy": Literal["end", "every_save", "checkpoint", "all_checkpoints"],
+    "dataloader_multiprocessing_context": Literal["fork", "forkserver", "spawn"],
+    "torch_compile_mode": Literal[
+        "default", "lite", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"
+    ],
 }
 
 
@@ -99,17 +142,17 @@ OWN_TYPES: dict[str, Any] = typing.get_type_hints(OwnTrainingKeys)
 
 def checked_training_keys(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the `training:` section without nulls. Raise ConfigError for a key that is unknown, refused or of a wrong type."""
-    types = hugging_face_types() | OWN_TYPES
+    types = training_types()
     section = {}
     for key, value in given.items():
         if key in REFUSED_OF_TRAINING:
             raise ConfigError(f"training.{key} can't be set: {REFUSED_OF_TRAINING[key]}")
         if key not in types:
             raise unknown_key("training", key, [*(types.keys() - REFUSED_OF_TRAINING.keys())])
-        if value is not None:
-            section[key] = check_value(f"training.{key}", value, types[key])
         if isinstance(value, float) and not math.isfinite(value):
             raise wrong_value(f"training.{key}", value, "a finite number")
+        if value is not None:
+            section[key] = check_value(f"training.{key}", value, types[key])
     return section
 
 
@@ -123,6 +166,13 @@ def check_model_keys(given: Mapping[str, Any]) -> None:
 
 
 @cache
+def training_types() -> dict[str, Any]:
+    """Return all keys of `training:` with their types and limits."""
+    types = hugging_face_types() | OWN_TYPES
+    limited = {key: Annotated[types[key], limit] for key, limit in _LIMITS.items() if key in types}
+    return types | limited | {key: choice for key, choice in _CHOICES.items() if key in types}
+
+
 def hugging_face_types() -> dict[str, Any]:
     """Return the fields of ``TrainingArguments`` and their types; text stands for an enumeration."""
     names = defaultdict(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Self
 
+import torch.distributed
 from accelerate.utils import DynamoBackend
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
@@ -37,6 +38,11 @@ DEFAULTS: dict[str, Any] = {
     "save_total_limit": 2,
 }
 MIN_LR_RATE = {"min_lr_rate": 0.1}
+_OF_LOADING_PROCESSES = (
+    "dataloader_prefetch_factor",
+    "dataloader_persistent_workers",
+    "dataloader_multiprocessing_context",
+)
 
 
 @dataclass(frozen=True)
@@ -80,8 +86,6 @@ class TrainingConfig(OwnTrainingKeys):
         return math.ceil(_exact(given) * max_steps) if given < 1 else int(given)
 
     def _check_ours(self) -> None:
-        if self.global_batch_size is not None and self.global_batch_size < 1:
-            raise wrong_value("training.global_batch_size", self.global_batch_size, "at least 1")
         if self.recompute not in RECOMPUTE_LEVELS:
             raise not_among("training.recompute", self.recompute, RECOMPUTE_LEVELS)
         if self.recompute != "none" and self.hugging_face.get("gradient_checkpointing"):
@@ -127,19 +131,24 @@ def _check_hugging_face(fields: dict[str, Any]) -> None:
     if len(lengths) != 1:
         found = "neither is" if not lengths else "both are"
         raise ConfigError(f"training: give one of max_steps and num_train_epochs; {found} given")
-    if fields[lengths[0]] <= 0:
-        raise wrong_value(f"training.{lengths[0]}", fields[lengths[0]], "more than 0")
-    for key in ("per_device_train_batch_size", "per_device_eval_batch_size", "save_total_limit"):
-        if fields.get(key, 1) < 1:
-            raise wrong_value(f"training.{key}", fields[key], "at least 1")
-    if not 0 <= fields.get("seed", 0) < 2**32:
-        raise wrong_value("training.seed", fields["seed"], "0 to 2**32 - 1")
+    for key in _OF_LOADING_PROCESSES:
+        if fields.get(key) and not fields.get("dataloader_num_workers"):
+            raise ConfigError(
+                f"training.{key} needs loading processes: set training.dataloader_num_workers, too"
+            )
+    if not all("=" in setting for setting in (fields.get("optim_args") or "=").split(",")):
+        raise wrong_value(
+            "training.optim_args", fields["optim_args"], "name=value, with commas between several"
+        )
     for key, choices, own in (
         ("lr_scheduler_type", SchedulerType, SCHEDULES),
         ("optim", OptimizerNames, OPTIMIZERS),
     ):
         if key in fields and fields[key] not in (names := [*(choice.value for choice in choices), *own]):
             raise not_among(f"training.{key}", fields[key], names)
+    process_groups = [name for name in torch.distributed.Backend.backend_list if name != "undefined"]
+    if fields.get("ddp_backend") not in (None, *process_groups):
+        raise not_among("training.ddp_backend", fields["ddp_backend"], process_groups)
     backend, backends = fields.get("torch_compile_backend"), [name.lower() for name in DynamoBackend.list()]
     if backend is not None and backend.lower() not in backends:
         raise not_among("training.torch_compile_backend", backend, backends)
