@@ -43,6 +43,7 @@ docs: $(DOCS)/.installed ## build the documentation site into build/site; broken
 	$(PYTHON) docs/site/stage.py build/site-source
 	rm -rf build/site
 	$(DOCS)/bin/zensical build --strict --clean
+	@echo 'build/site/index.html is the start page. With search: $(PYTHON) -m http.server -d build/site'
 
 nano-data: data/nano/manifest.json ## build the tokens of the nano studies from package files
 

@@ -1,4 +1,4 @@
-"""Turn Sphinx roles of docstrings (":class:" before a name in backticks) into links of the API reference, or plain code.
+"""Turn Sphinx's marks in docstrings into Markdown: ":class:" before a name becomes a link of the API reference.
 
 An extension of griffe, which reads the package's sources without importing them.
 """
@@ -14,7 +14,8 @@ _ROLE = re.compile(r":(?:attr|class|data|exc|func|meth|mod):`~?([\w.]+)`")
 class Roles(griffe.Extension):
     def on_object(self, *, obj: Any, **_: Any) -> None:
         if obj.docstring:
-            obj.docstring.value = _ROLE.sub(lambda role: _link(role[1], obj), obj.docstring.value)
+            text = re.sub(r"::$", ":", obj.docstring.value, flags=re.MULTILINE)
+            obj.docstring.value = _ROLE.sub(lambda role: _link(role[1], obj), text)
 
 
 def _link(name: str, place: Any) -> str:
