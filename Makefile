@@ -7,6 +7,7 @@ WORKERS ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
+DOCS := .venv-docs
 INSTALLED_FROM := pyproject.toml constraints.txt src/loopway/_version.py
 PYTEST := -m pytest -n $(WORKERS) --dist loadfile # a module's fixtures are made once
 # Benchmark rows for the tests of the evaluation: a package that is unpacked, never installed.
@@ -21,7 +22,7 @@ GPU_OPTIONS ?=
 BUNDLE := build/gpu-bundle.tar.xz
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-lowest nano-data gpu gpu-bundle format clean
+.PHONY: help demo test test-lowest docs nano-data gpu gpu-bundle format clean
 
 help: ## show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -38,6 +39,12 @@ test: $(VENV)/.dev-installed $(BENCHMARK_DATA)/.fetched ## install, then check f
 test-lowest: $(LOWEST)/.installed $(BENCHMARK_DATA)/.fetched ## run the tests with the oldest dependencies that pyproject.toml allows
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python $(PYTEST)
 
+docs: $(DOCS)/.installed ## build the documentation site into build/site; broken links fail it
+	$(PYTHON) docs/site/stage.py build/site-source
+	rm -rf build/site
+	$(DOCS)/bin/zensical build --strict --clean
+	@echo 'build/site/index.html is the start page. With search: $(PYTHON) -m http.server -d build/site'
+
 nano-data: data/nano/manifest.json ## build the tokens of the nano studies from package files
 
 gpu-bundle: $(BUNDLE) ## pack what a GPU machine without network lacks: tokens and packages, under 50 MB
@@ -50,10 +57,10 @@ format: $(VENV)/.dev-installed ## format the code and fix what the linter can fi
 	$(BIN)/ruff check --fix .
 
 clean: ## remove the environments, builds and caches; runs stay
-	rm -rf $(VENV) $(LOWEST) build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) $(DOCS) build dist .cache .pytest_cache .ruff_cache .hypothesis
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(VENV)/.created $(LOWEST)/.created:
+$(VENV)/.created $(LOWEST)/.created $(DOCS)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Loopway needs Python 3.11 or newer, and PYTHON=$(PYTHON) is not one; name another: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(@D)
 	@touch $@
@@ -78,6 +85,10 @@ $(LOWEST)/constraints.txt: $(LOWEST)/.created pyproject.toml
 
 $(LOWEST)/.installed: $(LOWEST)/constraints.txt src/loopway/_version.py
 	$(LOWEST)/bin/python -m pip install -c $< -e '.[demo,eval,dev]'
+	@touch $@
+
+$(DOCS)/.installed: $(DOCS)/.created docs/site/requirements.txt constraints.txt
+	$(DOCS)/bin/python -m pip install -c constraints.txt -r docs/site/requirements.txt
 	@touch $@
 
 # The text of the nano studies: these files, at these versions, give the tokens that the studies pin.

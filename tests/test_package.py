@@ -4,6 +4,7 @@ Knows nothing of what the package computes.
 """
 
 import importlib.util
+import itertools
 import os
 import re
 import subprocess
@@ -126,7 +127,9 @@ def test_every_dependency_is_pinned_to_a_version_that_pyproject_allows() -> None
     pins = [line.split("==") for line in lines if line and not line.startswith("#")]
     pinned = {canonicalize_name(name): Version(version) for name, version in pins}
     extras = PROJECT["optional-dependencies"].values()
-    for line in PROJECT["dependencies"] + [line for extra in extras for line in extra]:
+    site = (ROOT / "docs/site/requirements.txt").read_text().splitlines()
+    needed = [line for extra in extras for line in extra] + [line for line in site if line[0] != "#"]
+    for line in PROJECT["dependencies"] + needed:
         requirement = Requirement(line)
         assert pinned[canonicalize_name(requirement.name)] in requirement.specifier, line
 
@@ -178,18 +181,33 @@ def links(markdown: str) -> list[str]:
     return found
 
 
+def anchors(markdown: str) -> set[str]:
+    """What a code host names the headings of a Markdown text."""
+    blocks = MarkdownIt().parse(markdown)
+    titles = [text.content for block, text in itertools.pairwise(blocks) if block.type == "heading_open"]
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
 def test_every_relative_link_in_the_documentation_leads_to_a_tracked_file() -> None:
     files = tracked_files()
     there = {(ROOT / path).resolve() for path in files}
     there |= {parent for path in there for parent in path.parents if parent.is_relative_to(ROOT)}
     for path, text in texts([path for path in files if path.suffix == ".md"]).items():
         for link in links(text):
-            if re.match(r"[a-z]+:|#", link):
+            if re.match(r"[a-z]+:", link):
                 continue
-            target = (ROOT / path.parent / link.split("#")[0]).resolve()
+            name, _, anchor = link.partition("#")
+            target = (ROOT / path.parent / name if name else ROOT / path).resolve()
             assert target in there, f"{path} links to {link}, which is not a tracked file"
+            assert not anchor or anchor in anchors(target.read_text()), (
+                f"{path} links to {link}: no such heading"
+            )
 
 
 def test_links_are_found_wherever_markdown_allows_them() -> None:
     text = '[a](b.md#c) ![d](e.png)\n\n<p><img src="f.png"></p>\n\n| x |\n|---|\n| [g](h.md) |\n\n`[no](no.md)`\n'
     assert links(text) == ["b.md#c", "e.png", "f.png", "h.md"]
+
+
+def test_anchors_are_those_of_a_code_host() -> None:
+    assert anchors("# `gpu.py`: what's it? A – b\n\ntext\n\nTwo\n---\n") == {"gpupy-whats-it-a--b", "two"}

@@ -23,6 +23,7 @@ from tests.command_line import run_main, train_here
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
+COMPARE = ROOT / "docs" / "compare.md"
 DATA = ROOT / "docs" / "data.md"
 PROBING = ROOT / "docs" / "probing.md"
 PERFORMANCE = ROOT / "docs" / "performance.md"
@@ -143,6 +144,7 @@ def write_yaml(block: Block, folder: Path) -> None:
 
 PAGES = {
     "README": (README, SMALL),
+    "compare": (COMPARE, SMALL),
     "data": (DATA, SMALL_ON_TOKENS),
     "probing": (PROBING, SMALL),
     "performance": (PERFORMANCE, SMALL),
