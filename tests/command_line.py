@@ -13,6 +13,7 @@ from loopway.training.run import train
 def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     """The exit code of `loopway ARGUMENTS`."""
     monkeypatch.setattr(sys, "argv", ["loopway", *arguments])
+    monkeypatch.setenv("LOOPWAY_QUIET", "")  # what --quiet sets ends with the test
     with pytest.raises(SystemExit) as ended:
         main()
     code = ended.value.code

@@ -15,7 +15,8 @@ import pytest
 from typer.testing import CliRunner
 
 from loopway.cli import app
-from tests.command_line import run_main
+from loopway.training.run_folder import RunFolder
+from tests.command_line import run_main, train_here
 from tests.processes import Processes
 
 RUN = """
@@ -335,6 +336,50 @@ def test_runs_are_listed_as_their_folders_tell(
     assert (stopped["state"], torn["state"], torn["step"]) == ("begun", "damaged", 0)
     assert run_main(monkeypatch, "runs", "runs/some") == 0
     assert f"{summary['validation_loss']:.4f}" in capfd.readouterr().out
+
+
+def test_runs_are_deleted_when_that_is_confirmed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        assert run_main(monkeypatch, "train", "run.yaml", "--out", f"runs/{name}", "--quiet") == 0
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    assert run_main(monkeypatch, "runs", "--delete") == 0
+    assert {path.name for path in Path("runs").iterdir()} == {"a", "b"}
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    assert run_main(monkeypatch, "runs", "runs/a", "--delete") == 0
+    assert {path.name for path in Path("runs").iterdir()} == {"b"}
+    with RunFolder(Path("runs/b")).locked():
+        assert run_main(monkeypatch, "runs", "--delete", "--yes") == 2
+    assert Path("runs/b/model").is_dir()
+    assert run_main(monkeypatch, "runs", "--delete", "--yes") == 0
+    assert not any(Path("runs").iterdir())
+
+
+def test_quiet_prints_errors_alone_and_json_what_the_files_hold(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("loopway.comparison.planned._run_in_process", train_here)
+    variants = "variants={b: {}, a: {recurrence: base}}"
+    command = [
+        "compare",
+        "run.yaml",
+        variants,
+        "probe_samples=2",
+        "prompt=the",
+        "data.validation_fraction=0.2",
+    ]
+    assert run_main(monkeypatch, *command, "--json") == 0
+    rows = json.loads(capfd.readouterr().out)
+    assert rows == json.loads(Path("runs/run/results.json").read_text()) and len(rows) == 2
+    assert run_main(monkeypatch, "probe", "runs/run/runs/b-seed0", "--samples", "2", "--json") == 0
+    assert json.loads(capfd.readouterr().out) == json.loads(Path("probes/probes.json").read_text())
+    assert run_main(monkeypatch, "params", "run.yaml", "--json") == 0
+    vanilla, mesh = json.loads(capfd.readouterr().out)
+    assert vanilla["layout"] == "4" and mesh["total"] == rows[0]["parameters"]
+    for quiet in (command, ["train", "run.yaml", "--out", "new"], ["probe", "runs/run/runs/b-seed0"]):
+        assert run_main(monkeypatch, *quiet, "--quiet") == 0
+        assert "".join(capfd.readouterr()) == ""
+    assert run_main(monkeypatch, "train", "run.yaml", "--out", "new", "training.seed=4", "--quiet") == 2
+    assert "training.seed" in capfd.readouterr().err
 
 
 def test_check_counts_the_steps_of_epochs_of_tokens(

@@ -319,6 +319,30 @@ def test_a_mistake_in_any_variant_is_told_before_anything_is_trained(
     assert not Path("out").exists()
 
 
+def test_a_prompt_that_fills_a_model_s_context_is_told_before_anything_is_trained(
+    config: dict[str, Any],
+) -> None:
+    with pytest.raises(ConfigError, match="the model reads 64 at most: shorten the prompt"):
+        compare(written(config | {"prompt": "the state " * 64}), folder="out")
+    assert not Path("out/runs").exists()
+
+
+def test_a_fresh_comparison_keeps_only_prepared_text_that_it_asks_for(
+    config: dict[str, Any], in_this_process: None
+) -> None:
+    path = written(config | {"probe_samples": 0})
+    compare(path, ["variants.mesh=null"], "out")
+    trained_tokenizer = Path("out/data/tokenizer").stat().st_ino
+    with pytest.raises(ConfigError, match="delete its runs with --fresh"):
+        compare(path, ["variants={other: {layout: 1+1R2+1, recurrence: mesh}}"], "out")
+    only = "variants={vanilla: null, base: null, mesh: null, other: {layout: 1+1R2+1, recurrence: mesh}}"
+    compare(path, [only, "training.seed=null"], "out", fresh=True)
+    assert [run.name for run in Path("out/runs").iterdir()] == ["other-seed0"]
+    assert Path("out/data/tokenizer").stat().st_ino == trained_tokenizer
+    compare(path, [only, "data.vocab_size=270"], "out", fresh=True)
+    assert Path("out/data/tokenizer").stat().st_ino != trained_tokenizer
+
+
 def test_a_comparison_without_validation_text_is_refused(config: dict[str, Any]) -> None:
     config["data"]["validation_fraction"] = 0
     with pytest.raises(ConfigError, match="validation"):

@@ -369,6 +369,16 @@ def test_a_number_out_of_range_is_refused(run: Run, option: list[str]) -> None:
     assert (code, output) == (2, "") and option[0] in errors
 
 
+def test_a_model_that_is_not_there_leaves_nothing_behind(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("loopway.modeling.pretrained_folder.is_offline_mode", lambda: True)
+    for name in ("nope", "./nope"):
+        code, _, error = run(name, "--tasks", "held-out")
+        assert code == 2 and "nope" in error and not Path("evaluations").exists()
+
+
 def test_a_folder_takes_one_evaluation_at_a_time(run: Run, local_tasks: Path) -> None:
     Path("out").mkdir()
     lock = (

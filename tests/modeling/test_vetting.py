@@ -316,6 +316,16 @@ UNFIT: list[tuple[dict[str, torch.Tensor | None], str]] = [
 ]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_that_are_not_finite_are_refused(folder: Path, dtype: torch.dtype) -> None:
+    weights = load_file(folder / "model.safetensors")
+    name = sorted(weights)[-1]
+    weights = {key: value.to(dtype) for key, value in weights.items()}
+    weights[name].view(-1)[-1] = torch.nan
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert f"its weight {name} isn't finite" in refusal(folder)
+
+
 @pytest.mark.parametrize(("changes", "reason"), UNFIT)
 def test_weights_and_config_fit(changes: dict[str, torch.Tensor | None], reason: str, folder: Path) -> None:
     weights = load_file(folder / "model.safetensors") | changes

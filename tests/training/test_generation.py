@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pytest
 from tokenizers.processors import TemplateProcessing
+from transformers import GPTNeoXConfig, TextStreamer
 
 from loopway.errors import ConfigError
-from loopway.inference.generation import generate, stream
+from loopway.inference.generation import generate, prompt_ids, stream
 from loopway.inference.trained_model import open_model
 from loopway.options import Sampling
 from loopway.training.config.run_config import RunConfig
@@ -59,6 +60,25 @@ def test_text_is_printed_as_it_comes(run: Path, capsys: pytest.CaptureFixture[st
         capsys.readouterr().out.strip()
         == generate(model, tokenizer, "the cat", Sampling(max_new_tokens=8)).strip()
     )
+
+
+def test_what_is_no_prompt_of_the_model_is_an_error(run: Path) -> None:
+    model, tokenizer = open_model(run)
+    with pytest.raises(ConfigError, match="isn't UTF-8 text, from character 3 on"):
+        generate(model, tokenizer, "ab\udcff")
+    with pytest.raises(ConfigError, match=f"token {tokenizer.eos_token_id}, and the model knows 0"):
+        prompt_ids(tokenizer, "", GPTNeoXConfig(vocab_size=0))
+    tokenizer.eos_token = tokenizer.bos_token = None
+    with pytest.raises(ConfigError, match="the prompt is empty"):
+        generate(model, tokenizer, "")
+
+
+def test_a_text_comes_token_by_token_whatever_the_model_s_settings_say(run: Path) -> None:
+    model, tokenizer = open_model(run)
+    plain = generate(model, tokenizer, "the", Sampling(max_new_tokens=8))
+    model.generation_config.num_beams = 4  # type: ignore[union-attr]
+    streamer = TextStreamer(tokenizer)
+    assert generate(model, tokenizer, "the", Sampling(max_new_tokens=8), streamer=streamer) == plain
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 from torch.utils.data import default_collate
-from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, set_seed
 
+import loopway
 from loopway.data.run_data import open_data
 from loopway.errors import ConfigError, DataError, LoopwayError
 from loopway.inference.held_out import held_out_samples, sample_losses
@@ -21,6 +22,7 @@ from loopway.inference.trained_model import open_trained
 from loopway.modeling import recompute
 from loopway.training.config.run_config import RunConfig
 from loopway.training.config.yaml_files import merge
+from loopway.training.extensions import CALLBACKS
 from loopway.training.metrics_log import MetricsLog, read_metrics
 from loopway.training.run import train
 from loopway.training.run_folder import RunFolder
@@ -222,7 +224,54 @@ def test_the_saved_tokenizer_knows_the_model_s_context(finished: Path) -> None:
     assert settings["model_max_length"] == config["max_position_embeddings"]
 
 
-def test_tensorboard_has_the_losses(finished: Path) -> None:
+@pytest.mark.parametrize("stopped_after", [4, 5, 7])
+def test_the_first_loss_after_a_resume_is_of_the_same_steps(
+    tiny_config: Build, tmp_path: Path, stopped_after: int
+) -> None:
+    class Stop(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == stopped_after:
+                signal.raise_signal(signal.SIGINT)
+
+    config = tiny_config(training={"logging_steps": 5, "save_steps": 100, "max_steps": 12})
+    train(config, tmp_path / "straight")
+    loopway.register_callback("stop", Stop)
+    try:
+        stopping = tiny_config(
+            training={"logging_steps": 5, "save_steps": 100, "max_steps": 12, "callbacks": ["stop"]}
+        )
+        with pytest.raises(KeyboardInterrupt):
+            train(stopping, tmp_path / "run")
+        train(stopping, tmp_path / "run")
+    finally:
+        CALLBACKS.pop("stop")
+    lines = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("straight", "run")]
+    assert without_times(lines[0]) == without_times(lines[1])
+
+
+def test_a_fresh_run_begins_anew_and_keeps_prepared_text_that_it_asks_for(
+    tiny_config: Build, tmp_path: Path
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    train(tiny_config(), run.path)
+    inode = (run.data / "manifest.json").stat().st_ino
+    other = tiny_config(training={"seed": 7, "max_steps": 2})
+    with pytest.raises(ConfigError, match=r"training.seed was 0, now 7.*--fresh"):
+        train(other, run.path)
+    assert train(other, run.path, fresh=True).steps == 2
+    assert (run.data / "manifest.json").stat().st_ino == inode
+    assert [path.name for path in run.checkpoints.iterdir()] == ["checkpoint-2"]
+    train(tiny_config(data={"vocab_size": 290}), run.path, fresh=True)
+    assert (run.data / "manifest.json").stat().st_ino != inode
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="holds no run"):
+        train(other, mine, fresh=True)
+    assert (mine / "notes.txt").exists()
+
+
+def test_tensorboard_has_the_losses_by_steps_and_by_tokens(finished: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(finished / "tensorboard"))
@@ -233,6 +282,13 @@ def test_tensorboard_has_the_losses(finished: Path) -> None:
     for name in ("tokens_per_second", "mfu"):
         told = {event.step: event.value for event in events.Scalars(f"train/{name}")}
         assert told == {line["step"]: pytest.approx(line[name]) for line in lines} and told
+    by_tokens = EventAccumulator(str(finished / "tensorboard" / "by_tokens"))
+    by_tokens.Reload()
+    lines = [line for line in read_metrics(finished / "metrics.jsonl") if "validation_loss" in line]
+    for name, told in (("loss", "validation_loss"), ("perplexity", "validation_perplexity")):
+        expected = [(line["tokens"], pytest.approx(line[told])) for line in lines]
+        assert [(event.step, event.value) for event in by_tokens.Scalars(f"eval/{name}")] == expected
+        assert len(events.Scalars(f"eval/{name}")) == len(expected)
 
 
 def test_a_finished_run_whose_model_is_gone_says_so_and_makes_it_again(
