@@ -11,7 +11,7 @@ from made_up import made_up_probes
 
 from loopway.probing.figures import draw_figures
 from loopway.probing.page import write_probe_page
-from loopway.probing.pictures import Picture
+from loopway.report.pictures import Picture
 from loopway.traces.findings import ModelProbes, Spread
 from tests.report.browser import Browser, chromium
 
@@ -277,6 +277,17 @@ def test_a_browser_shows_it_whole_and_without_complaint(
     assert found["empty"] == 0
     assert browser.complaints == []
     assert all(url == four_models.as_uri() or url.startswith("data:") for url in browser.requests)
+
+
+def test_a_browser_draws_figures_in_the_page_s_ink(browser: Browser, four_models: Path) -> None:
+    script = """[...document.querySelectorAll('.plot svg *')].flatMap(part => {
+      const style = getComputedStyle(part);
+      return part.tagName === 'path' && !part.closest('defs') ? [style.fill, style.stroke] : [];
+    })"""
+    browser.open(four_models, 1280, dark=True)
+    ink, found = browser.evaluate("getComputedStyle(document.body).color"), browser.evaluate(script)
+    assert ink in found
+    assert not {"rgb(0, 0, 0)", "rgb(255, 255, 255)"} & set(found)
 
 
 def test_a_browser_loads_it_in_under_a_second(browser: Browser, four_models: Path) -> None:

@@ -17,10 +17,10 @@ from loopway.probing.page_tables import (
     spectrum_tables,
     state_tables,
 )
-from loopway.probing.pictures import Picture
 from loopway.report.diagram import layout_diagram
 from loopway.report.labels import model_labels
 from loopway.report.page import Card, Figure, Section, Table, write_page
+from loopway.report.pictures import Picture
 from loopway.traces.findings import ModelProbes
 
 _LEAD = "Does recursion work? Whether the loops of a model share the work, keep changing the state, and keep it rich."
@@ -132,7 +132,7 @@ def _sections(
     def figures(stem: str, folded: bool = False) -> list[Figure]:
         """Those pictures whose names begin so."""
         found = [picture for name, picture in pictures.items() if name.startswith(stem)]
-        return [Figure(picture.svg, picture.caption, folded=folded) for picture in found]
+        return [Figure(picture.page_svg, picture.caption, folded=folded) for picture in found]
 
     skew = state_tables(
         "Relative update of each block",

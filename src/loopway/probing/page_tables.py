@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from loopway.probing.pictures import frequency_names
+from loopway.probing.names import frequency_names
 from loopway.probing.state_figures import last_loop_state
 from loopway.report.page import Table
 from loopway.traces.findings import LoopProbes, LossChange, ModelProbes, RouterProbes, Spread, StateProbes

@@ -30,8 +30,8 @@ from loopway.probing.figures import draw_figures
 from loopway.probing.loops import probe_loops
 from loopway.probing.page import write_probe_page
 from loopway.probing.page_tables import glance_table
-from loopway.probing.pictures import save_picture
 from loopway.report.labels import model_labels
+from loopway.report.pictures import save_picture
 from loopway.traces.findings import ModelProbes
 from loopway.traces.reading import batches_of, count_tokens, evenly_spread, traced
 from loopway.traces.routers import RouterProbe, TokenGroups, has_routers

@@ -38,10 +38,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing in black on white, as wide as the page; where that makes its text too small, it can be scrolled.
+    """A drawing as wide as the page; where that makes its text too small, it can be scrolled.
 
     Attributes:
-        svg: an ``<svg>`` element with a ``viewBox`` and a label for screen readers; its ids are unique on the page.
+        svg: an ``<svg>`` element with a ``viewBox`` and a label for screen readers; its ids are unique on the page. It
+            is drawn in ``currentColor`` on ``var(--ground)``, as :attr:`loopway.report.pictures.Picture.page_svg` is,
+            so that it is light or dark as the page is.
         caption: what is shown and how to read it.
         text_size: of its smallest text, in units of its ``viewBox``.
         folded: shown when its caption is clicked; what is folded takes next to no time to load.
