@@ -188,6 +188,18 @@ def test_without_a_vanilla_model_differences_stay_blank() -> None:
     assert (rows[0].difference, rows[0].percent_of_vanilla, rows[0].gap_closed) == (None, None, None)
 
 
+def test_the_table_shows_the_digits_that_seeds_leave_meaning_and_the_better_direction() -> None:
+    spread = np.array([[-0.011], [0.011]]) + np.zeros((2, SAMPLES))
+    rows = compare_variants(
+        [variant("vanilla", "4", "base", 3.0), variant("mesh", "1+1R2+1", "mesh", 2.987 + spread)]
+    )
+    heads, _, vanilla, mesh = markdown_table(rows).splitlines()[:4]
+    for head in ("val. loss ↓", "perplexity ↓", "Δ vanilla ↓", "gap closed ↑", "tokens/s ↑", "peak memory ↓"):
+        assert f"| {head} |" in heads
+    assert "| 3.0000 | 20.09 | – |" in vanilla
+    assert "| 2.987 ± 0.016 | 19.83 ± 0.31 | −0.013 ± 0.011 |" in mesh
+
+
 def test_the_markdown_table_has_a_cell_for_every_column() -> None:
     text = markdown_table(compare_variants([variant("vanilla", "4", "base", 3.0)]))
     lines = [line for line in text.splitlines() if line.startswith("|")]

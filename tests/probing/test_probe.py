@@ -50,7 +50,7 @@ def test_a_run_s_own_validation_text_is_probed_and_everything_is_written(runs: P
     )
     assert result.exit_code == 0, result.output
     assert "one loop fewer" in result.stdout and "last write withheld" in result.stdout
-    assert re.search(r"balance.*\d\.\d{3} ± \d\.\d{3}", result.stdout)
+    assert re.search(r"balance ↑.*\d\.\d+ ± 0\.\d+", result.stdout)
     content = json.loads((tmp_path / "out" / "probes.json").read_text())
     vanilla, base, mesh = content["models"]
     assert [model["name"] for model in content["models"]] == names

@@ -76,8 +76,13 @@ def vanilla() -> ModelProbes:
 
 
 def assert_same(found: tuple[np.ndarray, np.ndarray], expected: Spread) -> None:
+    """The mean is there; to a seventh of the deviation, which is what a digit more would be worth."""
+    known = np.isfinite(found[1])
+    assert (known == (np.isfinite(expected.std) & (expected.std > 0))).all()
     for shown, true in zip(found, (expected.mean, expected.std), strict=True):
-        np.testing.assert_allclose(shown, true, atol=0.000501)
+        tolerance = np.where(expected.std > 0, 0.15 * expected.std, 0.000501)
+        assert (np.abs(shown - true)[known] <= tolerance[known]).all()
+    np.testing.assert_array_equal(np.isnan(found[0]), np.isnan(expected.mean))
 
 
 def test_every_number_that_was_found_is_in_a_table(tmp_path: Path) -> None:

@@ -216,5 +216,6 @@ def _readable_on(color: Any) -> str:
     return _DARK_NUMBER if np.dot(parts, (0.2126, 0.7152, 0.0722)) > 0.179 else _LIGHT_NUMBER
 
 
-def _mixed_with_white(color: str, white: float) -> tuple[float, ...]:
-    return tuple(white + (1 - white) * part for part in to_rgb(color))
+def _mixed_with_white(color: str, white: float) -> tuple[float, float, float]:
+    red, green, blue = (white + (1 - white) * part for part in to_rgb(color))
+    return red, green, blue
