@@ -177,7 +177,8 @@ def compare(
     content = check_file(config, overrides, of_comparison=True)
     from loopway.comparison.run import compare as compare_variants
 
-    compare_variants(content, folder=out or Path("runs") / (Path(config).stem if config else "demo"))
+    folder = out or Path("runs") / (Path(config).stem if config else "demo")
+    compare_variants(content, folder=folder, command=shlex.join(["loopway", *sys.argv[1:]]))
 
 
 @app.command(

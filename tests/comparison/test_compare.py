@@ -107,6 +107,9 @@ def test_it_leaves_the_table_curves_samples_and_every_model(
     assert Path("out/curves.png").read_bytes().startswith(b"\x89PNG")
     samples = Path("out/samples.md").read_text()
     assert all(f"## {name}\n\n> the state" in samples for name in VARIANTS)
+    page = Path("out/report.html").read_text()
+    assert "the state" in page and "model.layout" in page and "<title>mesh − vanilla: " in page
+    assert "out: report.html, table.md" in " ".join(shown.split())
     for name in VARIANTS:
         model = AutoModelForCausalLM.from_pretrained(f"out/runs/{name}-seed0/model")
         assert model.config.layout == VARIANTS[name]["layout"]
@@ -123,6 +126,7 @@ def test_it_leaves_the_table_curves_samples_and_every_model(
     again = compare("compare.yaml", folder="out")
     assert content(Path("out/runs")) == before
     assert again.rows == result.rows
+    assert Path("out/report.html").read_text() == page
 
     # A variant joins later without training the others again; one that is missing and another recipe are refused.
     config["variants"] = VARIANTS | {"anchor": {"layout": "1+1R2+1", "recurrence": "anchor"}}

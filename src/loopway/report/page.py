@@ -93,8 +93,16 @@ class Card:
 
 
 @dataclass(frozen=True)
+class Quote:
+    """A text by someone else, with its line breaks."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Section:
-    """A heading and what is under it: prose, cards, figures, tables.
+    """A heading and what is under it: prose, cards, figures, tables, quotes.
 
     Attributes:
         heading: differs from all other sections'.
@@ -106,6 +114,7 @@ class Section:
     cards: Sequence[Card] = ()
     figures: Sequence[Figure] = ()
     tables: Sequence[Table] = ()
+    quotes: Sequence[Quote] = ()
 
     @property
     def anchor(self) -> str:
