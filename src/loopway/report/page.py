@@ -4,13 +4,16 @@ Knows nothing of what is reported. Every string is text and comes out as it is, 
 ``markupsafe.Markup`` is HTML, and drawings are SVG.
 """
 
+import math
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from loopway.files import write_atomically
 
@@ -93,6 +96,42 @@ class Card:
 
 
 @dataclass(frozen=True)
+class TokenText:
+    """A text in tokens, each with a small table that shows while the token is pointed at or chosen with the arrow keys.
+
+    Attributes:
+        name: of the text; differs from all others' on the page.
+        caption: what the tables show.
+        tokens: the text of each; white space gets a visible mark.
+        heads, rows: names of the tables' columns and rows.
+        values: of each token, ``[tokens, rows, columns]``, 0 to 1, more of a cell filled for more; NaN stays empty.
+    """
+
+    name: str
+    caption: str
+    tokens: Sequence[str]
+    heads: Sequence[str]
+    rows: Sequence[str]
+    values: np.ndarray
+
+    @property
+    def anchor(self) -> str:
+        """The name as an id."""
+        return "tokens-" + _id(self.name)
+
+    @property
+    def shown(self) -> list[tuple[Markup, list[tuple[str, list[str]]]]]:
+        """Each token as HTML, and the rows of its table."""
+        return [
+            (
+                _visible(token),
+                [(name, [_share(value) for value in row]) for name, row in zip(self.rows, own, strict=True)],
+            )
+            for token, own in zip(self.tokens, self.values.tolist(), strict=True)
+        ]
+
+
+@dataclass(frozen=True)
 class Quote:
     """A text by someone else, with its line breaks."""
 
@@ -102,7 +141,7 @@ class Quote:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what is under it: prose, cards, figures, tables, quotes.
+    """A heading and what is under it: prose, cards, figures, texts in tokens, tables, quotes.
 
     Attributes:
         heading: differs from all other sections'.
@@ -114,12 +153,13 @@ class Section:
     cards: Sequence[Card] = ()
     figures: Sequence[Figure] = ()
     tables: Sequence[Table] = ()
+    texts: Sequence[TokenText] = ()
     quotes: Sequence[Quote] = ()
 
     @property
     def anchor(self) -> str:
         """The heading as an id."""
-        return re.sub(r"\W+", "-", self.heading.lower()).strip("-")
+        return _id(self.heading)
 
 
 def write_page(
@@ -159,3 +199,23 @@ def write_page(
         warnings=warnings,
     )
     write_atomically(path, text)
+
+
+def _id(words: str) -> str:
+    return re.sub(r"\W+", "-", words.lower()).strip("-")
+
+
+def _share(value: float) -> str:
+    """Two decimals without the 0 before them, as in cells of heat maps."""
+    return "" if math.isnan(value) else f"{value:.2f}".removeprefix("0")
+
+
+def _visible(token: str) -> Markup:
+    """A token's text as HTML, with marks for what can't be seen; a line ends after its mark."""
+    if token and not token.strip(" "):
+        token = "␣" * len(token)
+    token = token.replace("\t", "⇥").replace("\r", "␍")
+    token = "".join(
+        "␀" if unicodedata.category(letter) == "Cc" and letter != "\n" else letter for letter in token
+    )
+    return Markup("⏎<br>").join(escape(part) for part in (token or "∅").split("\n"))
