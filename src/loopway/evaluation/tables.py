@@ -14,6 +14,7 @@ from rich.table import Table
 
 from loopway.evaluation.results import Evaluation
 from loopway.evaluation.suite import HELD_OUT, Measure
+from loopway.evaluation.variants import SEEDS_NOTE, seeds_table
 from loopway.report.labels import model_labels
 from loopway.report.markdown import markdown_table
 from loopway.report.numbers import DOWN, NOTHING, UP, error_places, measured, plain
@@ -108,6 +109,12 @@ def terminal_tables(evaluations: Sequence[Evaluation]) -> list[Table]:
         for number, line in enumerate(zip(titles, *shown, strict=True), 1):
             table.add_row(*line, end_section=number == len(heads) - 1)
         tables.append(table)
+    heads, rows = seeds_table(evaluations)
+    if rows:
+        table = Table(*heads, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for row in rows:
+            table.add_row(*row)
+        tables.append(table)
     return tables
 
 
@@ -115,6 +122,9 @@ def markdown_tables(evaluations: Sequence[Evaluation]) -> str:
     """Both tables in Markdown, with what their numbers mean and what is missing."""
     tables = (headline(evaluations), details(evaluations))
     parts = [*(markdown_table(heads, rows) for heads, rows in tables if len(heads) > 1), _NOTE]
+    heads, rows = seeds_table(evaluations)
+    if rows:
+        parts += [markdown_table(heads, rows), SEEDS_NOTE]
     missing = [f"Left out of {e.model}: {why}." for e in evaluations for why in e.missing.values()]
     parts += dict.fromkeys(missing)
     return "\n\n".join(parts) + "\n"
