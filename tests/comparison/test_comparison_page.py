@@ -103,7 +103,15 @@ def test_table_samples_and_configs_are_there_as_text(tmp_path: Path) -> None:
     parsed = Texts()
     parsed.feed(html)
     assert "script" not in parsed.tags
-    for words in (NASTY, "a text", "How they were made.", "model.num_slots", "One row a variant."):
+    for words in (
+        NASTY,
+        "a text",
+        "How they were made.",
+        "model.num_slots",
+        "One column a variant.",
+        "2.9000",
+        "−0.1000",
+    ):
         assert words in parsed.text
     for head, _ in COLUMNS:
         assert head in parsed.text

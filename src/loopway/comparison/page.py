@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from loopway.comparison.figures import TEXT_SIZE, Curve
 from loopway.comparison.rows import Row
-from loopway.comparison.tables import COLUMNS, LEFT_ALIGNED, explain
+from loopway.comparison.tables import COLUMNS, explain
 from loopway.report.numbers import DOWN, NOTHING, measured
 from loopway.report.page import Figure, Quote, Section, Table, write_page
 from loopway.report.pictures import Picture
@@ -50,13 +50,11 @@ def write_comparison_page(
     """
     rows = list(rows)
     names = ", ".join(row.variant for row in rows)
-    heads = [head for head, _ in COLUMNS]
-    cells = [[cell(row) for _, cell in COLUMNS] for row in rows]
     sections = [
         Section(
             "Result",
             [explain(rows), *([_PROBES] if has_probes else [])],
-            tables=[Table("One row a variant.", heads, cells, LEFT_ALIGNED)],
+            tables=[_result(rows)],
         ),
         Section(
             "Curves",
@@ -74,6 +72,13 @@ def write_comparison_page(
         sections=sections,
         versions=versions,
     )
+
+
+def _result(rows: Sequence[Row]) -> Table:
+    """The table with a column a variant, as in a terminal: a few variants fit a page, all their numbers don't."""
+    (head, name), *others = COLUMNS
+    cells = [[title, *map(cell, rows)] for title, cell in others]
+    return Table("One column a variant.", [head, *map(name, rows)], cells)
 
 
 def config_differences(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:

@@ -26,7 +26,7 @@ COLUMNS: list[tuple[str, Callable[[Row], str]]] = [
     ),
     (f"peak memory {DOWN}", lambda row: f"{row.peak_memory_bytes / 2**20:,.0f} MiB"),
 ]
-LEFT_ALIGNED = 3
+_LEFT_ALIGNED = 3
 
 
 def explain(rows: list[Row]) -> str:
@@ -34,12 +34,12 @@ def explain(rows: list[Row]) -> str:
     has_one_document = any(row.difference is not None and row.document_error is None for row in rows)
     if rows[0].seeds > 1 and has_one_document:
         noise = (
-            f"{rows[0].seeds} seeds: losses ± their standard deviation. Δ vanilla has no interval, and no share of a gap "
+            f"{rows[0].seeds} seeds: losses and perplexities ± standard deviation. Δ vanilla has no interval, and no share of a gap "
             f"is given: the validation set is a single document; raise data.validation_fraction or give data.validation."
         )
     elif rows[0].seeds > 1:
         noise = (
-            f"{rows[0].seeds} seeds: losses ± their standard deviation. Δ vanilla ± its standard error, from paired "
+            f"{rows[0].seeds} seeds: losses and perplexities ± standard deviation. Δ vanilla ± its standard error, from paired "
             f"documents and seeds. Gap closed: share of the base–vanilla gap; blank where that gap is under "
             f"{NOISE_FACTOR:g} standard errors."
         )
@@ -69,7 +69,7 @@ def terminal_table(rows: list[Row]) -> Table:
 def markdown_table(rows: list[Row]) -> str:
     """The table in GitHub's Markdown, with its explanation below."""
     cells = ([cell(row) for _, cell in COLUMNS] for row in rows)
-    return f"{table([header for header, _ in COLUMNS], cells, left=LEFT_ALIGNED)}\n\n{explain(rows)}\n"
+    return f"{table([header for header, _ in COLUMNS], cells, left=_LEFT_ALIGNED)}\n\n{explain(rows)}\n"
 
 
 def _deviation_of_perplexity(row: Row) -> float | None:

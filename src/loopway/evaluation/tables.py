@@ -17,7 +17,7 @@ from loopway.evaluation.suite import HELD_OUT, Measure
 from loopway.evaluation.variants import SEEDS_NOTE, seeds_table
 from loopway.report.labels import model_labels
 from loopway.report.markdown import markdown_table
-from loopway.report.numbers import DOWN, NOTHING, UP, error_places, measured, plain
+from loopway.report.numbers import DOWN, NOTHING, UP, measured, plain
 
 _NOTE = (
     "Loss in nats per token. Perplexities per token (held-out, LAMBADA) or word (WikiText). Accuracies in percent, ± "
@@ -196,9 +196,8 @@ def _loss_cell(measure: Measure, evaluation: Evaluation, first: Evaluation) -> s
 
 
 def _beside_first(value: float, error: float | None, first: float, places: int) -> str:
-    """The number, and in brackets its difference to the first model's, to as many decimals."""
-    shown = max(error_places(error), 0) if error and math.isfinite(error) else places
-    difference = plain(round(value - first, shown), shown, sign=True)
+    """The number, and in brackets its difference to the first model's, whose error is less than the number's own."""
+    difference = plain(round(value - first, places), places, sign=True)
     return f"{measured(value, error, places)} ({difference})"
 
 

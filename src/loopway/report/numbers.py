@@ -33,7 +33,7 @@ def measured(value: float | None, error: float | None, places: int = 3, *, sign:
     """
     if value is None or error is None or not math.isfinite(error) or error <= 0 or not math.isfinite(value):
         return plain(value, places, sign=sign)
-    decimals = error_places(error)
+    decimals = _error_places(error)
     if decimals > _MOST_PLACES or max(abs(value), error) >= 1e6:
         exponent = math.floor(math.log10(max(abs(value), error)))
         return f"{_sign(value, sign)}{abs(value):.{max(decimals + exponent, 0)}e} ± {error:.1e}"
@@ -41,8 +41,7 @@ def measured(value: float | None, error: float | None, places: int = 3, *, sign:
     return f"{_sign(value, sign)}{abs(value):,.{decimals}f} ± {error:,.{decimals}f}"
 
 
-def error_places(error: float) -> int:
-    """Return how many decimals a positive error has; below 0 where it is ten or more."""
+def _error_places(error: float) -> int:
     exponent = math.floor(math.log10(error))
     return (1 if round(error / 10 ** (exponent - 1), 6) < 35.5 else 0) - exponent
 
