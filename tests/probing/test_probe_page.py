@@ -128,12 +128,23 @@ def test_every_number_that_was_found_is_in_a_table(tmp_path: Path) -> None:
             np.testing.assert_allclose(shown, means.swapaxes(0, 1).reshape(shown.shape), atol=0.000501)
 
 
+def test_models_of_like_names_have_token_texts_of_their_own(tmp_path: Path) -> None:
+    written(tmp_path, *(made_up_probes(name) for name in ("a+b", "a*b", "a-b-2")))
+    html = (tmp_path / "page.html").read_text()
+    assert len(re.findall(r"<figcaption id=", html)) == 3
+    ids = re.findall(r'\bid="([^"]*)"', html)
+    assert len(set(ids)) == len(ids)
+    assert len(set(re.findall(r'type="radio" name="([^"]*)"', html))) == 3
+
+
 def test_every_token_shows_what_each_boundary_reads_for_it(tmp_path: Path) -> None:
     found = made_up_probes("mesh")
     assert found.routers is not None
     written(tmp_path, found)
     html = (tmp_path / "page.html").read_text()
-    labels = re.findall(r'<label for="tokens-mesh-(\d+)">(.*?)</label>(<div class="reads.*?</div>)', html)
+    labels = re.findall(
+        r'<label for="routers-tokens-1-(\d+)">(.*?)</label>(<div class="reads.*?</div>)', html
+    )
     assert [int(number) for number, *_ in labels] == list(range(1, len(found.tokens) + 1))
     shown = ["The", " state", " of", "⏎<br>⏎<br>", "the", "␣␣", "&lt;b&gt;un", "ion", "日₁", "日₂", "⇥", "."]
     assert [text for _, text, _ in labels[:12]] == shown

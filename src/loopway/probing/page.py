@@ -91,7 +91,7 @@ _ROUTERS = (
 _TOKENS = (
     "What each boundary reads for one token of {label}: its mixing weights a(t, s), boundaries down, sources across. Point "
     "at a token, or choose one with Tab and the arrow keys. The first {count} tokens of the first sample; ⏎ is a line "
-    "break, and a character in several tokens has its parts numbered."
+    "break, ␣ a token of nothing but a space, and a character in several tokens has its parts numbered."
 )
 _LOOPS = (
     "What is each loop worth? The validation loss is measured with fewer loops, with what follows the loop reading what "
@@ -199,7 +199,7 @@ def _card(found: ModelProbes, label: str) -> Card:
 
 def _token_text(tokens: Sequence[str], routers: RouterProbes, label: str) -> TokenText:
     caption = _TOKENS.format(label=label, count=len(tokens))
-    return TokenText(label, caption, tokens, routers.sources, routers.boundaries, routers.mixing_by_token)
+    return TokenText(caption, tokens, routers.sources, routers.boundaries, routers.mixing_by_token)
 
 
 def _unused(slots: Sequence[int], label: str) -> str:

@@ -100,24 +100,17 @@ class TokenText:
     """A text in tokens, each with a small table that shows while the token is pointed at or chosen with the arrow keys.
 
     Attributes:
-        name: of the text; differs from all others' on the page.
         caption: what the tables show.
         tokens: the text of each; white space gets a visible mark.
         heads, rows: names of the tables' columns and rows.
         values: of each token, ``[tokens, rows, columns]``, 0 to 1, more of a cell filled for more; NaN stays empty.
     """
 
-    name: str
     caption: str
     tokens: Sequence[str]
     heads: Sequence[str]
     rows: Sequence[str]
     values: np.ndarray
-
-    @property
-    def anchor(self) -> str:
-        """The name as an id."""
-        return "tokens-" + _id(self.name)
 
     @property
     def shown(self) -> list[tuple[Markup, list[tuple[str, list[str]]]]]:
@@ -159,7 +152,7 @@ class Section:
     @property
     def anchor(self) -> str:
         """The heading as an id."""
-        return _id(self.heading)
+        return re.sub(r"\W+", "-", self.heading.lower()).strip("-")
 
 
 def write_page(
@@ -199,10 +192,6 @@ def write_page(
         warnings=warnings,
     )
     write_atomically(path, text)
-
-
-def _id(words: str) -> str:
-    return re.sub(r"\W+", "-", words.lower()).strip("-")
 
 
 def _share(value: float) -> str:
