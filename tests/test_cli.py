@@ -218,7 +218,7 @@ def test_train_then_generate(
     assert run_main(monkeypatch, "generate", "mine", "the cat", "--max-new-tokens", "5", "--greedy") == 0
     told = capfd.readouterr().out
     assert told.startswith("the cat")
-    monkeypatch.setattr(sys, "stdin", io.StringIO("the cat"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"the cat")))
     assert run_main(monkeypatch, "generate", "mine", "-", "--max-new-tokens", "5", "--greedy") == 0
     assert capfd.readouterr().out == told
     assert run_main(monkeypatch, "generate", "nothing", "the cat") == 2
@@ -334,6 +334,16 @@ def test_runs_are_listed_as_their_folders_tell(
     assert done["validation_loss"] == summary["validation_loss"] and done["folder"] == "runs/some/done"
     assert done["bytes"] > Path("runs/some/done/model/model.safetensors").stat().st_size
     assert (stopped["state"], torn["state"], torn["step"]) == ("begun", "damaged", 0)
+    assert run_main(monkeypatch, "runs", "runs/some", "--compare") == 2
+    assert "needs two runs or more" in capfd.readouterr().err
+    assert run_main(monkeypatch, "train", "run.yaml", "--out", "runs/some/other", "training.seed=5") == 0
+    capfd.readouterr()
+    assert run_main(monkeypatch, "runs", "runs/some", "--compare", "--json") == 0
+    told = json.loads(capfd.readouterr().out)
+    assert told["keys"] == {"training.seed": [0, 5]} and [run["step"] for run in told["runs"]] == [4, 4]
+    assert run_main(monkeypatch, "runs", "runs/some", "--compare") == 0
+    shown = capfd.readouterr().out
+    assert "training.seed" in shown and f"{summary['validation_loss']:.4f}" in shown
     assert run_main(monkeypatch, "runs", "runs/some") == 0
     assert f"{summary['validation_loss']:.4f}" in capfd.readouterr().out
 

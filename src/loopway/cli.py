@@ -13,18 +13,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from loopway._version import __version__
-from loopway.console import be_quiet
+from loopway.console import say, screen
 from loopway.data.config import HubDataset, TextOptions
 from loopway.errors import exit_on_error
 from loopway.options import (
     AsJson,
     EvaluationOptions,
+    ExportOptions,
     Fresh,
     ParameterOptions,
     Plugins,
     ProbeOptions,
     Quiet,
     RetrofitOptions,
+    RunsOptions,
     Sampling,
     taking_options,
 )
@@ -91,11 +93,9 @@ def train(
         ),
     ] = None,
     fresh: Fresh = False,
-    quiet: Quiet = False,
+    quiet: Quiet = False,  # its callback has been told
 ) -> None:
     """Train one model. Rerun to resume."""
-    if quiet:
-        be_quiet()
     from loopway.comparison.early import check_file
 
     content = check_file(config, overrides or [], of_comparison=variant is not None)
@@ -104,8 +104,8 @@ def train(
 
     run, place = choose_run(content, variant, seed)
     summary = train_run(run, out or Path("runs") / config.stem / place, fresh=fresh)
-    if os.environ.get("RANK", "0") == "0" and not quiet:  # of torchrun's workers one
-        typer.echo(summary.text())
+    if os.environ.get("RANK", "0") == "0":  # of torchrun's workers one
+        say(screen(), summary.text())
 
 
 @app.command(
@@ -183,8 +183,6 @@ def compare(
     json: AsJson = False,
 ) -> None:
     """Train several variants on the same data and compare them. Rerun to resume."""
-    if quiet:
-        be_quiet()
     from loopway.comparison.early import check_file
 
     overrides = overrides or []
@@ -194,7 +192,9 @@ def compare(
     from loopway.comparison.run import compare as compare_variants
 
     folder = out or Path("runs") / (Path(config).stem if config else "demo")
-    result = compare_variants(content, folder=folder, fresh=fresh, console=_nowhere(json))
+    folder = out or Path("runs") / (Path(config).stem if config else "demo")
+    command = shlex.join(["loopway", *sys.argv[1:]])
+    result = compare_variants(content, folder=folder, fresh=fresh, command=command, console=_nowhere(json))
     if json and result.rows:  # of torchrun's workers one has them
         typer.echo((folder / "results.json").read_text(encoding="utf-8"), nl=False)
 
@@ -228,8 +228,6 @@ def evaluate(
     json: AsJson = False,
 ) -> None:
     """Perplexities and downstream tasks, through lm-evaluation-harness. Rerun to resume."""
-    if quiet:
-        be_quiet()
     from loopway.evaluation.suite import chosen_measures
     from loopway.inference.trained_model import look_at_models
 
@@ -266,8 +264,6 @@ def probe(
     json: AsJson = False,
 ) -> None:
     """Whether the loops share the work, keep changing the state and keep it rich; a page with figures."""
-    if quiet:
-        be_quiet()
     from loopway.probing.probe import probe as probe_models
 
     command = shlex.join(["loopway", *sys.argv[1:]])
@@ -320,38 +316,24 @@ def retrofit(
     cls=Verb,
     epilog="Example: loopway export runs/run --out plain --drop-recurrence. More: docs/publishing.md.",
 )
+@taking_options
 def export(
     model: Annotated[
         str,
         typer.Argument(metavar="RUN_OR_MODEL", help="Run folder, checkpoint, model folder, name on the Hub."),
     ],
     out: Annotated[Path, typer.Option(metavar="PATH", help="Folder for the model and its tokenizer.")],
-    drop_recurrence: Annotated[
-        bool,
-        typer.Option(
-            "--drop-recurrence", metavar="", help="Export the layers of a model whose recurrence isn't base."
-        ),
-    ] = False,
-    self_contained: Annotated[
-        bool,
-        typer.Option(
-            "--self-contained",
-            metavar="",
-            help="Export the recursive model itself, with a model card and its code beside the weights, so that it "
-            "opens without Loopway.",
-        ),
-    ] = False,
-    plugin: Plugins = [],  # noqa: B006  (typer copies it)
+    options: ExportOptions,
 ) -> None:
     """Turn a recursive model into a plain one of its family, layers repeated, that any engine can serve."""
-    if self_contained:
+    if options.self_contained:
         from loopway.publishing.publish import publish_command
 
-        typer.echo(publish_command(model, out, plugin, drop_recurrence=drop_recurrence))
+        typer.echo(publish_command(model, out, options.plugin, drop_recurrence=options.drop_recurrence))
         return
     from loopway.retrofit.command import export_command
 
-    typer.echo(export_command(model, out, plugin, drop_recurrence=drop_recurrence))
+    typer.echo(export_command(model, out, options.plugin, drop_recurrence=options.drop_recurrence))
 
 
 @app.command(cls=Verb, epilog="Example: loopway params 1.4b --layout 4+8R2+4 --recurrence mesh.")
@@ -380,25 +362,18 @@ def schema() -> None:
 
 
 @app.command(cls=Verb, epilog="Example: loopway runs runs studies --json.")
+@taking_options
 def runs(
+    options: RunsOptions,
     folders: Annotated[
         list[Path], typer.Argument(help="Folders to look in, and below; runs if not given.")
     ] = [Path("runs")],  # noqa: B006  (typer copies it)
     json: AsJson = False,
-    delete: Annotated[
-        bool,
-        typer.Option("--delete", metavar="", help="Delete the listed runs, after you have confirmed it."),
-    ] = False,
-    yes: Annotated[
-        bool, typer.Option("--yes", metavar="", help="With --delete: don't ask for confirmation.")
-    ] = False,
 ) -> None:
     """List runs: how far they are, their losses and their size."""
-    from loopway.training.run_list import delete_runs, list_runs
+    from loopway.training.run_list import runs_command
 
-    found = list_runs(folders, as_json=json)
-    if delete and found and (yes or typer.confirm(f"Delete these {len(found)} runs?", err=True)):
-        delete_runs(found)
+    runs_command(folders, options, as_json=json)
 
 
 def _nowhere(json: bool) -> "Console | None":

@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 from typer import Option
 
 from loopway.checks import option_error, wrong_value
+from loopway.console import be_quiet
 
 Plugins = Annotated[
     list[Path],
@@ -25,7 +26,17 @@ Plugins = Annotated[
         metavar="PATH", help="Python file that registers what a model is made of; may be given several times."
     ),
 ]
-Quiet = Annotated[bool, Option("--quiet", metavar="", help="Print errors alone.")]
+
+
+def _be_quiet(wanted: bool) -> bool:
+    if wanted:
+        be_quiet()
+    return wanted
+
+
+Quiet = Annotated[
+    bool, Option("--quiet", metavar="", help="Print errors alone.", callback=_be_quiet, is_eager=True)
+]
 AsJson = Annotated[bool, Option("--json", metavar="", help="Print JSON instead of a table.")]
 Fresh = Annotated[
     bool,
@@ -144,6 +155,29 @@ class Sampling(Options):
     """Always the likeliest token."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """The same seed gives the same text."""
+
+
+class ExportOptions(Options):
+    """What becomes of a recursive model."""
+
+    drop_recurrence: bool = False
+    """Export the layers of a model whose recurrence isn't base: the plain model computes something else."""
+    self_contained: bool = False
+    """Export the recursive model itself, with a model card and its code beside the weights, so that it opens without
+    Loopway."""
+    plugin: list[Path] = []
+    """Python file that registers what a model is made of; may be given several times."""
+
+
+class RunsOptions(Options):
+    """What is done with the runs that are found."""
+
+    compare: bool = False
+    """Print in which keys their configs differ."""
+    delete: bool = False
+    """Delete the listed runs, after you have confirmed it."""
+    yes: bool = False
+    """With --delete: don't ask for confirmation."""
 
 
 class ParameterOptions(Options):

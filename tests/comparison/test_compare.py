@@ -107,6 +107,9 @@ def test_it_leaves_the_table_curves_samples_and_every_model(
     assert Path("out/curves.png").read_bytes().startswith(b"\x89PNG")
     samples = Path("out/samples.md").read_text()
     assert all(f"## {name}\n\n> the state" in samples for name in VARIANTS)
+    page = Path("out/report.html").read_text()
+    assert "the state" in page and "model.layout" in page and "<title>mesh − vanilla: " in page
+    assert "out: report.html, table.md" in " ".join(shown.split())
     for name in VARIANTS:
         model = AutoModelForCausalLM.from_pretrained(f"out/runs/{name}-seed0/model")
         assert model.config.layout == VARIANTS[name]["layout"]
@@ -123,6 +126,7 @@ def test_it_leaves_the_table_curves_samples_and_every_model(
     again = compare("compare.yaml", folder="out")
     assert content(Path("out/runs")) == before
     assert again.rows == result.rows
+    assert Path("out/report.html").read_text() == page
 
     # A variant joins later without training the others again; one that is missing and another recipe are refused.
     config["variants"] = VARIANTS | {"anchor": {"layout": "1+1R2+1", "recurrence": "anchor"}}
@@ -330,17 +334,17 @@ def test_a_prompt_that_fills_a_model_s_context_is_told_before_anything_is_traine
 def test_a_fresh_comparison_keeps_only_prepared_text_that_it_asks_for(
     config: dict[str, Any], in_this_process: None
 ) -> None:
-    path = written(config | {"probe_samples": 0})
-    compare(path, ["variants.mesh=null"], "out")
-    trained_tokenizer = Path("out/data/tokenizer").stat().st_ino
+    config |= {"probe_samples": 0, "variants": {"mesh": VARIANTS["mesh"]}}
+    other, path = {"other": VARIANTS["base"]}, written(config)
+    compare(path, folder="out")
+    prepared_at = Path("out/data/manifest.json").stat().st_mtime_ns
     with pytest.raises(ConfigError, match="delete its runs with --fresh"):
-        compare(path, ["variants={other: {layout: 1+1R2+1, recurrence: mesh}}"], "out")
-    only = "variants={vanilla: null, base: null, mesh: null, other: {layout: 1+1R2+1, recurrence: mesh}}"
-    compare(path, [only, "training.seed=null"], "out", fresh=True)
+        compare(written(config | {"variants": other}), folder="out")
+    compare(path, folder="out", fresh=True)
     assert [run.name for run in Path("out/runs").iterdir()] == ["other-seed0"]
-    assert Path("out/data/tokenizer").stat().st_ino == trained_tokenizer
-    compare(path, [only, "data.vocab_size=270"], "out", fresh=True)
-    assert Path("out/data/tokenizer").stat().st_ino != trained_tokenizer
+    assert Path("out/data/manifest.json").stat().st_mtime_ns == prepared_at
+    compare(path, ["data.vocab_size=270"], "out", fresh=True)
+    assert Path("out/data/manifest.json").stat().st_mtime_ns != prepared_at
 
 
 def test_a_comparison_without_validation_text_is_refused(config: dict[str, Any]) -> None:
@@ -380,7 +384,7 @@ def test_a_run_that_fails_stops_the_comparison_with_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    config["training"]["learning_rate"] = 1e30
+    config["training"]["weight_decay"] = 1e38
     assert run_main(monkeypatch, "compare", str(written(config)), "--out", "out") == 2
     error = capfd.readouterr().err
     assert "Traceback" not in error

@@ -1,49 +1,13 @@
 """Differences, their errors and the share of the gap closed, on losses made by hand."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from loopway.comparison.rows import VariantRuns, compare_losses, compare_variants
+from loopway.comparison.rows import compare_losses, compare_variants
 from loopway.comparison.tables import COLUMNS, markdown_table
-from loopway.training.summary import RunSummary
-
-SAMPLES, TARGETS, SAMPLES_PER_DOCUMENT = 200, 64, 4
-
-
-def variant(
-    name: str, layout: str, recurrence: str, losses: np.ndarray | float, parameters: int = 1000
-) -> VariantRuns:
-    """``losses`` per target: one number, the same with two seeds, or ``[seeds, samples]``."""
-    per_target = np.broadcast_to(losses, (2, SAMPLES)) if np.ndim(losses) == 0 else np.asarray(losses)
-    summary = RunSummary(
-        folder=Path("."),
-        layout=layout,
-        recurrence=recurrence,
-        parameters=2 * parameters,
-        non_embedding_parameters=parameters,
-        steps=1,
-        tokens=1,
-        epochs=1.0,
-        train_loss=None,
-        validation_loss=None,
-        validation_perplexity=None,
-        tokens_per_second=100.0,
-        peak_memory_bytes=2**20,
-        wall_seconds=1.0,
-        device="cpu",
-        versions={},
-    )
-    return VariantRuns(
-        name,
-        [summary] * len(per_target),
-        per_target * TARGETS,
-        np.full(SAMPLES, TARGETS),
-        np.arange(SAMPLES) // SAMPLES_PER_DOCUMENT,
-        3_000_000,
-    )
+from tests.comparison.losses import SAMPLES, SAMPLES_PER_DOCUMENT, variant
 
 
 def test_the_share_of_the_gap_closed_is_what_the_paper_says_of_its_160m_models() -> None:
@@ -186,6 +150,18 @@ def test_the_spread_over_seeds_adds_to_the_error() -> None:
 def test_without_a_vanilla_model_differences_stay_blank() -> None:
     rows = compare_variants([variant("mesh", "1+1R2+1", "mesh", 3.0)])
     assert (rows[0].difference, rows[0].percent_of_vanilla, rows[0].gap_closed) == (None, None, None)
+
+
+def test_the_table_shows_the_digits_that_seeds_leave_meaning_and_the_better_direction() -> None:
+    spread = np.array([[-0.011], [0.011]]) + np.zeros((2, SAMPLES))
+    rows = compare_variants(
+        [variant("vanilla", "4", "base", 3.0), variant("mesh", "1+1R2+1", "mesh", 2.987 + spread)]
+    )
+    heads, _, vanilla, mesh = markdown_table(rows).splitlines()[:4]
+    for head in ("val. loss ↓", "perplexity ↓", "Δ vanilla ↓", "gap closed ↑", "tokens/s ↑", "peak memory ↓"):
+        assert f"| {head} |" in heads
+    assert "| 3.0000 | 20.09 | – |" in vanilla
+    assert "| 2.987 ± 0.016 | 19.83 ± 0.31 | −0.013 ± 0.011 |" in mesh
 
 
 def test_the_markdown_table_has_a_cell_for_every_column() -> None:

@@ -220,16 +220,16 @@ def test_a_mean_has_the_error_of_its_parts_and_differences_are_to_the_first() ->
     assert mean is not None and mean.is_complete
     assert (mean.value, mean.error) == (pytest.approx(40), pytest.approx(2.5))
     heads, rows = headline([first, second])
-    assert heads == ["model", "w ppl", "mean acc, 0-shot"]
+    assert heads == ["model", "w ppl ↓", "mean acc, 0-shot ↑"]
     assert rows == [
-        ["first", "10.00 ± 0.50", "40.00 ± 2.50"],
-        ["second", "12.50 (+2.50)", "45.00 ± 2.50 (+5.00)"],
+        ["first", "10.0 ± 0.5", "40.0 ± 2.5"],
+        ["second", "12.50 (+2.50)", "45.0 ± 2.5 (+5.0)"],
     ]
     _, rows = details([first, second])
-    assert rows[0] == ["a, 0-shot", "acc", "50.00 ± 3.00", "60.00 ± 3.00 (+10.00)"]
+    assert rows[0] == ["a, 0-shot", "acc ↑", "50.0 ± 3.0", "60.0 ± 3.0 (+10.0)"]
     del second.results[measures[1]]
-    assert headline([first, second])[1][1][2] == "incomplete: 60.00 over 1 of 2"
-    assert "| b, 0-shot | acc | 30.00 ± 4.00 | – |" in markdown_tables([first, second])
+    assert headline([first, second])[1][1][2] == "incomplete: 60.0 over 1 of 2"
+    assert "| b, 0-shot | acc ↑ | 30 ± 4 | – |" in markdown_tables([first, second])
 
 
 def test_a_single_task_has_no_mean_and_a_number_of_one_question_no_error() -> None:
@@ -239,16 +239,33 @@ def test_a_single_task_has_no_mean_and_a_number_of_one_question_no_error() -> No
     both = Evaluation(
         "runs/a", "a", measures, {measures[0]: result_of(0.5, 0.1), measures[1]: result_of(0.7, None)}
     )
-    assert headline([both])[1] == [["runs/a", "60.00"]]
+    assert headline([both])[1] == [["runs/a", "60.0"]]
 
 
 def test_perplexities_on_other_text_are_not_compared() -> None:
     (measure,) = task_measures([HELD_OUT])
     first, same, other = (
-        Evaluation(name, name, [measure], {measure: TaskResult(value, None, {}, text, 9, "perplexity")})
+        Evaluation(
+            name,
+            name,
+            [measure],
+            {measure: TaskResult(value, None, {"loss": value / 4}, text, 9, "perplexity")},
+        )
         for name, value, text in (("a", 10, "x"), ("b", 12, "x"), ("c", 13, "y"))
     )
-    assert [row[1] for row in headline([first, same, other])[1]] == ["10.00", "12.00 (+2.00)", "13.00"]
+    heads, rows = headline([first, same, other])
+    assert heads == ["model", "held-out loss ↓", "held-out ppl ↓"]
+    assert [row[1] for row in rows] == ["2.5000", "3.0000 (+0.5000)", "3.2500"]
+    assert [row[2] for row in rows] == ["10.00", "12.00 (+2.00)", "13.00"]
+    assert [row[1] for row in details([first, same, other])[1]] == ["loss ↓", "perplexity ↓"]
+
+
+def test_held_out_loss_has_the_error_that_its_perplexity_has() -> None:
+    (measure,) = task_measures([HELD_OUT])
+    result = TaskResult(20, 20 * 0.012, {"loss": 2.99573}, "x", 9, "perplexity")
+    assert headline([Evaluation("a", "a", [measure], {measure: result})])[1] == [
+        ["a", "2.996 ± 0.012", "20.00 ± 0.24"]
+    ]
 
 
 def test_a_narrow_terminal_shows_every_number_of_the_paper_s_suite() -> None:
@@ -269,8 +286,8 @@ def test_a_narrow_terminal_shows_every_number_of_the_paper_s_suite() -> None:
     text = console.export_text()
     assert "…" not in text and "runs/" not in text
     for number in range(1, 6):
-        assert text.count(f"{10 * number}.00 ± 1.00") == 18, text
-        assert text.count(f"{10 * number}.00 ± 0.01") == 4
+        assert text.count(f"{10 * number}.0 ± 1.0") == 18, text
+        assert text.count(f"{10 * number}.000 ± 0.010") == 4
 
 
 def test_what_is_asked_twice_is_taken_once() -> None:

@@ -133,14 +133,14 @@ def test_the_paper_s_suite_gives_four_perplexities_and_both_means(
     table = Path("out/table.md").read_text()
     heads, _, row = table.splitlines()[:3]
     assert heads == (
-        "| model | held-out ppl | wikitext ppl | LAMBADA-O ppl | LAMBADA-S ppl "
-        "| mean acc, 0-shot | mean acc, 5-shot |"
+        "| model | held-out loss ↓ | held-out ppl ↓ | wikitext ppl ↓ | LAMBADA-O ppl ↓ | LAMBADA-S ppl ↓ "
+        "| mean acc, 0-shot ↑ | mean acc, 5-shot ↑ |"
     )
     assert "–" not in row and "incomplete" not in row
     for shots in (0, 5):
         values = [r["value"] for r in model["results"] if r["in_mean"] and r["shots"] == shots]
-        assert len(values) == 9 and f"| {100 * sum(values) / 9:.2f}" in row
-    assert "| mmlu_continuation, 5-shot | acc |" in table
+        assert len(values) == 9 and f"| {100 * sum(values) / 9:.1f}" in row
+    assert "| mmlu_continuation, 5-shot | acc ↑ |" in table
 
 
 DIES_AFTER_30_ANSWERS = """

@@ -11,6 +11,22 @@ from loopway.traces.findings import (
     StateProbes,
 )
 
+TOKENS = [
+    "The",
+    " state",
+    " of",
+    "\n\n",
+    "the",
+    "  ",
+    "<b>un",
+    "ion",
+    "日₁",
+    "日₂",
+    "\t",
+    ".",
+    *(40 * [" and", " so", " on"]),
+]
+
 
 def spread(generator: np.random.Generator, *shape: int, low: float = 0.0, high: float = 1.0) -> Spread:
     return Spread(generator.uniform(low, high, shape), generator.uniform(0, (high - low) / 10, shape))
@@ -43,6 +59,8 @@ def made_up_probes(name: str = "mesh", *, loops: int = 2, seed: int = 0, routers
         mixing_by_frequency=draw.uniform(0, 1, (10, *unwritten.shape)) + unwritten,
         flow=spread(draw, boundaries, slots, high=0.3),
         unused_slots=[slots - 1],
+        token_ids=np.arange(len(TOKENS)),
+        mixing_by_token=draw.uniform(0, 1, (len(TOKENS), *unwritten.shape)) + unwritten,
     )
     found.mixing_by_frequency[1] = np.nan  # a group without tokens
     changes = [
@@ -80,4 +98,5 @@ def made_up_probes(name: str = "mesh", *, loops: int = 2, seed: int = 0, routers
         ),
         routers=found if routers else None,
         loops=[LoopProbes("core", loops, 10, 4.0, changes, writes if routers else [])],
+        tokens=TOKENS if routers else [],
     )

@@ -21,10 +21,10 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 from loopway.probing.figures import draw_figures
-from loopway.probing.pictures import Picture, save_picture
 from loopway.probing.router_figures import draw_routers
 from loopway.probing.state_figures import draw_glance, draw_relative_updates
 from loopway.report.labels import model_labels
+from loopway.report.pictures import Picture, save_picture
 from loopway.report.style import line_style
 from loopway.traces.findings import ModelProbes, Spread
 

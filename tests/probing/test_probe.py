@@ -50,7 +50,7 @@ def test_a_run_s_own_validation_text_is_probed_and_everything_is_written(runs: P
     )
     assert result.exit_code == 0, result.output
     assert "one loop fewer" in result.stdout and "last write withheld" in result.stdout
-    assert re.search(r"balance.*\d\.\d{3} ± \d\.\d{3}", result.stdout)
+    assert re.search(r"balance ↑.*\d\.\d+ ± 0\.\d+", result.stdout)
     content = json.loads((tmp_path / "out" / "probes.json").read_text())
     vanilla, base, mesh = content["models"]
     assert [model["name"] for model in content["models"]] == names
@@ -59,6 +59,10 @@ def test_a_run_s_own_validation_text_is_probed_and_everything_is_written(runs: P
     assert len({model["text"] for model in content["models"]}) == 1
     assert vanilla["routers"] is base["routers"] is None and mesh["routers"]["sources"][0] == "h_emb"
     assert vanilla["loops"] == [] and mesh["loops"][0]["samples"] == 3
+    trained = open_trained(str(runs / "mesh"))
+    ids = held_out_samples(trained, [], None)[0]["input_ids"].tolist()
+    assert mesh["routers"]["token_ids"] == ids and len(ids) == 32
+    assert "".join(mesh["tokens"]) == trained.tokenizer.decode(ids) and base["tokens"] == []
     page = (tmp_path / "out" / "probes.html").read_text()
     assert "loopway" in page and "1+1R2+1" in page
     figures = {path.name for path in (tmp_path / "out" / "figures").iterdir()}

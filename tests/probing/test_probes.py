@@ -12,7 +12,7 @@ from small_models import VOCABULARY, small_batch, small_model
 
 import loopway
 from loopway.layout import Layout
-from loopway.modeling.stack import find_stack
+from loopway.modeling.stack import StageRecord, find_stack
 from loopway.probing.loops import probe_loops
 from loopway.traces.findings import Spread
 from loopway.traces.measures import relative_update
@@ -163,6 +163,51 @@ def test_router_probes_are_means_over_tokens() -> None:
         assert found.write_entropy.mean[boundary] == pytest.approx(entropies.mean().item())
         assert 0 < found.read_entropy.mean[boundary] <= math.log(5)
     np.testing.assert_allclose(found.flow.mean.sum(1), np.nansum(found.mixing.mean, axis=1))
+
+
+def test_each_token_s_mixing_weights_are_those_of_its_routers() -> None:
+    model, batch = small_model("1+1R2+1"), small_batch(3, 12)
+    found, records = probed_routers(model, batch)
+    assert found.token_ids.tolist() == batch["input_ids"][0].tolist()
+    for boundary, record in enumerate(records[:-1]):
+        np.testing.assert_array_equal(found.mixing_by_token[:, boundary, : boundary + 2], record.weights[0])
+        assert np.isnan(found.mixing_by_token[:, boundary, boundary + 2 :]).all()
+    alone, _ = probed_routers(model, {name: values[:1] for name, values in batch.items()})
+    np.testing.assert_allclose(alone.mixing_by_token.mean(0), alone.mixing.mean)
+
+
+def test_a_token_reads_what_its_router_is_set_to_read() -> None:
+    """Each token id writes to slot 1 or 2, and everything is read from slot 1: a(t, s) is 1 for those that wrote there."""
+    write = torch.tensor([[0.0, 1, 0], [0, 0, 1]])[torch.tensor([[0, 1, 0]])].double()
+    read = torch.tensor([0.0, 1, 0]).expand(1, 3, 3).double()
+    stages = Layout.parse("1+1R2+1").stages
+    boundaries = [
+        StageRecord(
+            stage,
+            read,
+            read,
+            write,
+            read,
+            torch.cat([torch.zeros(1, 3, 1), write[..., 1:2].expand(1, 3, n)], -1),
+        )
+        for n, stage in enumerate(stages[:-1], 1)
+    ]
+    probe = RouterProbe(stages, 3, TokenGroups(np.array([2, 1])))
+    probe.add([*boundaries, StageRecord(stages[-1], read, read, None, None, None)], torch.tensor([[0, 1, 0]]))
+    found = probe.result()
+    assert found.mixing_by_token[0, 2].tolist() == [0, 1, 1, 1] and found.mixing_by_token[1, 2].tolist() == [
+        0,
+        0,
+        0,
+        0,
+    ]
+
+
+@pytest.mark.parametrize(("layout", "length", "kept"), [("1+1R2+1", 300, 200), ("1+1R30+1", 50, 18)])
+def test_so_many_tokens_are_kept_one_by_one_as_a_page_bears(layout: str, length: int, kept: int) -> None:
+    found, _ = probed_routers(small_model(layout), small_batch(2, length))
+    assert found.mixing_by_token.shape == (kept, len(found.boundaries), len(found.sources))
+    assert len(found.token_ids) == kept
 
 
 def test_what_flows_through_the_slots_is_what_a_buffer_would_give() -> None:

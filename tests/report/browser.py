@@ -85,6 +85,24 @@ class Browser:
         """Sizes, in CSS pixels: of the page, of what sticks out of it, of its smallest text; how long it took."""
         return self.evaluate(_MEASURE)
 
+    def point_at(self, element: str) -> None:
+        """Move the mouse over the middle of an element, which an expression gives."""
+        middle = (
+            f"(box => [box.x + box.width / 2, box.y + box.height / 2])({element}.getBoundingClientRect())"
+        )
+        x, y = self.evaluate(middle)
+        self._call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+
+    def press(self, key: str, after: str = "") -> None:
+        """Press a key where the focus is; ``after``: first put it before what is inside this element."""
+        if after:
+            self.evaluate(f"{after}.tabIndex = -1, {after}.focus()")
+        codes = {"Tab": 9, "ArrowRight": 39}
+        for kind in ("rawKeyDown", "keyUp"):
+            self._call(
+                "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=codes[key]
+            )
+
     def _call(self, method: str, **parameters: Any) -> dict[str, Any]:
         number = next(self._numbers)
         message = {"id": number, "method": method, "params": parameters, **self._session}

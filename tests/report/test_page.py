@@ -10,10 +10,10 @@ import pytest
 from markupsafe import Markup
 
 from loopway.layout import Layout
-from loopway.report import page
 from loopway.report.diagram import layout_diagram
 from loopway.report.page import Card, Figure, Section, Table, write_page
 from tests.report.browser import Browser, chromium
+from tests.report.colors import contrast, page_modes
 
 NASTY = "<script>alert('x')</script>&\"{{ 7 * 7 }}"
 LONG = "a_name_without_any_place_to_break_it_" * 6
@@ -117,28 +117,12 @@ def test_a_drawing_that_cannot_be_scaled_is_refused() -> None:
         _ = Figure('<svg width="10"/>', "a figure").style
 
 
-def luminance(color: str) -> float:
-    """WCAG's relative luminance of #rgb or #rrggbb."""
-    digits = color[1:] if len(color) == 7 else "".join(2 * digit for digit in color[1:])
-    parts = [int(digits[place : place + 2], 16) / 255 for place in (0, 2, 4)]
-    red, green, blue = (
-        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
-    )
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-
 def test_text_contrasts_with_its_ground_in_light_and_dark() -> None:
-    style = Path(page.__file__).with_name("page.css").read_text()
-    modes = re.findall(r":root \{(.*?)\}", style, flags=re.DOTALL)
+    modes = page_modes()
     assert len(modes) == 3  # light, dark, print
-    light = dict(re.findall(r"--(\S+): (#\w+);", modes[0]))
-    for mode in modes:
-        colors = light | dict(re.findall(r"--(\S+): (#\w+);", mode))
+    for number, colors in enumerate(modes):
         for text, ground in (*product(("ink", "quiet", "accent"), ("ground", "raised")), ("ink", "warning")):
-            if (mode, ground) == (modes[2], "warning"):
-                continue  # as in light
-            lighter, darker = sorted((luminance(colors[text]), luminance(colors[ground])), reverse=True)
-            assert (lighter + 0.05) / (darker + 0.05) >= 4.5, f"{text} on {ground}: {mode}"
+            assert contrast(colors[text], colors[ground]) >= 4.5, f"{text} on {ground}: {number}"
 
 
 @pytest.fixture(scope="module")
@@ -172,15 +156,19 @@ def test_what_is_typed_there_can_be_copied_as_it_is(browser: Browser, tmp_path: 
     assert browser.evaluate(copied) == "loopway  probe held-out words --samples 20"
 
 
-def test_it_is_dark_in_the_dark_with_drawings_on_white(browser: Browser, tmp_path: Path) -> None:
+def test_figures_are_dark_in_the_dark(browser: Browser, tmp_path: Path) -> None:
     some_page(tmp_path / "page.html", "words")
-    ground = "['body', '.plot'].map(name => getComputedStyle(document.querySelector(name)).backgroundColor)"
-    grounds = {}
+    script = """[getComputedStyle(document.body).backgroundColor,
+      getComputedStyle(document.querySelector('.plot')).backgroundColor,
+      getComputedStyle(document.querySelector('.plot path')).stroke,
+      getComputedStyle(document.body).color]"""
+    looks = {}
     for dark in (False, True):
         browser.open(tmp_path / "page.html", 1280, dark=dark)
-        grounds[dark] = browser.evaluate(ground)
-    assert grounds[False][0] != grounds[True][0]
-    assert grounds[True][1] == "rgb(255, 255, 255)"
+        looks[dark] = browser.evaluate(script)
+        _, plot, line, ink = looks[dark]
+        assert plot == "rgba(0, 0, 0, 0)" and line == ink
+    assert looks[False][0] != looks[True][0] and looks[False][2] != looks[True][2]
 
 
 def test_a_page_runs_no_script_even_one_that_got_in(browser: Browser, tmp_path: Path) -> None:

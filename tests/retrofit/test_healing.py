@@ -13,6 +13,7 @@ from pretrained import TEXTS, save_pretrained
 from rich.console import Console
 from transformers import AutoModelForCausalLM, PreTrainedModel, TrainerCallback
 
+from loopway.comparison.figures import plot_curves
 from loopway.comparison.run import compare
 from loopway.data.run_data import open_data
 from loopway.data.tokenizer import train_tokenizer
@@ -264,7 +265,10 @@ def test_variants_are_healed_side_by_side(
 
     monkeypatch.setattr("loopway.comparison.planned._run_in_process", train_here)
     drawn: dict[str, Any] = {}
-    monkeypatch.setattr("loopway.comparison.report.plot_curves", lambda *_, **more: drawn.update(more))
+    monkeypatch.setattr(
+        "loopway.comparison.report.plot_curves",
+        lambda *given, **more: (drawn.update(more), plot_curves(*given, **more))[1],
+    )
     rows = compare(tmp_path / "heal.yaml", [], tmp_path / "out", console=Console(quiet=True)).rows
     summary = json.loads((tmp_path / "out" / "runs" / "mesh-seed0" / "summary.json").read_text())
     assert drawn["original"] == summary["original_loss"] > 1

@@ -5,6 +5,7 @@ Knows finished runs; nothing of how they were done.
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,36 +20,55 @@ from loopway.inference.trained_model import open_model
 from loopway.modeling.accounting import parameter_report
 from loopway.modeling.pretrained_folder import PretrainedFolder
 from loopway.options import Sampling
+from loopway.report.pictures import Picture
 from loopway.training.metrics_log import read_metrics
+
+
+class Results(NamedTuple):
+    """What a comparison found: the table's rows, and the curves with their figure."""
+
+    rows: list[Row]
+    curves: list[Curve]
+    picture: Picture
+
 
 _SAMPLE = Sampling(max_new_tokens=80, temperature=0.8, top_k=50)
 
 
-def write_results(folder: Path, runs: dict[str, list[PlannedRun]], data: RunData) -> list[Row]:
-    """Write numbers, table and curves; the table's rows."""
+def write_results(folder: Path, runs: dict[str, list[PlannedRun]], data: RunData) -> Results:
+    """Write results.json, table.md and curves.png."""
     variants = [_gather(name, by_seed, data) for name, by_seed in runs.items()]
     rows = compare_variants(variants)
     write_json(folder / "results.json", [asdict(row) for row in rows])
     write_atomically(folder / "table.md", markdown_table(rows))
     vanilla = next((v.name for v in variants if vanilla_for(v, variants) is v), None)
     originals = {planned.summary.original_loss for by_seed in runs.values() for planned in by_seed}
-    plot_curves(
-        [_curve(name, by_seed) for name, by_seed in runs.items()],
-        vanilla,
-        folder / "curves.png",
-        original=originals.pop() if len(originals) == 1 else None,
-    )
-    return rows
+    curves = [_curve(name, by_seed) for name, by_seed in runs.items()]
+    picture = plot_curves(curves, vanilla, original=originals.pop() if len(originals) == 1 else None)
+    picture.figure.savefig(folder / "curves.png")
+    return Results(rows, curves, picture)
 
 
-def write_samples(folder: Path, runs: dict[str, list[PlannedRun]], prompt: str) -> None:
-    """Let every variant's first model go on from the prompt. Raises ConfigError if that fills a model's context."""
-    samples = [f"What each model makes of {prompt!r} (seed 0, temperature {_SAMPLE.temperature}).\n"]
-    for name, by_seed in runs.items():
-        text = generate(*open_model(by_seed[0].folder.path), prompt, _SAMPLE)
+def write_samples(folder: Path, runs: dict[str, list[PlannedRun]], prompt: str) -> dict[str, str]:
+    """Let every variant's first model go on from the prompt; write and return the texts.
+
+    Raises:
+        ConfigError: prompt and text fill a model's context.
+    """
+    texts = {
+        name: generate(*open_model(by_seed[0].folder.path), prompt, _SAMPLE) for name, by_seed in runs.items()
+    }
+    samples = [f"{samples_note(prompt)}\n"]
+    for name, text in texts.items():
         quoted = "\n".join(f"> {line}".rstrip() for line in text.splitlines())
         samples.append(f"## {name}\n\n{quoted}\n")
     write_atomically(folder / "samples.md", "\n".join(samples))
+    return texts
+
+
+def samples_note(prompt: str) -> str:
+    """Return how the samples are made."""
+    return f"What each model makes of {prompt!r} (seed 0, temperature {_SAMPLE.temperature})."
 
 
 def _gather(name: str, by_seed: list[PlannedRun], data: RunData) -> VariantRuns:
@@ -69,7 +89,7 @@ def _gather(name: str, by_seed: list[PlannedRun], data: RunData) -> VariantRuns:
 
 
 def _curve(name: str, by_seed: list[PlannedRun]) -> Curve:
-    """Validation loss by tokens, mean over the seeds, which are evaluated at the same steps."""
+    """Validation loss by tokens of the seeds, which are evaluated at the same steps."""
     seeds = [
         {
             line["tokens"]: line["validation_loss"]
@@ -79,4 +99,4 @@ def _curve(name: str, by_seed: list[PlannedRun]) -> Curve:
         for planned in by_seed
     ]
     tokens = sorted(set.intersection(*map(set, seeds)))
-    return Curve(name, np.array(tokens), np.array([[seed[at] for at in tokens] for seed in seeds]).mean(0))
+    return Curve(name, np.array(tokens), np.array([[seed[at] for at in tokens] for seed in seeds]))

@@ -6,11 +6,10 @@ how much a difference varies from run to run, so it gets no error. Knows nothing
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
-from loopway.inference.held_out import document_error
+from loopway.inference.held_out import Difference, paired_difference
 from loopway.layout import Layout
 from loopway.training.summary import RunSummary
 
@@ -79,34 +78,9 @@ class Row:
     peak_memory_bytes: int
 
 
-class Difference(NamedTuple):
-    """One variant's loss minus another's, with standard errors; None where they can't be known.
-
-    Attributes:
-        value: nats per token.
-        document_error: over documents alone, for these very models.
-        error: over documents and seeds.
-    """
-
-    value: float
-    document_error: float | None
-    error: float | None
-
-
 def compare_losses(a: VariantRuns, b: VariantRuns) -> Difference:
-    """Return a's loss minus b's, and its standard errors.
-
-    Differences are paired (both models saw the same text), so the text's own difficulty cancels. The spread of the
-    per-seed differences is added in quadrature.
-    """
-    differences = a.loss_sums - b.loss_sums
-    per_sample, total = differences.mean(0), a.targets.sum()
-    difference = float(per_sample.sum() / total)
-    error, seeds = document_error(per_sample, a.targets, a.documents), len(differences)
-    if error is None or seeds < 2:
-        return Difference(difference, error, None)
-    of_seeds = math.sqrt(np.var(differences.sum(1) / total, ddof=1) / seeds)
-    return Difference(difference, error, math.hypot(error, of_seeds))
+    """Return a's loss minus b's, and its standard errors."""
+    return paired_difference(a.loss_sums, b.loss_sums, a.targets, a.documents)
 
 
 def compare_variants(variants: list[VariantRuns]) -> list[Row]:

@@ -1,6 +1,7 @@
 """A comparison from config to report: every variant trained on the same prepared data, then told side by side.
 
-    comparison.json  data/  variants/NAME.yaml  runs/NAME-seedN/  results.json  table.md  curves.png  samples.md  probes/
+    comparison.json  data/  variants/NAME.yaml  runs/NAME-seedN/  results.json  table.md
+    curves.png  samples.md  report.html  probes/
 
 Finished runs are kept, unfinished ones go on where they were. Of several workers the first does all but the training.
 Knows nothing of how a single run is done.
@@ -17,8 +18,9 @@ from typing import Any
 from rich.console import Console
 
 from loopway.comparison.config import CompareConfig, run_name
+from loopway.comparison.page import write_comparison_page
 from loopway.comparison.planned import PlannedRun
-from loopway.comparison.report import write_results, write_samples
+from loopway.comparison.report import samples_note, write_results, write_samples
 from loopway.comparison.rows import Row
 from loopway.comparison.tables import explain, terminal_table
 from loopway.comparison.workers import Workers
@@ -30,6 +32,7 @@ from loopway.inference.generation import prompt_ids
 from loopway.options import ProbeOptions
 from loopway.probing.probe import probe
 from loopway.training.run_folder import RunFolder, is_data
+from loopway.training.summary import library_versions
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ def compare(
     folder: Path | str | None = None,
     *,
     fresh: bool = False,
+    command: str = "",
     console: Console | None = None,
 ) -> Comparison:
     """Train every variant of a comparison and report on them.
@@ -56,6 +60,7 @@ def compare(
         folder: where everything goes; None is ``runs/<name of the config>``, without a file ``runs/demo``.
         fresh: remove a comparison that is in the folder, whatever its config; prepared text stays if this one asks for the
             same.
+        command: what was typed, for the page.
         console: where the table is shown; None is standard output.
 
     Raises:
@@ -103,13 +108,26 @@ def compare(
         prompt_ids(data.tokenizer, plan.prompt, first.config.build_model_config(data.tokenizer))
     for planned in in_turn:
         planned.train(folder / "data", workers)
-    rows = write_results(folder, runs, data)
+    rows, curves, picture = write_results(folder, runs, data)
     console.print(terminal_table(rows))
     console.print(explain(rows), style="dim")
-    write_samples(folder, runs, plan.prompt)
+    write_comparison_page(
+        folder / "report.html",
+        rows,
+        curves,
+        picture,
+        configs={name: by_seed[0].config.to_dict() for name, by_seed in runs.items()},
+        samples=write_samples(folder, runs, plan.prompt),
+        samples_note=samples_note(plan.prompt),
+        command=command,
+        versions=library_versions(),
+        has_probes=plan.probe_samples > 0,
+    )
     if plan.probe_samples:
         probe_models(folder, runs, plan.probe_samples, console)
-    console.print(f"Everything is in {folder}: table.md, results.json, curves.png, samples.md, runs/*/model")
+    console.print(
+        f"Everything is in {folder}: report.html, table.md, results.json, curves.png, samples.md, runs/*/model"
+    )
     return Comparison(folder, rows)
 
 

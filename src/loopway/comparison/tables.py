@@ -6,8 +6,7 @@ from rich.table import Table
 
 from loopway.comparison.rows import NOISE_FACTOR, Row
 from loopway.report.markdown import markdown_table as table
-
-_BLANK = "–"
+from loopway.report.numbers import DOWN, NOTHING, UP, measured, plain, rounded
 
 COLUMNS: list[tuple[str, Callable[[Row], str]]] = [
     ("variant", lambda row: row.variant),
@@ -15,17 +14,17 @@ COLUMNS: list[tuple[str, Callable[[Row], str]]] = [
     ("recurrence", lambda row: row.recurrence),
     ("parameters", lambda row: f"{row.parameters:,}"),
     ("non-emb.", lambda row: f"{row.non_embedding_parameters:,}"),
-    ("% of vanilla", lambda row: _or_blank(row.percent_of_vanilla, "{:.1f}")),
-    ("MFLOP/token", lambda row: f"{row.training_flops / 1e6:,.1f}"),
-    ("val. loss", lambda row: f"{row.validation_loss:.4f}" + _or_blank(row.seed_deviation, " ± {:.4f}", "")),
-    ("perplexity", lambda row: f"{row.perplexity:.2f}"),
+    ("% of vanilla", lambda row: plain(row.percent_of_vanilla, 1)),
+    ("MFLOP/token", lambda row: plain(row.training_flops / 1e6, 1)),
+    (f"val. loss {DOWN}", lambda row: measured(row.validation_loss, row.seed_deviation, 4)),
+    (f"perplexity {DOWN}", lambda row: measured(row.perplexity, _deviation_of_perplexity(row), 2)),
+    (f"Δ vanilla {DOWN}", lambda row: measured(row.difference, row.difference_error, 4, sign=True)),
+    (f"gap closed {UP}", lambda row: NOTHING if row.gap_closed is None else f"{row.gap_closed:.0%}"),
     (
-        "Δ vanilla",
-        lambda row: _or_blank(row.difference, "{:+.4f}") + _or_blank(row.difference_error, " ± {:.4f}", ""),
+        f"tokens/s {UP}",
+        lambda row: NOTHING if row.tokens_per_second is None else f"{rounded(row.tokens_per_second):,.0f}",
     ),
-    ("gap closed", lambda row: _or_blank(row.gap_closed, "{:.0%}")),
-    ("tokens/s", lambda row: _or_blank(row.tokens_per_second, "{:,.0f}")),
-    ("peak memory", lambda row: f"{row.peak_memory_bytes / 2**20:,.0f} MiB"),
+    (f"peak memory {DOWN}", lambda row: f"{row.peak_memory_bytes / 2**20:,.0f} MiB"),
 ]
 _LEFT_ALIGNED = 3
 
@@ -35,12 +34,12 @@ def explain(rows: list[Row]) -> str:
     has_one_document = any(row.difference is not None and row.document_error is None for row in rows)
     if rows[0].seeds > 1 and has_one_document:
         noise = (
-            f"{rows[0].seeds} seeds: losses ± their standard deviation. Δ vanilla has no interval, and no share of a gap "
+            f"{rows[0].seeds} seeds: losses and perplexities ± standard deviation. Δ vanilla has no interval, and no share of a gap "
             f"is given: the validation set is a single document; raise data.validation_fraction or give data.validation."
         )
     elif rows[0].seeds > 1:
         noise = (
-            f"{rows[0].seeds} seeds: losses ± their standard deviation. Δ vanilla ± its standard error, from paired "
+            f"{rows[0].seeds} seeds: losses and perplexities ± standard deviation. Δ vanilla ± its standard error, from paired "
             f"documents and seeds. Gap closed: share of the base–vanilla gap; blank where that gap is under "
             f"{NOISE_FACTOR:g} standard errors."
         )
@@ -51,7 +50,7 @@ def explain(rows: list[Row]) -> str:
         )
     return (
         f"Loss in nats per token on held-out documents. {noise} % of vanilla: non-embedding parameters. "
-        f"MFLOP/token: training, forward and backward."
+        f"MFLOP/token: training, forward and backward. {UP} {DOWN}: the better direction."
     )
 
 
@@ -73,5 +72,5 @@ def markdown_table(rows: list[Row]) -> str:
     return f"{table([header for header, _ in COLUMNS], cells, left=_LEFT_ALIGNED)}\n\n{explain(rows)}\n"
 
 
-def _or_blank(value: float | None, form: str, blank: str = _BLANK) -> str:
-    return blank if value is None else form.format(value)
+def _deviation_of_perplexity(row: Row) -> float | None:
+    return None if row.seed_deviation is None else row.perplexity * row.seed_deviation

@@ -22,6 +22,7 @@ from loopway.evaluation.perplexity import held_out_perplexity
 from loopway.evaluation.results import Evaluation, TaskResult
 from loopway.evaluation.suite import HELD_OUT, Measure
 from loopway.evaluation.tables import markdown_tables, terminal_tables
+from loopway.evaluation.variants import recipe_of
 from loopway.files import locked, write_atomically, write_json
 from loopway.inference.held_out import held_out_samples
 from loopway.inference.identity import versions
@@ -83,7 +84,8 @@ def _evaluate_one(
     settings: EvaluationOptions,
     log: Console,
 ) -> Evaluation:
-    evaluation = Evaluation(evaluated.name, evaluated.key, measures)
+    recipe = None if evaluated.run is None else recipe_of(evaluated.run)
+    evaluation = Evaluation(evaluated.name, evaluated.key, measures, recipe=recipe)
     answers = Answers(folder / "answers" / f"{evaluated.key[:32]}.jsonl")
     batch_size: int | str = settings.batch_size if settings.batch_size == "auto" else int(settings.batch_size)
     if batch_size == "auto" and evaluated.model.device.type == "cpu":
@@ -133,7 +135,7 @@ def _write(folder: Path, evaluations: list[Evaluation], settings: EvaluationOpti
                 "model": evaluation.model,
                 "key": evaluation.key,
                 "results": [
-                    asdict(measure) | asdict(result) for measure, result in evaluation.results.items()
+                    asdict(measure) | result.summary() for measure, result in evaluation.results.items()
                 ],
                 "missing": [
                     {"task": measure.task, "shots": measure.shots, "why": why}

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from loopway.data.tokens.samples import IGNORED_LABEL, TokenSamples
 from loopway.evaluation.answers import Answers
-from loopway.evaluation.results import TaskResult
+from loopway.evaluation.results import SampleLosses, TaskResult
 from loopway.inference.held_out import document_error, sample_losses
 
 
@@ -39,7 +39,8 @@ def held_out_perplexity(
             sums[index] = loss
             answers.add_partial("held_out", [identities[index]], loss)
     loss = float(sums.sum() / targets.sum())
-    error = document_error(sums, targets, samples.document_of_samples())
+    documents = samples.document_of_samples()
+    error = document_error(sums, targets, documents)
     perplexity = math.exp(min(loss, 700.0))
     return TaskResult(
         metric="perplexity",
@@ -48,6 +49,7 @@ def held_out_perplexity(
         metrics={"perplexity": perplexity, "loss": loss},
         version=hashlib.sha256("".join(identities).encode()).hexdigest()[:12],
         samples=len(samples),
+        losses=SampleLosses(sums, targets, documents),
     )
 
 

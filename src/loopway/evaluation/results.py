@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
 
 from loopway.evaluation.suite import Measure
 
@@ -16,6 +19,7 @@ class TaskResult:
         metrics: every metric of the task, by the harness's name.
         version: of the task's definition; of held-out text, a hash of the samples.
         samples: questions that were asked.
+        losses: of held-out text, of every sample.
     """
 
     value: float
@@ -24,6 +28,40 @@ class TaskResult:
     version: str
     samples: int
     metric: str
+    losses: "SampleLosses | None" = field(default=None, compare=False, repr=False)
+
+    def summary(self) -> dict[str, Any]:
+        """Return everything but the losses of samples, as plain values."""
+        return {name: value for name, value in vars(self).items() if name != "losses"}
+
+
+@dataclass(frozen=True)
+class SampleLosses:
+    """Losses on held-out text, sample by sample.
+
+    Attributes:
+        sums: summed loss of every sample, ``[samples]``, in nats.
+        targets: number of its targets, ``[samples]``.
+        documents: the document in which it begins, ``[samples]``.
+    """
+
+    sums: np.ndarray
+    targets: np.ndarray
+    documents: np.ndarray
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A run as one seed of a variant.
+
+    Attributes:
+        variant: its name.
+        content: the run's config without its seed: equal for seeds of one variant.
+    """
+
+    variant: str
+    seed: int
+    content: str
 
 
 @dataclass(frozen=True)
@@ -36,3 +74,5 @@ class Evaluation:
     """In the order in which they were asked for."""
     results: dict[Measure, TaskResult] = field(default_factory=dict)
     missing: dict[Measure, str] = field(default_factory=dict)
+    recipe: Recipe | None = None
+    """Of the run that the model comes from; None without a run."""

@@ -4,6 +4,7 @@ Knows models, runs and samples; nothing of what is made of the losses.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -94,6 +95,41 @@ def document_error(sums: np.ndarray, targets: np.ndarray, documents: np.ndarray)
     residuals = np.bincount(documents, weights=sums - sums.sum() / total * targets)[np.unique(documents)]
     count = len(residuals)
     return None if count < 2 else math.sqrt(count / (count - 1) * float((residuals**2).sum())) / float(total)
+
+
+class Difference(NamedTuple):
+    """One variant's loss minus another's, with standard errors; None where they can't be known.
+
+    Attributes:
+        value: nats per token.
+        document_error: over documents alone, for these very models.
+        error: over documents and seeds.
+    """
+
+    value: float
+    document_error: float | None
+    error: float | None
+
+
+def paired_difference(a: np.ndarray, b: np.ndarray, targets: np.ndarray, documents: np.ndarray) -> Difference:
+    """Return a's loss minus b's, and its standard errors.
+
+    Differences are paired (both models saw the same text), so the text's own difficulty cancels. The spread of the
+    per-seed differences is added in quadrature.
+
+    Args:
+        a, b: summed loss of every sample, ``[seeds, samples]``, in nats; seeds in one order.
+        targets: number of targets of every sample, ``[samples]``.
+        documents: the document in which it begins, ``[samples]``.
+    """
+    differences = a - b
+    per_sample, total = differences.mean(0), targets.sum()
+    difference = float(per_sample.sum() / total)
+    error, seeds = document_error(per_sample, targets, documents), len(differences)
+    if error is None or seeds < 2:
+        return Difference(difference, error, None)
+    of_seeds = math.sqrt(np.var(differences.sum(1) / total, ddof=1) / seeds)
+    return Difference(difference, error, math.hypot(error, of_seeds))
 
 
 def _of_run(run: RunFolder | None, config: DataConfig | None, length: int | None) -> TokenSamples | None:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import matplotlib
 
 from loopway.probing.loop_figures import draw_loops
-from loopway.probing.pictures import Picture
 from loopway.probing.router_figures import draw_routers
 from loopway.probing.state_figures import draw_glance, draw_relative_updates, draw_similarity, draw_spectra
 from loopway.report.labels import model_labels
+from loopway.report.pictures import Picture
 from loopway.report.style import LOOK
 from loopway.traces.findings import ModelProbes
 

@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.ticker import FuncFormatter, MaxNLocator, SymmetricalLogLocator
 
-from loopway.probing.pictures import Picture, name_models, sample_count
+from loopway.probing.names import name_models, sample_count
+from loopway.report.pictures import Picture
 from loopway.report.style import (
     BLACK,
     WIDTH,

@@ -17,11 +17,11 @@ from loopway.probing.page_tables import (
     spectrum_tables,
     state_tables,
 )
-from loopway.probing.pictures import Picture
 from loopway.report.diagram import layout_diagram
 from loopway.report.labels import model_labels
-from loopway.report.page import Card, Figure, Section, Table, write_page
-from loopway.traces.findings import ModelProbes
+from loopway.report.page import Card, Figure, Section, Table, TokenText, write_page
+from loopway.report.pictures import Picture
+from loopway.traces.findings import ModelProbes, RouterProbes
 
 _LEAD = "Does recursion work? Whether the loops of a model share the work, keep changing the state, and keep it rich."
 _TITLE = "What the loops do"
@@ -88,6 +88,11 @@ _ROUTERS = (
     "differently, which the entropies and the tables by position and frequency tell apart. How much is read of a state "
     "isn’t how much it matters, since states differ in size.",
 )
+_TOKENS = (
+    "What each boundary reads for one token of {label}: its mixing weights a(t, s), boundaries down, sources across. Point "
+    "at a token, or choose one with Tab and the arrow keys. The first {count} tokens of the first sample; ⏎ is a line "
+    "break, ␣ a token of nothing but a space, and a character in several tokens has its parts numbered."
+)
 _LOOPS = (
     "What is each loop worth? The validation loss is measured with fewer loops, with what follows the loop reading what "
     "it would read after so many; with more, the last one repeated; and with one loop’s output withheld from the "
@@ -132,7 +137,7 @@ def _sections(
     def figures(stem: str, folded: bool = False) -> list[Figure]:
         """Those pictures whose names begin so."""
         found = [picture for name, picture in pictures.items() if name.startswith(stem)]
-        return [Figure(picture.svg, picture.caption, folded=folded) for picture in found]
+        return [Figure(picture.page_svg, picture.caption, folded=folded) for picture in found]
 
     skew = state_tables(
         "Relative update of each block",
@@ -157,15 +162,16 @@ def _sections(
         Section("Collapse", _COLLAPSE, (), figures("spectra"), [*ranks, *spectrum_tables(probes, labels)]),
     ]
     tables: list[Table] = []
-    unused = []
+    unused, texts = [], []
     for found, label in zip(probes, labels, strict=True):
         if found.routers is not None:
             tables += router_tables(found, found.routers, label)
             unused.append(_unused(found.routers.unused_slots, label))
+            texts.append(_token_text(found.tokens, found.routers, label))
     if tables:
         several = len(unused) > 1
         shown = [*figures("routers-"), *figures("positions-", several), *figures("frequencies-", several)]
-        sections.append(Section("Routers", (*_ROUTERS, *unused), (), shown, tables))
+        sections.append(Section("Routers", (*_ROUTERS, *unused), (), shown, tables, texts))
     if any(found.loops for found in probes):
         sections.append(Section("Loops", _LOOPS, (), figures("loops"), loop_tables(probes, labels)))
     return sections
@@ -189,6 +195,11 @@ def _card(found: ModelProbes, label: str) -> Card:
         ("key", found.key[:12]),
     ]
     return Card(label, facts, drawing)
+
+
+def _token_text(tokens: Sequence[str], routers: RouterProbes, label: str) -> TokenText:
+    caption = _TOKENS.format(label=label, count=len(tokens))
+    return TokenText(caption, tokens, routers.sources, routers.boundaries, routers.mixing_by_token)
 
 
 def _unused(slots: Sequence[int], label: str) -> str:

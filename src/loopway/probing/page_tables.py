@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from loopway.probing.pictures import frequency_names
+from loopway.probing.names import frequency_names
 from loopway.probing.state_figures import last_loop_state
+from loopway.report.numbers import DOWN, NOTHING, UP, measured, plain
 from loopway.report.page import Table
 from loopway.traces.findings import LoopProbes, LossChange, ModelProbes, RouterProbes, Spread, StateProbes
 
-NOTHING = "–"  # where there is no number
 _DEVIATION = "mean ± standard deviation over samples"
 
 
@@ -30,10 +30,11 @@ def glance_table(probes: Sequence[ModelProbes], labels: Sequence[str]) -> Table:
         )
         for found, label in zip(probes, labels, strict=True)
     ]
-    heads = ("model", "balance", "stagnation", "rank of h(K)", "one loop fewer", "last write withheld")
+    signs = (f"balance {UP}", f"stagnation {DOWN}", f"rank of h(K) {UP}")
+    heads = ("model", *signs, "one loop fewer", "last write withheld")
     return Table(
         f"One number for each question: {_DEVIATION}; of the last two, which are changes of the loss in nats per token, "
-        "the mean ± its standard error.",
+        f"the mean ± its standard error. {UP} and {DOWN} mark the healthier sign, which isn’t better quality.",
         heads,
         rows,
     )
@@ -134,7 +135,7 @@ def router_tables(found: ModelProbes, routers: RouterProbes, label: str) -> list
         ),
     ):
         rows = [
-            (boundary, group, *map(_plain, means))
+            (boundary, group, *map(plain, means))
             for number, boundary in enumerate(routers.boundaries)
             for group, means in zip(groups, values[:, number], strict=True)
         ]
@@ -156,7 +157,7 @@ def loop_tables(probes: Sequence[ModelProbes], labels: Sequence[str]) -> list[Ta
                 label,
                 loops.segment,
                 change.change + (" (as trained)" if change.loops == loops.trained_loops else ""),
-                _plain(change.loss),
+                plain(change.loss),
                 NOTHING if change.loops == loops.trained_loops else _difference(change),
                 f"{loops.samples:,}",
             )
@@ -164,7 +165,7 @@ def loop_tables(probes: Sequence[ModelProbes], labels: Sequence[str]) -> list[Ta
             for loops in found.loops
             for change in changes(loops)
         ]
-        heads = ("model", "segment", "change", "loss", "difference", "samples")
+        heads = ("model", "segment", "change", f"loss {DOWN}", "difference", "samples")
         if rows:
             tables.append(
                 Table(f"{caption}, in nats per token; difference ± standard error.", heads, rows, 3)
@@ -189,33 +190,16 @@ def _rows(names: Sequence[str], spread: Spread) -> list[tuple[str, ...]]:
 def _cells(spread: Spread) -> list:
     """The cells of an array, nested as it is."""
     if spread.mean.ndim == 1:
-        return [_pair(mean, std) for mean, std in zip(spread.mean, spread.std, strict=True)]
+        return [measured(mean, std) for mean, std in zip(spread.mean, spread.std, strict=True)]
     return [_cells(Spread(mean, std)) for mean, std in zip(spread.mean, spread.std, strict=True)]
 
 
 def _number(spread: Spread | None) -> str:
-    return NOTHING if spread is None else _pair(float(spread.mean), float(spread.std))
-
-
-def _pair(mean: float, deviation: float) -> str:
-    """Both to the same digit."""
-    if np.isnan(mean) or np.isnan(deviation):
-        return _plain(mean)
-    if mean == 0 or abs(mean) >= 0.001:
-        return f"{_plain(mean)} ± {deviation:,.3f}"
-    return f"{_plain(mean)} ± {_plain(deviation)}"
+    return NOTHING if spread is None else measured(float(spread.mean), float(spread.std))
 
 
 def _difference(change: LossChange) -> str:
-    sign = "+" if change.difference >= 0 else "−"
-    return sign + _pair(abs(change.difference), change.error)
-
-
-def _plain(number: float) -> str:
-    """Three decimals; of a number that is less than that can show, two digits."""
-    if np.isnan(number):
-        return NOTHING
-    return f"{number:.2g}" if 0 < abs(number) < 0.001 else f"{number:,.3f}"
+    return measured(change.difference, change.error, sign=True)
 
 
 def _ranges(first: np.ndarray, last: Sequence[int]) -> list[str]:

@@ -30,8 +30,9 @@ from loopway.probing.figures import draw_figures
 from loopway.probing.loops import probe_loops
 from loopway.probing.page import write_probe_page
 from loopway.probing.page_tables import glance_table
-from loopway.probing.pictures import save_picture
+from loopway.probing.token_texts import token_texts
 from loopway.report.labels import model_labels
+from loopway.report.pictures import save_picture
 from loopway.traces.findings import ModelProbes
 from loopway.traces.reading import batches_of, count_tokens, evenly_spread, traced
 from loopway.traces.routers import RouterProbe, TokenGroups, has_routers
@@ -115,6 +116,7 @@ def _probe_one(
         few = evenly_spread(samples, settings.loop_samples)
         loops = probe_loops(model, list(batches_of(few)))
     report = parameter_report(model.config)
+    found = routers.result() if routers is not None else None
     return ModelProbes(
         name=opened.name,
         family=model.config.family.model_type,
@@ -127,8 +129,9 @@ def _probe_one(
         sequence_length=held_out.sequence_length,
         text=text,
         states=states.result(),
-        routers=routers.result() if routers is not None else None,
+        routers=found,
         loops=loops,
+        tokens=[] if found is None else token_texts(found.token_ids.tolist(), opened.tokenizer),
     )
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 
-from loopway.probing.pictures import Picture, frequency_names, sample_count, state_name
+from loopway.probing.names import frequency_names, sample_count, state_name
+from loopway.report.pictures import Picture
 from loopway.report.style import (
     WIDTH,
     bar_style,

@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
 from matplotlib.lines import Line2D
 
-from loopway.probing.pictures import Picture, name_models, sample_count, state_name
+from loopway.probing.names import name_models, sample_count, state_name
+from loopway.report.pictures import Picture
 from loopway.report.style import (
     WIDTH,
     bar_style,

@@ -4,13 +4,16 @@ Knows nothing of what is reported. Every string is text and comes out as it is, 
 ``markupsafe.Markup`` is HTML, and drawings are SVG.
 """
 
+import math
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from loopway.files import write_atomically
 
@@ -38,10 +41,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing in black on white, as wide as the page; where that makes its text too small, it can be scrolled.
+    """A drawing as wide as the page; where that makes its text too small, it can be scrolled.
 
     Attributes:
-        svg: an ``<svg>`` element with a ``viewBox`` and a label for screen readers; its ids are unique on the page.
+        svg: an ``<svg>`` element with a ``viewBox`` and a label for screen readers; its ids are unique on the page. It
+            is drawn in ``currentColor`` on ``var(--ground)``, as :attr:`loopway.report.pictures.Picture.page_svg` is,
+            so that it is light or dark as the page is.
         caption: what is shown and how to read it.
         text_size: of its smallest text, in units of its ``viewBox``.
         folded: shown when its caption is clicked; what is folded takes next to no time to load.
@@ -91,8 +96,45 @@ class Card:
 
 
 @dataclass(frozen=True)
+class TokenText:
+    """A text in tokens, each with a small table that shows while the token is pointed at or chosen with the arrow keys.
+
+    Attributes:
+        caption: what the tables show.
+        tokens: the text of each; white space gets a visible mark.
+        heads, rows: names of the tables' columns and rows.
+        values: of each token, ``[tokens, rows, columns]``, 0 to 1, more of a cell filled for more; NaN stays empty.
+    """
+
+    caption: str
+    tokens: Sequence[str]
+    heads: Sequence[str]
+    rows: Sequence[str]
+    values: np.ndarray
+
+    @property
+    def shown(self) -> list[tuple[Markup, list[tuple[str, list[str]]]]]:
+        """Each token as HTML, and the rows of its table."""
+        return [
+            (
+                _visible(token),
+                [(name, [_share(value) for value in row]) for name, row in zip(self.rows, own, strict=True)],
+            )
+            for token, own in zip(self.tokens, self.values.tolist(), strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class Quote:
+    """A text by someone else, with its line breaks."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Section:
-    """A heading and what is under it: prose, cards, figures, tables.
+    """A heading and what is under it: prose, cards, figures, texts in tokens, tables, quotes.
 
     Attributes:
         heading: differs from all other sections'.
@@ -104,6 +146,8 @@ class Section:
     cards: Sequence[Card] = ()
     figures: Sequence[Figure] = ()
     tables: Sequence[Table] = ()
+    texts: Sequence[TokenText] = ()
+    quotes: Sequence[Quote] = ()
 
     @property
     def anchor(self) -> str:
@@ -148,3 +192,19 @@ def write_page(
         warnings=warnings,
     )
     write_atomically(path, text)
+
+
+def _share(value: float) -> str:
+    """Two decimals without the 0 before them, as in cells of heat maps."""
+    return "" if math.isnan(value) else f"{value:.2f}".removeprefix("0")
+
+
+def _visible(token: str) -> Markup:
+    """A token's text as HTML, with marks for what can't be seen; a line ends after its mark."""
+    if token and not token.strip(" "):
+        token = "␣" * len(token)
+    token = token.replace("\t", "⇥").replace("\r", "␍")
+    token = "".join(
+        "␀" if unicodedata.category(letter) == "Cc" and letter != "\n" else letter for letter in token
+    )
+    return Markup("⏎<br>").join(escape(part) for part in (token or "∅").split("\n"))

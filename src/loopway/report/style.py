@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import QuadMesh
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure, SubFigure
 
@@ -23,6 +23,9 @@ _HATCHES = ("", "/////", "", 5 * "\\", "...", "", "xxxx")
 _FILLS = (0.75, 0.2, 0.6, 0.35, 0.12, 0.35, 0.5)
 
 BLACK = _COLORS[0]
+# In cells of heat maps, which keep their colours on a dark page: not quite black and white, which change there.
+_DARK_NUMBER, _LIGHT_NUMBER = "#010101", "#fefefe"
+_LIGHTER = 0.35  # white in a colour on a dark page: enough contrast for the darkest line
 WIDTH = 6.8  # inches: 1020 pixels at 150 dots per inch, and the text's width in print
 # Lightness grows evenly: the same order in grey, and to the colour-blind.
 COLORMAP = matplotlib.colormaps["cividis"]
@@ -64,15 +67,25 @@ def ordered_style(number: int, count: int) -> dict[str, Any]:
 def bar_style(number: int) -> dict[str, Any]:
     """Fill, outline and hatch of the bars with this number, from 0; its colour is that of the line."""
     color = _COLORS[number % len(_COLORS)]
-    share = _FILLS[number % len(_FILLS)]
-    fill = tuple(1 - share * (1 - part) for part in to_rgb(color))
     return {
-        "facecolor": fill,
+        "facecolor": _mixed_with_white(color, 1 - _FILLS[number % len(_FILLS)]),
         "edgecolor": color,
         "hatch": _HATCHES[number % len(_HATCHES)],
         "linewidth": 0.7,
         "error_kw": {"elinewidth": 0.8, "ecolor": BLACK},
     }
+
+
+def page_color(color: str) -> str:
+    """Return a figure's ``#rrggbb`` as CSS for a page that is light or dark: black is its ink, white its ground."""
+    if color in ("#000000", "#ffffff"):
+        return "currentColor" if color == "#000000" else "var(--ground)"
+    if color in (_DARK_NUMBER, _LIGHT_NUMBER):
+        return color
+    for base, share in zip(_COLORS, _FILLS, strict=True):
+        if color == to_hex(_mixed_with_white(base, 1 - share)):
+            return f"color-mix(in srgb, {page_color(base)} {share:.0%}, var(--ground))"
+    return f"light-dark({color}, {to_hex(_mixed_with_white(color, _LIGHTER))})"
 
 
 def label(axes: Axes, x: str, y: str) -> None:
@@ -198,6 +211,11 @@ def write_values(axes: Axes, mesh: QuadMesh) -> None:
 
 
 def _readable_on(color: Any) -> str:
-    """Black or white, whichever contrasts more (WCAG's relative luminance)."""
+    """Nearly black or nearly white, whichever contrasts more (WCAG's relative luminance)."""
     parts = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in to_rgb(color)]
-    return "black" if np.dot(parts, (0.2126, 0.7152, 0.0722)) > 0.179 else "white"
+    return _DARK_NUMBER if np.dot(parts, (0.2126, 0.7152, 0.0722)) > 0.179 else _LIGHT_NUMBER
+
+
+def _mixed_with_white(color: str, white: float) -> tuple[float, float, float]:
+    red, green, blue = (white + (1 - white) * part for part in to_rgb(color))
+    return red, green, blue

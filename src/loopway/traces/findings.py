@@ -1,6 +1,6 @@
 """What probing a model finds: arrays with names for their axes. Knows nothing of how it is found and shown."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -58,6 +58,8 @@ class RouterProbes:
         mixing_by_frequency: mean of ``a(t, s)`` in each, ``[groups, T, T + 1]``; NaN for a group without tokens.
         flow: how much of what is read comes through each slot, ``[T, B]``; a row sums to that of ``mixing``.
         unused_slots: slots through which less than 1% of what is read comes, at every boundary.
+        token_ids: the first tokens of the first sample, ``[tokens]``.
+        mixing_by_token: ``a(t, s)`` of each of them, ``[tokens, T, T + 1]``; NaN as in ``mixing``.
     """
 
     boundaries: list[str]
@@ -73,6 +75,8 @@ class RouterProbes:
     mixing_by_frequency: np.ndarray
     flow: Spread
     unused_slots: list[int]
+    token_ids: np.ndarray
+    mixing_by_token: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,7 @@ class ModelProbes:
         key: a hash of its weights, config and tokenizer.
         samples: how many were read, each of ``sequence_length`` tokens.
         text: a hash of their tokens: equal for models that read the same.
+        tokens: text of each of ``routers.token_ids``; empty without routers.
     """
 
     name: str
@@ -151,3 +156,4 @@ class ModelProbes:
     states: StateProbes
     routers: RouterProbes | None
     loops: list[LoopProbes]
+    tokens: list[str] = field(default_factory=list)

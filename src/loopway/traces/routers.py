@@ -19,6 +19,7 @@ GROUPS = 10
 """Groups of tokens by frequency."""
 UNUSED = 0.01
 """A slot through which never a larger share of what is read comes is called unused."""
+_MOST_TOKENS, _MOST_WEIGHTS = 200, 10_000  # that are kept one by one: what a page bears
 
 
 def has_routers(records: Sequence[StageRecord]) -> bool:
@@ -85,6 +86,9 @@ class RouterProbe:
         self._of_position = np.searchsorted(self.positions, np.arange(sequence_length), side="right") - 1
         self._by_position = GroupedMean(len(self.positions), len(self.stages))
         self._by_frequency = GroupedMean(GROUPS, len(self.stages))
+        weights_of_token = len(self.stages) * (len(self.stages) + 3) // 2
+        self._kept = max(1, min(_MOST_TOKENS, _MOST_WEIGHTS // weights_of_token))
+        self._first: tuple[np.ndarray, np.ndarray] | None = None  # token ids, mixing
         names = ("write", "read", "write_entropy", "read_entropy", "mixing", "flow")
         self._found = {name: RunningSpread() for name in names}
 
@@ -104,11 +108,14 @@ class RouterProbe:
             for name, values in per_token.items():
                 self._found[name].add(values[sample].mean(dim=0))
             tokens = mixing[sample].cpu().numpy()
+            if self._first is None:
+                self._first = ids[: self._kept].copy(), tokens[: self._kept].copy()
             self._by_position.add(tokens, self._of_position[: len(ids)])
             self._by_frequency.add(tokens, self.groups.of_token[ids])
 
     def result(self) -> RouterProbes:
         """What was found in all samples."""
+        assert self._first is not None, "asked before there was a sample"
         found = {name: values.spread() for name, values in self._found.items()}
         flow = found["flow"]
         shares = flow.mean / flow.mean.sum(axis=1, keepdims=True)
@@ -120,6 +127,8 @@ class RouterProbe:
             frequencies=self.groups.least,
             mixing_by_frequency=self._by_frequency.mean(),
             unused_slots=[int(slot) for slot in np.flatnonzero((shares < UNUSED).all(axis=0))],
+            token_ids=self._first[0],
+            mixing_by_token=self._first[1],
             **found,
         )
 

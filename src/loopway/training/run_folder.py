@@ -18,6 +18,7 @@ import yaml
 from loopway.errors import ConfigError
 from loopway.files import aside_of, damage_told, locked, remove, write_atomically
 from loopway.training.checkpoint import problem_of, steps_of
+from loopway.training.config.differences import config_differences
 from loopway.training.config.free_keys import StepSize, defining
 from loopway.training.config.yaml_files import to_yaml
 
@@ -203,8 +204,8 @@ class RunFolder:
             workers: that are to train; None if nothing is to be trained, where the size of a step isn't compared unless
                 `config` sets it.
         """
-        there, now = defining(self._read_config()), defining(config)
-        found = _differences(_as_read_back(there), _as_read_back(now))
+        there, now = defining(self.read_config()), defining(config)
+        found = config_differences([_as_read_back(there), _as_read_back(now)])
         told = [f"{key} was {old!r}, now {new!r}" for key, (old, new) in [*found.items()][:3]]
         told += [f"{key} differs" for key in [*found][3:]]
         if workers is not None or "global_batch_size" in config["training"]:
@@ -222,9 +223,10 @@ class RunFolder:
             )
 
     def _differs(self, config: dict[str, Any], plugins: list[str]) -> bool:
-        return self._read_config() != _as_read_back(config) or any(map(self._is_changed, plugins))
+        return self.read_config() != _as_read_back(config) or any(map(self._is_changed, plugins))
 
-    def _read_config(self) -> dict[str, Any]:
+    def read_config(self) -> dict[str, Any]:
+        """Return the run's config as plain values. Raises ConfigError if its file is damaged."""
         with damage_told(self.config, _ADVICE):
             content = _as_read_back(yaml.safe_load(self.config.read_text(encoding="utf-8")))
             defining(content)
@@ -237,7 +239,7 @@ class RunFolder:
     def _latest_step(self, workers: int) -> StepSize:
         """The step of the latest sitting, by its own config and workers; before the first, of so many `workers`."""
         if not self.provenance.exists():
-            return StepSize.of(self._read_config(), workers)
+            return StepSize.of(self.read_config(), workers)
         with damage_told(self.provenance, _ADVICE):
             noted = json.loads(self.provenance.read_text(encoding="utf-8"))
             return StepSize.of(noted["config"], noted["sittings"][-1]["workers"])
@@ -260,13 +262,3 @@ def is_data(path: Path) -> bool:
 
 def _as_read_back(config: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(config, default=str))
-
-
-def _differences(old: Any, new: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
-    """Dotted keys whose values differ, with both values (None where there is none)."""
-    if not (isinstance(old, dict) and isinstance(new, dict)):
-        return {} if old == new else {path: (old, new)}
-    found: dict[str, tuple[Any, Any]] = {}
-    for key in [*new, *(key for key in old if key not in new)]:
-        found |= _differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
-    return found

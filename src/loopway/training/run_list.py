@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import typer
 import yaml
 from rich import box
 from rich.console import Console
@@ -19,6 +20,8 @@ from rich.table import Column, Table
 
 from loopway.console import screen
 from loopway.errors import ConfigError
+from loopway.options import RunsOptions
+from loopway.training.config.differences import config_differences
 from loopway.training.metrics_log import read_metrics
 from loopway.training.run_folder import RunFolder
 
@@ -76,6 +79,53 @@ class RunState:
         )
 
 
+def runs_command(folders: list[Path], options: RunsOptions, *, as_json: bool = False) -> None:
+    """List, compare or delete the runs below folders.
+
+    Raises:
+        ConfigError: a folder that isn't there, fewer than two runs to compare, a run to delete that another process trains
+            (those before it are deleted).
+    """
+    if options.compare:
+        compare_runs(folders, as_json=as_json)
+        return
+    found = list_runs(folders, as_json=as_json)
+    if options.delete and found and (options.yes or _is_confirmed(found)):
+        for run in found:
+            run.remove()
+
+
+def compare_runs(folders: list[Path], *, as_json: bool = False, console: Console | None = None) -> None:
+    """Print in which keys of their configs runs differ, and their last losses: a column a run.
+
+    Args:
+        folders: in which and below which the runs lie.
+        as_json: print a JSON object instead, with the runs' states under ``runs`` and values in their order under ``keys``.
+        console: where the table goes; None is standard output.
+
+    Raises:
+        ConfigError: a folder that isn't there, fewer than two runs, or a config that can't be read.
+    """
+    runs = _runs_in(folders)
+    if len(runs) < 2:
+        raise ConfigError(
+            f"--compare needs two runs or more, and {', '.join(map(str, folders))} holds {len(runs)}"
+        )
+    keys, states = config_differences([run.read_config() for run in runs]), [*map(RunState.of, runs)]
+    if as_json:
+        print(json.dumps({"runs": [asdict(state) for state in states], "keys": keys}, indent=2))
+        return
+    table = Table("", *(Column(state.folder, overflow="fold", justify="right") for state in states))
+    for key, values in keys.items():
+        table.add_row(key, *("–" if value is None else str(value) for value in values))
+    for name, values in (
+        ("train loss", [state.train_loss for state in states]),
+        ("validation loss", [state.validation_loss for state in states]),
+    ):
+        table.add_row(name, *map(_loss, values))
+    (console or screen()).print(table)
+
+
 def find_runs(folder: Path) -> Iterator[RunFolder]:
     """Yield the runs in a folder and below it, sorted by path; no run lies in another."""
     if (folder / "config.yaml").is_file() and not (folder / "comparison.json").is_file():
@@ -94,11 +144,8 @@ def list_runs(
     Raises:
         ConfigError: a folder that isn't there.
     """
-    for folder in folders:
-        if not folder.is_dir():
-            raise ConfigError(f"{folder}: no such folder; runs lie in runs/ unless --out said otherwise")
-    found = {run.path.resolve(): run for folder in folders for run in find_runs(folder)}
-    runs = [RunState.of(run) for run in found.values()]
+    found = _runs_in(folders)
+    runs = [*map(RunState.of, found)]
     console = console or screen()
     if as_json:
         print(json.dumps([asdict(run) for run in runs], indent=2))
@@ -106,17 +153,7 @@ def list_runs(
         console.print(f"no runs in {', '.join(map(str, folders))}", markup=False, highlight=False)
     else:
         console.print(runs_table(runs))
-    return [*found.values()]
-
-
-def delete_runs(runs: list[RunFolder]) -> None:
-    """Delete runs with all that lies in their folders.
-
-    Raises:
-        ConfigError: another process is training in one of them; those before it are deleted.
-    """
-    for run in runs:
-        run.remove()
+    return found
 
 
 def runs_table(runs: list[RunState]) -> Table:
@@ -132,7 +169,23 @@ def runs_table(runs: list[RunState]) -> Table:
             "begun": f" of {run.max_steps:,}" if run.max_steps else " begun",
         }[run.state]
         steps = f"{run.step:,}{state}"
-        losses = ["–" if loss is None else f"{loss:.4f}" for loss in (run.train_loss, run.validation_loss)]
+        losses = map(_loss, (run.train_loss, run.validation_loss))
         changed = datetime.fromisoformat(run.changed).strftime("%m-%d")
         table.add_row(run.folder, model, steps, *losses, decimal(run.bytes), changed)
     return table
+
+
+def _is_confirmed(runs: list[RunFolder]) -> bool:
+    return typer.confirm(f"Delete these runs ({len(runs)})?", err=True)
+
+
+def _runs_in(folders: list[Path]) -> list[RunFolder]:
+    """Every run once; raises ConfigError for a folder that isn't there."""
+    for folder in folders:
+        if not folder.is_dir():
+            raise ConfigError(f"{folder}: no such folder; runs lie in runs/ unless --out said otherwise")
+    return [*{run.path.resolve(): run for folder in folders for run in find_runs(folder)}.values()]
+
+
+def _loss(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"

@@ -1,20 +1,21 @@
-"""A figure with its words; how it is written: PNG, SVG, and SVG inside an HTML page; and what all of them name alike."""
+"""A matplotlib figure with its words: as PNG, as SVG, and as SVG in a page that is light or dark.
+
+Knows nothing of what is drawn.
+"""
 
 import html
 import io
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import matplotlib
-import numpy as np
 from matplotlib.figure import Figure
 
 from loopway.files import write_atomically
-from loopway.report.style import LOOK, plain
+from loopway.report.style import LOOK, page_color
 
 
 @dataclass(frozen=True)
@@ -25,16 +26,18 @@ class Picture:
         stem: name of its files, without ending; letters, digits, ``.``, ``-`` and ``_``.
         caption: what is shown and how to read it, plain text.
         alt: what is to be seen, for those who can't.
+        titles: text that a page shows over a part of the figure, by the part's ``gid``.
     """
 
     stem: str
     figure: Figure
     caption: str
     alt: str
+    titles: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def svg(self) -> str:
-        """The figure as an ``<svg>`` element, for a file or for an HTML page with others of another stem.
+        """The figure as an ``<svg>`` element for a file, in black on white.
 
         Text is drawn as paths. Without prolog, dates and style sheet; every id begins with the stem.
         """
@@ -51,6 +54,20 @@ class Picture:
         head = f'<svg role="img" aria-label="{alt}" style="stroke-linejoin: round; stroke-linecap: butt"'
         return text.replace("<svg", head, 1)
 
+    @cached_property
+    def page_svg(self) -> str:
+        """The same element for a page with others of another stem: in the page's colours, with its titles.
+
+        Cells of heat maps and the numbers in them keep their colours.
+        """
+        text = re.sub(r'(?<= style=")[^"]*', lambda style: _page_style(style[0]), self.svg)
+        text = re.sub(r'(?<= fill=")#\w{6}', lambda color: page_color(color[0]), text)
+        for part, title in self.titles.items():
+            start = f'<g id="{self.stem}-{part}">'
+            text = text.replace(start, f"{start}<title>{html.escape(title)}</title>", 1)
+        # Matplotlib omits the fill of black shapes and text.
+        return text.replace("<svg", '<svg fill="currentColor"', 1)
+
 
 def save_picture(picture: Picture, folder: Path) -> list[Path]:
     """Write ``<stem>.png`` (150 dots per inch) and ``<stem>.svg``, the same bytes each time; their paths."""
@@ -61,29 +78,7 @@ def save_picture(picture: Picture, folder: Path) -> list[Path]:
     return [png, svg]
 
 
-def name_models(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
-    """A legend over all panels, in as many columns as the labels leave room for."""
-    longest = max(len(name) for name in labels)
-    columns = max(1, min(len(labels), int(15 * figure.get_figwidth() / (longest + 7))))
-    names = [plain(name) for name in labels]
-    figure.legend(
-        handles, names, loc="outside upper center", ncols=columns, handlelength=2.5, handleheight=1.0
-    )
-
-
-def sample_count(counts: Sequence[int]) -> str:
-    """``20 samples``, or ``20 to 40 samples`` where models differ."""
-    least, most = min(counts), max(counts)
-    return f"{least} samples" if least == most else f"{least} to {most} samples"
-
-
-def frequency_names(least: np.ndarray) -> list[str]:
-    """Of groups of tokens by frequency: how often their rarest token occurs; – for a group without tokens."""
-    return ["–" if np.isnan(count) else f"{count:,.0f}" for count in least]
-
-
-def state_name(state: str) -> str:
-    """The state's name as a formula."""
-    if found := re.fullmatch(r"h_(\w+)", state):
-        return rf"$h_\mathrm{{{found[1]}}}$"
-    return f"${state}$" if re.fullmatch(r"h\(\d+\)", state) else plain(state)
+def _page_style(style: str) -> str:
+    is_cell = "stroke: #ffffff" in style  # only heat maps have white lines
+    colors = r"(?<=stroke: )#\w{6}" if is_cell else r"(?<!\()#\w{6}"
+    return re.sub(colors, lambda color: page_color(color[0]), style)
