@@ -323,7 +323,7 @@ def test_weights_that_are_not_finite_are_refused(folder: Path, dtype: torch.dtyp
     weights = {key: value.to(dtype) for key, value in weights.items()}
     weights[name].view(-1)[-1] = torch.nan
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    assert f"its weight {name} isn't finite" in refusal(folder)
+    assert f"its weight {name} isn't finite in float32" in refusal(folder)
 
 
 @pytest.mark.parametrize(("changes", "reason"), UNFIT)

@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard
 
 from loopway.publishing.publish import publish_command
 from loopway.recurrence import registry
+from loopway.report.numbers import measured
 from loopway.training.config.run_config import RunConfig
 from loopway.training.plugins import load_plugins
 from loopway.training.run import train
@@ -80,7 +81,8 @@ def test_a_finished_run_s_card_has_its_losses_and_the_results_of_this_very_model
     assert f"| tokens, repeats included | {summary['tokens']:,} (" in card
     result, unlike = found.results[measures[0]], other.results[measures[0]]
     assert result.value != unlike.value
-    assert f"| held-out | perplexity | {result.value:.2f} ± {result.error:.2f} | 5 |" in card
+    assert f"| held-out | perplexity ↓ | {measured(result.value, result.error)} | 5 |" in card
+    assert "| held-out | loss ↓ | " in card
     (told,) = ModelCard(card).data.eval_results  # type: ignore[misc]
     assert (told.dataset_name, told.metric_type, told.metric_value) == (
         "held-out",

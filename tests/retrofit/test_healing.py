@@ -290,7 +290,7 @@ def test_variants_are_healed_side_by_side(
         ({"original": {"model": "gone"}}, "gone can't be opened: it holds no model"),
         ({"original": {"model": "other"}}, "other predicts 384 tokens and "),
         ({"original": {"distilation": 1}}, "unknown key original.distilation; did you mean distillation?"),
-        ({"original": {"distillation": 2}}, "original.distillation: got 2, expected less than or equal to 1"),
+        ({"original": {"distillation": 2}}, "original.distillation: got 2, expected at most 1"),
         ({"original": {"temperature": 0}}, "original.temperature: got 0, expected more than 0"),
         ({"training": {"core_first": -1}}, "training.core_first: got -1, expected more than 0"),
         ({"training": {"core_first": 1, "deepspeed": "x"}}, "training.core_first doesn't work with deepspeed"),

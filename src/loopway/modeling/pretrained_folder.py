@@ -89,7 +89,10 @@ class PretrainedFolder:
             model, info = loaded
             check_loading(info if every_weight else {"mismatched_keys": info["mismatched_keys"]})
             if name := first_bad_weight(model):
-                raise ConfigError(f"its weight {name} isn't finite: the training that made it failed")
+                raise ConfigError(
+                    f"its weight {name} isn't finite in {str(model.dtype).removeprefix('torch.')}; open it in float32 "
+                    f"(--dtype float32), unless the training that made it failed"
+                )
             return model
 
     def _settings(self) -> Path:

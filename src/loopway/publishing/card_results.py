@@ -48,10 +48,11 @@ def find_results(folder: Path, key: str) -> Findings:
 def results_section(name: str, found: Findings) -> str:
     """The results as a table, in Markdown."""
     _, rows = details([Evaluation(name, "", list(found.results), found.results)])
-    rows = [[*row, f"{result.samples:,}"] for row, result in zip(rows, found.results.values(), strict=True)]
+    questions = {measure.title: f"{result.samples:,}" for measure, result in found.results.items()}
+    rows = [[*row, questions[row[0]]] for row in rows]
     versions = ", ".join(f"{package} {version}" for package, version in found.versions.items())
     return (
-        "## Evaluation\n\nBy `loopway evaluate`. Accuracies in percent, ± standard error; perplexities per token "
+        "## Evaluation\n\nBy `loopway evaluate`. Accuracies in percent, ± standard error; loss in nats per token, perplexities per token "
         "(held-out, LAMBADA) or word (WikiText).\n\n"
         + markdown_table(["task", "metric", "value", "questions"], rows, left=2)
         + f"\n\nMeasured with {versions}."
@@ -74,4 +75,4 @@ def results_header(name: str, found: Findings) -> dict[str, Any]:
 
 
 def _read(cls: type, entry: dict[str, Any]) -> Any:
-    return cls(**{each.name: entry[each.name] for each in fields(cls)})
+    return cls(**{each.name: entry[each.name] for each in fields(cls) if each.name in entry})
