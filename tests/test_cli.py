@@ -98,6 +98,11 @@ def test_help_loads_nothing_heavy() -> None:
             ["compare", "run.yaml", "variants.wide=null"],
             "variants.wide: got None, expected a name in text, and a mapping",
         ),
+        (["train", "run.yaml", "model.hidden_size=0"], "model.hidden_size: got 0, expected at least 1"),
+        (["train", "run.yaml", "model.bos_token_id=-1"], "model.bos_token_id: got -1, expected at least 0"),
+        (["train", "run.yaml", "model.preset=null"], "model: give one of preset"),
+        (["train", "run.yaml", "training.weight_decay=-1"], "weight_decay: got -1, expected at least 0"),
+        (["train", "run.yaml", "data.train=*.txt"], "put text that begins with * in quotes"),
         (["compare", "seed=[1]"], "unknown key seed; did you mean seeds?"),
     ],
 )

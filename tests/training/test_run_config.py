@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, TrainingArguments
 
+from loopway.data.tokenizer import train_tokenizer
 from loopway.errors import ConfigError, LoopwayError
 from loopway.modeling.configuration import config_class
 from loopway.modeling.families import FAMILIES
@@ -97,6 +98,14 @@ def test_an_unknown_key_names_the_nearest_known_one(
         ("data.mask_documents=1", "data.mask_documents: got 1, expected a valid boolean"),
         ("model.layout=[4]", "model.layout: got [4], expected a valid string"),
         ("model.layout=true", "model.layout: got True, expected a valid string"),
+        ("model.hidden_size=wide", "model.hidden_size: got 'wide', expected a whole number"),
+        ("model.hidden_act=foo", "model.hidden_act: got 'foo', expected one of gelu"),
+        (
+            "model.rope_parameters={rope_type: foo}",
+            "model.rope_parameters.rope_type: got 'foo', expected one of",
+        ),
+        ("model.vocab_size=10", "model.vocab_size: got 10, but the tokenizer has 257"),
+        ("training.callbacks=[foo]", "training.callbacks: got 'foo', and no plugin registers a callback"),
         ("plugins=a.py", "plugins: got 'a.py', expected a list"),
     ],
 )
@@ -104,8 +113,26 @@ def test_a_wrong_value_names_field_given_and_expected(
     tiny: dict[str, Any], override: str, message: str
 ) -> None:
     with pytest.raises(ConfigError) as error:
-        RunConfig.from_dict(apply_overrides(tiny, [override]))
+        RunConfig.from_dict(apply_overrides(tiny, [override])).build_model_config()
     assert str(error.value).startswith(message)
+
+
+def test_a_whole_number_is_a_number_for_every_family(tiny: dict[str, Any]) -> None:
+    for model in (
+        {"preset": "pythia-14m", "initializer_range": 1},
+        {"family": "gemma3_text", "layout": "2", "final_logit_softcapping": 30, "num_key_value_heads": 4},
+    ):
+        config = RunConfig.from_dict(tiny | {"model": model}).build_model_config()
+        (field,) = model.keys() & {"initializer_range", "final_logit_softcapping"}
+        assert type(getattr(config, field)) is float
+
+
+def test_special_tokens_are_among_the_tokenizer_s(tiny: dict[str, Any]) -> None:
+    run = RunConfig.from_dict(apply_overrides(tiny, ["model.bos_token_id=5000"]))
+    with pytest.raises(
+        ConfigError, match=r"model.bos_token_id: got 5000, expected one of the tokenizer's 257"
+    ):
+        run.build_model_config(train_tokenizer(["a"], 257))
 
 
 @pytest.mark.parametrize(
@@ -159,7 +186,7 @@ def test_what_cannot_be_meant_is_an_error(tiny: dict[str, Any], override: str, m
         ({"layout": "4", "recurrence": "residual"}, "needs a looped segment"),
         ({"hidden_size": "big"}, "hidden_size"),
         ({"hidden_size": 30}, "divisible"),
-        ({"hidden_act": "gleu"}, "can't be built: KeyError"),
+        ({"hidden_act": "gleu"}, "got 'gleu', expected perhaps gelu"),
         (
             {"preset": None, "family": "llama", "num_attention_heads": 4, "num_key_value_heads": 3},
             "model.num_key_value_heads: got 3, expected a divisor of num_attention_heads, 4",

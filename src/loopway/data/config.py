@@ -10,6 +10,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, 
 Name = Annotated[str, Field(min_length=1)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
+SMALLEST_VOCABULARY = 257  # bytes, and the end of text
+
 
 class _Section(BaseModel):
     """Fields with docstrings, which are also the help of options."""
@@ -67,7 +69,7 @@ class TextOptions(_Section):
     """Share of the distinct documents to hold out, give or take chance, where no validation text is given; 0: none."""
     tokenizer: str | None = Field(default=None, min_length=1)
     """Folder or name on the Hub. Default: a byte-level BPE is trained on the training documents."""
-    vocab_size: StrictInt = Field(default=4096, ge=257)
+    vocab_size: StrictInt = Field(default=4096, ge=SMALLEST_VOCABULARY)
     """Largest size of a tokenizer that is trained: 256 bytes, the end-of-text token, merges."""
     add_bos_token: bool | None = Field(default=None, strict=True)
     """Begin every document with the tokenizer's bos_token. Default: as the tokenizer begins a text."""

@@ -77,7 +77,11 @@ def check_callbacks(names: list[str]) -> None:
     """Raise ConfigError for a name of ``training.callbacks`` that isn't registered."""
     for name in names:
         if name not in CALLBACKS:
-            raise not_among("training.callbacks", name, [*CALLBACKS] or ["a name that a plugin registers"])
+            if not CALLBACKS:
+                raise ConfigError(
+                    f"training.callbacks: got {name!r}, and no plugin registers a callback; name its file in plugins"
+                )
+            raise not_among("training.callbacks", name, [*CALLBACKS])
 
 
 def own_callbacks(names: list[str]) -> list[TrainerCallback]:

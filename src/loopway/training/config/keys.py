@@ -23,7 +23,9 @@ from loopway.errors import ConfigError
 
 #: The sections and the other keys of a run's file.
 RUN_KEYS = ("model", "data", "training", "original", "plugins", "probe_every")
-MODEL_KEYS = ("preset", "family", "pretrained", "layout")
+_BEGINNINGS = ("preset", "family", "pretrained")
+MODEL_KEYS = (*_BEGINNINGS, "layout")
+_SIZES = ("_size", "_heads", "_dim", "_embeddings", "_experts", "num_slots")
 # Fields of a family's config that a run sets itself, or that would break what it promises.
 REFUSED_OF_MODEL = {
     "num_hidden_layers": "the layout says how many layers there are",
@@ -157,12 +159,22 @@ def checked_training_keys(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_model_keys(given: Mapping[str, Any]) -> None:
-    """Raise ConfigError for a key of `model:` that no config of its family has. Families of plugins pass."""
+    """Raise ConfigError for a key of `model:` that no config of its family has, and for a size below 1.
+
+    Keys of families of plugins pass.
+    """
+    if all(given.get(key) is None for key in _BEGINNINGS):
+        raise ConfigError(
+            "model: give one of preset (pythia-160m, ...), family (llama, ...) and pretrained (a recursive model)"
+        )
     family = "gpt_neox" if given.get("family") is None else str(given["family"])
     known = family_fields(family) if family in supported_families() else frozenset()
     for key in given:
         if known and key not in (*MODEL_KEYS, *known, *REFUSED_OF_MODEL):
             raise unknown_key("model", key, [*MODEL_KEYS, *(known - REFUSED_OF_MODEL.keys())])
+        least = 1 if key.endswith(_SIZES) else 0 if key.endswith("_token_id") else None
+        if least is not None and isinstance(given[key], int) and given[key] < least:
+            raise wrong_value(f"model.{key}", given[key], f"at least {least}")
 
 
 @cache

@@ -7,13 +7,16 @@ special tokens.
 
 import dataclasses
 import math
+import typing
 from typing import Any, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, StrictStr, field_validator, model_validator
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.activations import ACT2FN
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from loopway.checks import one_line, unknown_key, wrong_value
+from loopway.checks import check_value, not_among, one_line, unknown_key, wrong_value
 from loopway.data.tokenizer import vocabulary_size
 from loopway.errors import ConfigError, LoopwayError
 from loopway.modeling.building import build_config
@@ -24,6 +27,7 @@ from loopway.modeling.pretrained_folder import PretrainedFolder
 from loopway.training.config.keys import REFUSED_OF_MODEL
 
 VOCAB_MULTIPLE = 128
+_PLAIN = {bool, int, float, str, type(None)}
 
 
 class ModelConfig(BaseModel):
@@ -101,8 +105,10 @@ class ModelConfig(BaseModel):
             config.pad_token_id = None
             return config
         fields: dict[str, Any] = (
-            {"pad_token_id": None} | self.family_fields | {"vocab_size": self._fitting_size(vocab_size)}
+            {"pad_token_id": None} | self.family_fields | {"vocab_size": self.fitting_size(vocab_size)}
         )
+        _check_function_names(fields)
+        fields = _checked(self.decoder_family, fields)
         try:
             if self.preset is not None:
                 config = pythia_config(self.preset, layout=self.layout, **fields)
@@ -135,11 +141,15 @@ class ModelConfig(BaseModel):
                     f"data.tokenizer out"
                 )
             return
-        config.vocab_size = self._fitting_size(size)  # type: ignore[attr-defined]
+        config.vocab_size = self.fitting_size(size)  # type: ignore[attr-defined]
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            given = self.family_fields.get(name)
+            if isinstance(given, int) and not 0 <= given < size:
+                raise wrong_value(f"model.{name}", given, f"one of the tokenizer's {size} tokens, from 0")
         for name in {"bos_token_id", "eos_token_id"} - self.family_fields.keys():
             setattr(config, name, getattr(tokenizer, name))
 
-    def _fitting_size(self, tokens: int) -> int:
+    def fitting_size(self, tokens: int) -> int:
         """The vocabulary's size for a tokenizer of so many tokens; raises ConfigError if the section's own is smaller."""
         given = self.family_fields.get("vocab_size")
         if isinstance(given, int) and given < tokens:
@@ -170,6 +180,36 @@ class ModelConfig(BaseModel):
             return AutoModelForCausalLM.from_config(config)
         folder = PretrainedFolder(self.pretrained)
         return folder.model(every_weight=True, config=config, dtype=torch.float32, device_map=None)
+
+
+def _check_function_names(fields: dict[str, Any]) -> None:
+    """Check the names of functions, which transformers looks up when it builds the model."""
+    rope = fields.get("rope_parameters")
+    named = {
+        "model.hidden_act": (fields.get("hidden_act"), ACT2FN),
+        "model.hidden_activation": (fields.get("hidden_activation"), ACT2FN),
+        "model.rope_parameters.rope_type": (
+            rope.get("rope_type") if isinstance(rope, dict) else None,
+            {"default": None, **ROPE_INIT_FUNCTIONS},
+        ),
+    }
+    for key, (given, known) in named.items():
+        if isinstance(given, str) and given not in known:
+            raise not_among(key, given, [*known])
+
+
+def _checked(family: Family, fields: dict[str, Any]) -> dict[str, Any]:
+    """Check the types of plain fields. A whole number is a number, too: transformers refuses 1 where it wants 1.0."""
+    types = {field.name: field.type for field in dataclasses.fields(config_class(family))}
+    checked = dict(fields)
+    for name, value in fields.items():
+        kinds = {*(typing.get_args(types[name]) or [types[name]])}
+        if value is None or not kinds <= _PLAIN:
+            continue
+        check_value(f"model.{name}", value, types[name])
+        if type(value) is int and float in kinds and int not in kinds:
+            checked[name] = float(value)
+    return checked
 
 
 def _check_values(config: PreTrainedConfig) -> None:

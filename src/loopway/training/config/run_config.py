@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase
 
 from loopway.checks import check_value, config_error, unknown_key, wrong_value
-from loopway.data.config import DataConfig
+from loopway.data.config import SMALLEST_VOCABULARY, DataConfig
+from loopway.data.token_sources import names_tokens
 from loopway.data.tokenizer import fingerprint, load_tokenizer
 from loopway.errors import ConfigError
 from loopway.modeling.pretrained_folder import PretrainedFolder
@@ -145,6 +146,8 @@ class RunConfig(BaseModel):
                 )
         if tokenizer is not None:
             self.model.fit(config, tokenizer)
+        elif self.data.tokenizer is None and not any(map(names_tokens, self.data.train)):
+            self.model.fitting_size(SMALLEST_VOCABULARY)
         return config
 
     def _check_pretrained(self) -> None:

@@ -69,6 +69,8 @@ def parse_yaml(text: str, source: str) -> Any:
         if isinstance(error, DuplicateKeyError):
             key = re.sub(r'(?s)^[^"]*"|"( with value .*)?$', "", problem)
             raise ConfigError(f"{place}: the key {key!r} is given twice; keep one") from None
+        if problem.startswith("found undefined alias"):
+            problem += "; put text that begins with * in quotes"
         raise ConfigError(f"{place}: not valid YAML: {problem}") from None
 
 
