@@ -25,6 +25,7 @@ _WORDS: dict[Any, str] = {
     list: "a list",
     type(None): "null",
 }
+_PLURALS: dict[Any, str] = {str: "text", int: "whole numbers", float: "numbers"}
 _COMPARED = {
     "greater than or equal to": "at least",
     "less than or equal to": "at most",
@@ -47,8 +48,9 @@ def not_among(field: str, given: Any, choices: Sequence[str]) -> ConfigError:
     nearest = [choice for choice in choices if str(given) in choice] or difflib.get_close_matches(
         str(given), choices
     )
-    expected = f"perhaps {', '.join(nearest[:4])}" if nearest else f"one of {', '.join(choices)}"
-    return wrong_value(field, given, expected)
+    if nearest:
+        return ConfigError(f"{field}: got {reprlib.repr(given)}; did you mean {', '.join(nearest[:4])}?")
+    return wrong_value(field, given, f"one of {', '.join(choices)}")
 
 
 def wrong_value(field: str, given: Any, expected: str) -> ConfigError:
@@ -81,6 +83,8 @@ def type_name(expected: Any) -> str:
         return " or ".join(
             dict.fromkeys(type_name(part) for part in typing.get_args(expected) if not _is_enum(part))
         )
+    if origin is list and (of := typing.get_args(expected)):
+        return f"a list of {_PLURALS.get(of[0], 'values')}"
     return _WORDS.get(origin) or getattr(expected, "__name__", str(expected))
 
 

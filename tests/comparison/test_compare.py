@@ -282,7 +282,7 @@ def test_a_moved_comparison_whose_text_is_gone_goes_on_and_each_of_its_runs_find
 @pytest.mark.parametrize(
     ("variant", "seed", "said"),
     [
-        ("mush", None, "--variant.*mush.*perhaps mesh"),
+        ("mush", None, "--variant.*mush.*did you mean mesh"),
         ("mesh", 7, "--seed.*7"),
         (None, 7, "training.seed"),
     ],

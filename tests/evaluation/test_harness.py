@@ -331,5 +331,5 @@ def test_any_task_of_the_harness_is_known_and_a_misspelt_one_is_named_with_the_n
     expanded = tasks.expand([tag])
     assert [(measure.task, measure.shots) for measure in expanded] == [("arc_challenge", 0), ("arc_easy", 0)]
     monkeypatch.setattr(harness, "TaskManager", lambda **_: tasks._manager)  # which takes long to make
-    with pytest.raises(ValueError, match=r"--tasks: got 'piqqa', expected perhaps .*piqa"):
+    with pytest.raises(ValueError, match=r"--tasks: got 'piqqa'; did you mean .*piqa"):
         Tasks(["piqqa"])

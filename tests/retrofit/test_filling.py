@@ -108,6 +108,6 @@ def test_a_way_that_needs_a_text_says_so_and_an_unknown_one_is_refused() -> None
         ):
             loopway.retrofit_model(model, layout="1+1R2+1", fill=way)
         loopway.retrofit_model(model, layout="2+2", fill=way)  # nothing to fill
-    with pytest.raises(loopway.LoopwayError, match=r"fill: got 'avrage', expected perhaps average"):
+    with pytest.raises(loopway.LoopwayError, match=r"fill: got 'avrage'; did you mean average"):
         loopway.retrofit_model(model, layout="1+1R2+1", fill="avrage")
     assert set(WAYS) == {"first", "last", "spaced", "average", "important", "least-squares"}

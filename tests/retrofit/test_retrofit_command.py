@@ -136,7 +136,7 @@ BASE = ["--layout", "1+2R2+1"]
         (nothing, ["llama", "--layout", "2+R2"], "'2+R2' is not a layout"),
         (nothing, ["llama", *BASE, "--recurrence", "mash"], "unknown recurrence 'mash' (did you mean 'mesh'?)"),
         (nothing, ["llama", "--layout", "6", "--recurrence", "mesh"], "needs two stages or more"),
-        (nothing, ["llama", *BASE, "--fill", "avrage"], "fill: got 'avrage', expected perhaps average"),
+        (nothing, ["llama", *BASE, "--fill", "avrage"], "fill: got 'avrage'; did you mean average"),
         (nothing, ["llama", *BASE, "--fill", "important"], "give --calibration FILE"),
         (nothing, ["llama", *BASE, "--calibration", "gone.txt"], "--calibration: 'gone.txt' does not exist"),
         (nothing, ["llama", *BASE, "--dtype", "int8"], "--dtype: got 'int8'"),

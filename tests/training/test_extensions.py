@@ -115,10 +115,10 @@ class Silent(TrainerCallback):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("callbacks", ["fille"], r"training.callbacks: got 'fille', expected .*file"),
-        ("optim", "minee", r"training.optim: got 'minee', expected .*mine"),
-        ("lr_scheduler_type", "minee", r"training.lr_scheduler_type: got 'minee', expected .*mine"),
-        ("report_to", ["trackerr"], r"training.report_to: got 'trackerr', expected .*tracker"),
+        ("callbacks", ["fille"], r"training.callbacks: got 'fille'; did you mean .*file"),
+        ("optim", "minee", r"training.optim: got 'minee'; did you mean .*mine"),
+        ("lr_scheduler_type", "minee", r"training.lr_scheduler_type: got 'minee'; did you mean .*mine"),
+        ("report_to", ["trackerr"], r"training.report_to: got 'trackerr'; did you mean .*tracker"),
     ],
 )
 def test_a_name_that_nothing_registered_is_refused_with_those_that_are_known(

@@ -62,9 +62,9 @@ def test_an_unknown_key_names_the_nearest_known_one(
         ),
         (
             "training.lr_scheduler_type=cosin",
-            "training.lr_scheduler_type: got 'cosin', expected perhaps cosine, cosine_with_restarts",
+            "training.lr_scheduler_type: got 'cosin'; did you mean cosine, cosine_with_restarts",
         ),
-        ("training.recompute=layers", "training.recompute: got 'layers', expected perhaps layer"),
+        ("training.recompute=layers", "training.recompute: got 'layers'; did you mean layer"),
         ("training.recompute=1", "training.recompute: got 1, expected text"),
         ("training.global_batch_size=0", "training.global_batch_size: got 0, expected at least 1"),
         ("training.max_steps=-1", "training.max_steps: got -1, expected more than 0"),
@@ -77,7 +77,7 @@ def test_an_unknown_key_names_the_nearest_known_one(
         ),
         (
             "training.torch_compile_backend=inductr",
-            "training.torch_compile_backend: got 'inductr', expected perhaps induc",
+            "training.torch_compile_backend: got 'inductr'; did you mean induc",
         ),
         ("training.seed=-1", "training.seed: got -1, expected at least 0"),
         ("training.learning_rate=1e30", "training.learning_rate: got 1e+30, expected at most 1000"),
@@ -186,7 +186,7 @@ def test_what_cannot_be_meant_is_an_error(tiny: dict[str, Any], override: str, m
         ({"layout": "4", "recurrence": "residual"}, "needs a looped segment"),
         ({"hidden_size": "big"}, "hidden_size"),
         ({"hidden_size": 30}, "divisible"),
-        ({"hidden_act": "gleu"}, "got 'gleu', expected perhaps gelu"),
+        ({"hidden_act": "gleu"}, "got 'gleu'; did you mean gelu"),
         (
             {"preset": None, "family": "llama", "num_attention_heads": 4, "num_key_value_heads": 3},
             "model.num_key_value_heads: got 3, expected a divisor of num_attention_heads, 4",

@@ -19,7 +19,7 @@ Build = Callable[..., RunConfig]
 def test_a_tracker_that_transformers_does_not_know_names_those_that_it_does() -> None:
     with pytest.raises(ConfigError) as error:
         tracker_names(["wandbb"])
-    assert str(error.value).startswith("training.report_to: got 'wandbb', expected perhaps wandb")
+    assert str(error.value).startswith("training.report_to: got 'wandbb'; did you mean wandb")
     with pytest.raises(ConfigError, match=r"expected one of .*mlflow.*trackio.*wandb"):
         tracker_names("x")
 

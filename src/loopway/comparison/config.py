@@ -55,7 +55,8 @@ class CompareConfig:
             raise wrong_value("probe_samples", probe_samples, "0 (no probes) or more")
         if not variants:
             raise ConfigError(
-                "variants is missing; name them with what their model changes, for example "
+                "variants is missing; loopway train trains a single run; to compare, name variants with what their model "
+                "changes, for example "
                 "variants: {base: {layout: 2+4R2+2}, mesh: {layout: 2+4R2+2, recurrence: mesh}}"
             )
         if not seeds or len(set(seeds)) < len(seeds):
