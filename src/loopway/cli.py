@@ -1,6 +1,6 @@
-"""The command line: the verbs and their options, no logic.
+"""The command line: verbs and their options, no logic.
 
-Nothing heavy is imported before a verb runs, so that ``--help`` answers at once. Knows nothing of how verbs work.
+Heavy packages are imported when a verb runs; ``--help`` needs none. Knows nothing of how verbs work.
 """
 
 import os
@@ -79,17 +79,19 @@ def train(
     overrides: Overrides = None,
     variant: Annotated[
         str | None,
-        typer.Option(metavar="TEXT", help="Of a comparison's YAML file: the variant to train, alone."),
+        typer.Option(metavar="TEXT", help="Train only this variant of a comparison's YAML file."),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(metavar="NUMBER", help="With --variant: one of its seeds, if not the first.")
+        int | None,
+        typer.Option(
+            metavar="NUMBER", help="With --variant: one of the comparison's seeds; the first if not given."
+        ),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
             metavar="PATH",
-            help="Run folder; runs/<name of the config> if not given, of a variant its place in there, where compare "
-            "will find it.",
+            help="Run folder; runs/<name of the config> if not given. A variant goes where compare expects it.",
         ),
     ] = None,
     fresh: Fresh = False,
@@ -116,7 +118,7 @@ def check(
     config: Annotated[Path, typer.Argument(help="YAML file of a run or of a comparison.")],
     overrides: Overrides = None,
 ) -> None:
-    """Check a run's or a comparison's file, and tell what it will take; nothing is written."""
+    """Check the file of a run or a comparison and print its parameters, memory, tokens and time. Writes nothing."""
     from loopway.comparison.early import check_file
 
     content = check_file(config, overrides or [], of_comparison=None)
@@ -155,7 +157,7 @@ def prepare(
         ),
     ] = False,
 ) -> None:
-    """Turn text into token files, once, for any number of runs. Rerun to resume."""
+    """Tokenise text once for any number of runs. Rerun to resume."""
     from loopway.data.command import check_command, prepare_command
 
     if check:
@@ -227,7 +229,7 @@ def evaluate(
     quiet: Quiet = False,
     json: AsJson = False,
 ) -> None:
-    """Perplexities and downstream tasks, through lm-evaluation-harness. Rerun to resume."""
+    """Measure perplexities and downstream tasks with lm-evaluation-harness. Rerun to resume."""
     from loopway.evaluation.suite import chosen_measures
     from loopway.inference.trained_model import look_at_models
 
@@ -263,7 +265,7 @@ def probe(
     quiet: Quiet = False,
     json: AsJson = False,
 ) -> None:
-    """Whether the loops share the work, keep changing the state and keep it rich; a page with figures."""
+    """Measure what each loop does, and write a page with figures."""
     from loopway.probing.probe import probe as probe_models
 
     command = shlex.join(["loopway", *sys.argv[1:]])
@@ -284,7 +286,7 @@ def generate(
     ] = "",
     plugin: Plugins = [],  # noqa: B006  (typer copies it)
 ) -> None:
-    """Continue a text with a trained model, as it is written."""
+    """Generate text with a trained model; prints each token as it comes."""
     if prompt == "-":
         prompt = sys.stdin.buffer.read().decode(errors="surrogateescape")
     from loopway.inference.generation import stream
@@ -306,7 +308,7 @@ def retrofit(
         Path, typer.Option(metavar="PATH", help="Folder for the recursive model and its tokenizer.")
     ],
 ) -> None:
-    """Turn a pretrained model into a recursive one, with a third fewer layers or with MeSH between its own."""
+    """Turn a pretrained model into a recursive one: with fewer layers, or with MeSH between its layers."""
     from loopway.retrofit.command import retrofit_command
 
     typer.echo(retrofit_command(model, out, options))
@@ -325,7 +327,7 @@ def export(
     out: Annotated[Path, typer.Option(metavar="PATH", help="Folder for the model and its tokenizer.")],
     options: ExportOptions,
 ) -> None:
-    """Turn a recursive model into a plain one of its family, layers repeated, that any engine can serve."""
+    """Export a recursive model as a plain model of its family, which any engine can serve."""
     if options.self_contained:
         from loopway.publishing.publish import publish_command
 
@@ -345,7 +347,7 @@ def params(
     options: ParameterOptions,
     json: AsJson = False,
 ) -> None:
-    """Parameters, FLOPs and memory of a model, beside the vanilla model of the same compute depth."""
+    """Print parameters, FLOPs and memory of a model, beside the vanilla model of the same compute depth."""
     from loopway.report.parameters import print_parameters
 
     print_parameters(model, options, as_json=json)
@@ -370,14 +372,14 @@ def runs(
     ] = [Path("runs")],  # noqa: B006  (typer copies it)
     json: AsJson = False,
 ) -> None:
-    """List runs: how far they are, their losses and their size."""
+    """List runs with their steps, losses and sizes."""
     from loopway.training.run_list import runs_command
 
     runs_command(folders, options, as_json=json)
 
 
 def _nowhere(json: bool) -> "Console | None":
-    """The console of a verb's table where JSON takes its place; None: the verb's own."""
+    """A console that prints nothing where JSON replaces the table, else None."""
     from rich.console import Console
 
     return Console(quiet=True) if json else None

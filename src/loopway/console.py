@@ -10,17 +10,17 @@ _QUIET = "LOOPWAY_QUIET"  # a variable of the environment, which processes of a 
 
 
 def be_quiet() -> None:
-    """Show errors alone from now on, in this process and those that it begins."""
+    """Print only errors from now on, in this process and its children."""
     os.environ[_QUIET] = "1"
 
 
 def screen(*, stderr: bool = False) -> Console:
-    """Return standard output or standard error as they are: names in square brackets aren't styles."""
+    """Return a console for standard output or standard error that reads no markup in what it prints."""
     return Console(stderr=stderr, markup=False, highlight=False, quiet=bool(os.environ.get(_QUIET)))
 
 
 def say(console: Console, text: str) -> None:
-    """Print a line as it is, however long. A closed terminal or pipe ends no work: the line is lost."""
+    """Print a line without wrapping or markup. A closed terminal or pipe loses the line and raises nothing."""
     with lost_output_ignored():
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 

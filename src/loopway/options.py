@@ -1,8 +1,7 @@
-"""Options of the verbs, each declared once: a field of a pydantic model is an option of the command line and an attribute in
+"""Options of the verbs. Each is declared once, as a field of a pydantic model: an option on the command line and an attribute in
 Python.
 
-The field's docstring is its help, and its bounds hold for both. Nothing heavy is imported, so that ``--help`` answers at
-once. Knows nothing of how verbs work.
+The field's docstring is its help; its bounds hold for both. Imports nothing heavy. Knows nothing of how verbs work.
 """
 
 import functools
@@ -49,7 +48,7 @@ Fresh = Annotated[
 
 
 class Options(BaseModel):
-    """Options of one verb. Raises :class:`ConfigError` that names the option, for a value that isn't allowed."""
+    """Options of one verb. An invalid value raises :class:`ConfigError`, which names the option."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -158,7 +157,7 @@ class Sampling(Options):
 
 
 class ExportOptions(Options):
-    """What becomes of a recursive model."""
+    """Options of an export."""
 
     drop_recurrence: bool = False
     """Export the layers of a model whose recurrence isn't base: the plain model computes something else."""
@@ -170,7 +169,7 @@ class ExportOptions(Options):
 
 
 class RunsOptions(Options):
-    """What is done with the runs that are found."""
+    """Actions on the listed runs."""
 
     compare: bool = False
     """Print in which keys their configs differ."""
@@ -181,7 +180,7 @@ class RunsOptions(Options):
 
 
 class ParameterOptions(Options):
-    """What of a model is set on top of a size or a run's config before it is counted."""
+    """Fields that override a size or a run's config."""
 
     layout: str | None = None
     """For example 2+4R2+2."""
@@ -196,9 +195,9 @@ class ParameterOptions(Options):
 
 
 def taking_options(verb: Callable[..., None]) -> Callable[..., None]:
-    """Let a verb's parameter that is a pydantic model be given as options of the command line, one for each field.
+    """Turn a verb's pydantic parameter into command-line options, one for each field.
 
-    A parameter of ``Model | None`` is None where none of its options is given.
+    A parameter of ``Model | None`` is None if none of its options is given.
     """
     parameters: list[Parameter] = []
     groups: dict[str, type[BaseModel]] = {}
@@ -248,7 +247,7 @@ def _options_of(kind: type[BaseModel], *, is_optional: bool) -> Iterator[Paramet
 
 
 def _word_of(annotation: Any) -> str:
-    """What a value is, as help says it; nothing for what is on or off."""
+    """The metavar of a value's type; empty for flags."""
     kinds = {annotation, *typing.get_args(annotation)}
     for kind, word in ((bool, ""), (int, "NUMBER"), (float, "NUMBER"), (Path, "PATH")):
         if kind in kinds:

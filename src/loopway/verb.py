@@ -1,4 +1,4 @@
-"""A verb of the command line, whose help says what a value is in words and not in Python's types."""
+"""A verb of the command line, whose help describes values in words instead of Python types."""
 
 from typing import Any
 

@@ -244,7 +244,7 @@ def test_what_can_t_be_asked_is_left_out_and_said(run: Run, tmp_path: Path, loca
         "riddles: the harness says AssertionError: Invalid configuration: requested max"
     )
     assert reasons[1].startswith("held-out perplexity: there is no validation set")
-    assert all(f"left out: {reason[:40]}" in errors for reason in reasons)
+    assert all(f"skipped: {reason[:40]}" in errors for reason in reasons)
     write_task(
         tasks,
         "never_shown",
@@ -252,7 +252,7 @@ def test_what_can_t_be_asked_is_left_out_and_said(run: Run, tmp_path: Path, loca
         num_fewshot=0,
     )
     code, _, errors = run("mesh", "--include-path", "tasks", "--tasks", "never_shown", "--shots", "5")
-    assert (code, "never_shown: is asked without examples, not with 5" in errors) == (2, True)
+    assert (code, "never_shown: the harness asks it without examples, not with 5" in errors) == (2, True)
 
 
 def test_a_run_s_own_text_is_read_after_a_move_and_left_out_when_it_is_gone(run: Run, tmp_path: Path) -> None:
@@ -310,7 +310,7 @@ def test_models_named_twice_are_one_and_results_are_json(
         (["mesh", "--include-path", "nowhere"], "--include-path: no folder nowhere"),
         (["mesh", "--include-path", "broken"], "--include-path: broken/piqa.yaml is no YAML: "),
         (["mesh", "--include-path", "dangling"], "--include-path: the harness passes dangling/piqa.yaml over"),
-        (["mesh", "--every-checkpoint"], "mesh: is no run folder; --every-checkpoint is for runs"),
+        (["mesh", "--every-checkpoint"], "mesh: is no run folder, which --every-checkpoint needs"),
         (["mesh", "--held-out", "nowhere"], "'nowhere' does not exist"),
         (["mesh", "--held-out", "text.txt"], "'text.txt' is neither a .bin file nor a folder of loopway prepare"),
         (["mesh", "--held-out", "other"], "other: was made with another tokenizer than mesh; prepare its text"),

@@ -138,7 +138,7 @@ def test_what_can_t_be_published_is_one_line_and_leaves_nothing_behind(
     capfd.readouterr()
     before = sorted(tmp_path.rglob("*"))
     for arguments, message in (
-        (["llama", "--out", "out"], "llama is no recursive model: transformers opens it anywhere"),
+        (["llama", "--out", "out"], "llama is not a recursive model; transformers opens it"),
         (["half", "--out", "out", "--plugin", "half.py"], "recurrence 'half' comes from a plugin"),
         (["mesh", "--out", "llama"], "llama exists and isn't empty"),
         (["mesh", "--out", "out", "--drop-recurrence"], "--drop-recurrence is for a plain model"),

@@ -189,5 +189,5 @@ def test_a_slurm_job_whose_time_is_up_saves_requeues_and_goes_on(tiny_config: Bu
     assert (tmp_path / "slurm" / "told").read_text().split() == ["requeue", environment["SLURM_JOB_ID"]]
     checkpoint, broken = RunFolder(tmp_path / "runs" / "run").newest_checkpoint()
     assert checkpoint is not None and not broken
-    going_on = f"going on after step {checkpoint.name.rpartition('-')[2]}\n"
+    going_on = f"resuming after step {checkpoint.name.rpartition('-')[2]}\n"
     assert going_on in job_until(going_on, tmp_path, environment)

@@ -60,7 +60,7 @@ def test_fsdp_of_one_process_is_an_error_and_of_several_is_not() -> None:
     [
         (None, "can't be read: No such file or directory; give a JSON file"),
         ('{"zero_optimization": {"stage": 2},}', "is not JSON: "),
-        ("[]", "holds no mapping"),
+        ("[]", "must hold a mapping"),
     ],
 )
 def test_a_deepspeed_config_that_cannot_be_read_is_one_line(

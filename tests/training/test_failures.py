@@ -182,7 +182,7 @@ def test_one_worker_chooses_the_checkpoint_and_one_s_read_error_is_told_by_all(
         codes = [process.wait() for process in workers.processes]
         told = [errors.read_text() for errors in workers.errors]
         assert codes == [0, 0] and run.is_finished, told
-        assert "checkpoint-8: not whole" in told[0] and "going on after step 4" in told[0]
+        assert "checkpoint-8: skipped" in told[0] and "resuming after step 4" in told[0]
     else:
         words = [workers.last_words(number) for number in range(2)]
         assert all("checkpoint-8 can't be read: " in each for each in words)

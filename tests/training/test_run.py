@@ -401,8 +401,8 @@ def test_a_broken_checkpoint_is_passed_over_with_a_message(
     broken.write_text(broken.read_text()[:100])
     train(config, folder)
     messages = " ".join(capsys.readouterr().err.split())
-    assert "checkpoint-8: not whole, passed over (trainer_state.json isn't what was saved)" in messages
-    assert "going on after step 4" in messages
+    assert "checkpoint-8: skipped, since it isn't whole (trainer_state.json isn't what was saved)" in messages
+    assert "resuming after step 4" in messages
     assert all(torch.equal(before[name], value) for name, value in weights(folder).items())
 
 
@@ -593,7 +593,7 @@ def test_a_run_that_cannot_begin_leaves_nothing_behind(
 @pytest.mark.parametrize(
     "sections, error",
     [
-        ({"model": {"vocab_size": 128}}, ConfigError),
+        ({"model": {"vocab_size": 258}}, ConfigError),
         ({"data": {"sequence_length": 20_000}, "model": {"max_position_embeddings": 20_000}}, DataError),
     ],
 )

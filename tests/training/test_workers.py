@@ -40,7 +40,7 @@ def train_together(processes: Processes, config: Path, tmp_path: Path) -> Train:
         begun = folder.exists()
         command = ("train", config, *overrides, "--out", folder)
         told = processes.run_workers(workers, *command, logs=tmp_path, script=script)
-        assert told.count("going on after step") == begun  # not by every worker
+        assert told.count("resuming after step") == begun  # not by every worker
         return RunFolder(folder)
 
     return run

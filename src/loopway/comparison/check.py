@@ -18,8 +18,8 @@ def check_command(name: str, content: dict[str, Any]) -> str:
         content: of the file.
 
     Raises:
-        LoopwayError: what `loopway train` or `loopway compare` would refuse, as far as it shows before text is prepared,
-            pinned tokens are read or a model is trained.
+        LoopwayError: a mistake that `loopway train` or `loopway compare` would find before it prepares text, reads pinned
+            tokens or trains.
     """
     if "variants" not in content:
         return f"{name}: {_forecast(RunConfig.from_dict(content))}"

@@ -1,6 +1,6 @@
 """A comparison's config: one run's config, and the variants that differ from it.
 
-Knows what is compared, not how it is run or told.
+Knows what is compared; nothing of how it is run or reported.
 """
 
 from collections.abc import Sequence
@@ -23,8 +23,8 @@ class CompareConfig:
 
     Attributes:
         runs: the run config of every variant and seed, ``runs[variant][seed]``, variants in the order given.
-        prompt: what every trained model goes on from for the text sample.
-        probe_samples: held-out samples on which the trained models are probed; 0: they aren't.
+        prompt: the text that every trained model continues.
+        probe_samples: held-out samples for probing the trained models; 0: no probes.
     """
 
     runs: dict[str, dict[int, RunConfig]]
@@ -36,7 +36,7 @@ class CompareConfig:
         """Read a comparison's YAML file; None is the embedded demo.
 
         Raises:
-            ConfigError: anything that can be seen to be wrong without running it, in any variant.
+            ConfigError: any mistake, in any variant, that can be found without running it.
         """
         return cls.from_dict(apply_overrides(read_yaml(path or DEMO_CONFIG), overrides))
 
@@ -99,7 +99,7 @@ def _share_tokenizer(shared: dict[str, Any], variants: dict[str, dict[str, Any]]
 def choose_run(
     content: dict[str, Any], variant: str | None = None, seed: int | None = None
 ) -> tuple[RunConfig, Path]:
-    """Return the run of a file, or one variant of a comparison's, and its place in the folder of that name.
+    """Return the run of a file, or of one variant of a comparison, and its place in the folder.
 
     Args:
         content: of the file, read, with what was laid on top.

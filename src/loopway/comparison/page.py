@@ -76,7 +76,7 @@ def write_comparison_page(
 
 
 def _result(rows: Sequence[Row]) -> Table:
-    """The table with a column a variant, as in a terminal: a few variants fit a page, all their numbers don't."""
+    """The table with a column for each variant, as in the terminal."""
     (head, name), *others = COLUMNS
     cells = [[title, *map(cell, rows)] for title, cell in others]
     return Table("One column a variant.", [head, *map(name, rows)], cells)

@@ -1,6 +1,6 @@
-"""One run of a comparison: its place, whether it is done, and a process of its own to do it in.
+"""One run of a comparison: its place, its state and its process.
 
-Knows nothing of the other runs and of what is made of them.
+Knows nothing of the other runs and of the report.
 """
 
 import json
@@ -39,20 +39,21 @@ class PlannedRun:
         return RunFolder(self.comparison / "runs" / self.name)
 
     def check_folder(self, workers: int | None) -> None:
-        """Raise ConfigError if a run of another config has the place, before anything is trained.
+        """Raise ConfigError if the folder holds a run of another config.
 
         Args:
-            workers: that are to train the comparison's unfinished runs, whose steps must be as large; None without any.
+            workers: that will train the comparison's unfinished runs, all with this step size; None: all runs are finished.
         """
         if self.folder.config.exists():
             self.folder.check_same(self.config.to_dict(), self.config.plugins, workers)
 
     def train(self, data: Path, workers: Workers) -> None:
-        """Train, or go on, unless it is finished. The config file also serves to train this run alone.
+        """Train or resume the run, unless it is finished. Its config file can also train it alone.
 
         Raises:
             LoopwayError: it failed.
-            KeyboardInterrupt, SystemExit: it was interrupted or terminated, perhaps when it was about to finish.
+            KeyboardInterrupt: it was interrupted.
+            SystemExit: it was terminated.
         """
         config = self.comparison / "variants" / f"{self.name}.yaml"
         wanted = workers.is_first and not self.folder.is_finished
@@ -86,15 +87,15 @@ class PlannedRun:
 
 
 def _run_in_process(config: Path, folder: Path, data: Path, title: str, meeting: dict[str, str]) -> int:
-    """Train in a process of its own, which saves and stops when this one is told to.
+    """Train in a separate process, which saves and stops when this one receives a signal.
 
     Returns:
-        The signal that came too late to stop it, or 0: the run is finished, and no other should begin.
+        A signal that came too late to stop the run, which is finished then; no other run should begin. Else 0.
 
     Raises:
         LoopwayError: it failed; KeyboardInterrupt, SystemExit: it was interrupted or terminated.
     """
-    # A process group of its own, or Ctrl-C in a terminal would reach it twice.
+    # A separate process group: else Ctrl-C in a terminal reaches it twice.
     environment = os.environ | meeting
     command = worker_command(config, folder, data, title)
     received: list[int] = []

@@ -1,6 +1,6 @@
 """Results of a comparison: results.json, table.md, curves.png and samples.md.
 
-Knows finished runs; nothing of how they were done.
+Knows finished runs; nothing of their training.
 """
 
 from dataclasses import asdict
@@ -50,7 +50,7 @@ def write_results(folder: Path, runs: dict[str, list[PlannedRun]], data: RunData
 
 
 def write_samples(folder: Path, runs: dict[str, list[PlannedRun]], prompt: str) -> dict[str, str]:
-    """Let every variant's first model go on from the prompt; write and return the texts.
+    """Let every variant's first model continue the prompt; write and return the texts.
 
     Raises:
         ConfigError: prompt and text fill a model's context.

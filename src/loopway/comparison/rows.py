@@ -1,7 +1,7 @@
 """Rows of a comparison's table: one a variant, with differences and their errors.
 
-The noise of a difference is estimated from the paired losses of validation documents and seeds. One seed says nothing of
-how much a difference varies from run to run, so it gets no error. Knows nothing of tables and figures.
+The noise of a difference is estimated from the paired losses of validation documents and seeds. One seed can't show how much a
+difference varies from run to run, and gets no error. Knows nothing of tables and figures.
 """
 
 import math
@@ -45,7 +45,7 @@ class VariantRuns:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. Losses in nats per token; None where a value would mean nothing.
+    """One row of the table. Losses in nats per token; None for an undefined value.
 
     Attributes:
         percent_of_vanilla: non-embedding parameters, of the vanilla variant's of the same compute depth.
@@ -53,8 +53,8 @@ class Row:
         seed_deviation: standard deviation of the loss over seeds.
         difference: loss minus the vanilla variant's.
         difference_error: its standard error over documents and seeds; None with one seed or one document.
-        document_error: its standard error over documents alone: how far this one pair of models would differ on other
-            text of the kind. None with one document.
+        document_error: its standard error over documents alone, for this pair of models on other text of the kind. None
+            with one document.
         gap_closed: share of the gap between base (same layout) and vanilla that the variant closes; None for these
             two, with one seed, and where the gap is smaller than twice its standard error.
     """

@@ -1,10 +1,10 @@
-"""A comparison from config to report: every variant trained on the same prepared data, then told side by side.
+"""A comparison from config to report: train every variant on the same data, then report them side by side.
 
     comparison.json  data/  variants/NAME.yaml  runs/NAME-seedN/  results.json  table.md
     curves.png  samples.md  report.html  probes/
 
-Finished runs are kept, unfinished ones go on where they were. Of several workers the first does all but the training.
-Knows nothing of how a single run is done.
+Finished runs are kept, unfinished ones resume. Of several workers, the first does everything but the training.
+Knows nothing of how a single run is trained.
 """
 
 import contextlib
@@ -58,8 +58,7 @@ def compare(
         config: the comparison's YAML file, or what it holds; None is the embedded demo.
         overrides: ``training.max_steps=100`` and the like, laid on top of a file.
         folder: where everything goes; None is ``runs/<name of the config>``, without a file ``runs/demo``.
-        fresh: remove a comparison that is in the folder, whatever its config; prepared text stays if this one asks for the
-            same.
+        fresh: first remove the comparison in the folder, whatever its config; keep prepared text if it fits `config`.
         command: what was typed, for the page.
         console: where the table is shown; None is standard output.
 
@@ -75,7 +74,7 @@ def compare(
         name: [PlannedRun(run_name(name, seed), run, folder) for seed, run in by_seed.items()]
         for name, by_seed in plan.runs.items()
     }
-    # Every variant once before any a second time.
+    # All variants of a seed before the next seed.
     in_turn = [by_seed[seed] for seed in range(len(plan.seeds)) for by_seed in runs.values()]
     workers = Workers.here()
     if not workers.is_first:
@@ -92,7 +91,7 @@ def compare(
         data = open_data(plan.data, folder / "data", note if has_begun else None)
     except LoopwayError:
         if is_new and not any(folder.glob("data*")):
-            with contextlib.suppress(OSError):  # what went wrong with the data says more
+            with contextlib.suppress(OSError):  # the error of the data matters more
                 _claim_of(folder).unlink()
                 if not was_there:
                     folder.rmdir()
@@ -143,7 +142,7 @@ def probe_models(folder: Path, runs: dict[str, list[PlannedRun]], samples: int, 
 
 
 def _claim(folder: Path, runs: list[PlannedRun], workers: int) -> bool:
-    """Make sure that the folder is this comparison's; True if it is new. A comparison may grow by variants and seeds.
+    """Claim the folder for this comparison; True if it is new. A comparison may grow by variants and seeds.
 
     Raises:
         ConfigError: the folder holds something else, other runs, or runs of another config; nothing is changed.

@@ -1,7 +1,7 @@
-"""One run of a comparison, as a process of its own, so that its peak memory is its own.
+"""One run of a comparison in a separate process, which measures its own peak memory.
 
-It ends with the process that began it. Knows nothing of the other variants; what goes wrong is shown and told by the
-exit code, as on the command line.
+It ends with its parent process. Errors are printed and set the exit code, as on the command line. Knows nothing of the other
+variants.
 """
 
 import os
@@ -13,7 +13,7 @@ from loopway.errors import exit_on_error
 
 
 def worker_command(config: Path, folder: Path, data: Path, title: str) -> list[str]:
-    """Return the command with which this process begins such a run.
+    """Return the command that starts such a run.
 
     Args:
         config: YAML file of the run.

@@ -1,6 +1,6 @@
-"""The JSON schema of run and comparison files, made of what validates them; editors complete and check keys with it.
+"""The JSON schema of run and comparison files, from the declarations that validate them; editors use it.
 
-It knows names and types. That values fit each other is what `loopway check` finds out.
+It covers names, types and limits. `loopway check` also checks that values fit each other.
 """
 
 from typing import Any
@@ -64,7 +64,7 @@ def _mapping(properties: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_required(section: type[BaseModel], definitions: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a section that may be completed by an extended file; what it refers to goes to ``definitions``."""
+    """The schema of a section, which an extended file may complete; its references go to ``definitions``."""
     schema = section.model_json_schema()
     definitions |= schema.pop("$defs", {})
     schema.pop("required", None)

@@ -1,4 +1,4 @@
-"""The comparison's table, for the terminal and as Markdown. Knows nothing of how its numbers came about."""
+"""The comparison's table, for the terminal and as Markdown. Knows nothing of how its numbers are computed."""
 
 from collections.abc import Callable
 
@@ -55,7 +55,7 @@ def explain(rows: list[Row]) -> str:
 
 
 def terminal_table(rows: list[Row]) -> Table:
-    """One column a variant, so that a few of them fit a narrow terminal."""
+    """One column for each variant; a few of them fit a narrow terminal."""
     table = Table(title="Comparison at equal data, order and recipe", title_justify="left")
     (label, name), *others = COLUMNS
     table.add_column(label)

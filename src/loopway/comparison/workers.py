@@ -1,7 +1,7 @@
-"""This process among those that torchrun started for one comparison: the first decides what is trained, the others join.
+"""The workers that torchrun starts for one comparison: the first decides what is trained, the others join.
 
-Every worker trains every run in a process of its own, and those of one run meet at a port that the first worker chose
-for it. Knows nothing of what is trained.
+Every worker trains each run in a separate process. The processes of a run meet at a port that the first worker chooses. Knows
+nothing of what is trained.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from loopway.errors import LoopwayError
 
-# The others wait through all that the first does between two runs; if it dies, the launcher ends them.
+# The others wait while the first works between two runs; if it dies, the launcher ends them.
 _PATIENCE = timedelta(days=7)
 
 
@@ -42,11 +42,11 @@ class Workers:
         return self.rank == 0
 
     def meeting(self, run: str, *, wanted: bool) -> dict[str, str] | None:
-        """Environment variables with which the processes of `run` find each other; None if it isn't to be trained.
+        """Return environment variables with which the processes of `run` find each other; None to skip it.
 
         Args:
-            run: its name; asked for once, in the same order in every worker.
-            wanted: whether to train it, of the first worker, which the others follow.
+            run: its name. Every worker calls this once for each run, in the same order.
+            wanted: whether to train it; the first worker's value counts.
         """
         if self.store is None:
             return {} if wanted else None
@@ -57,10 +57,10 @@ class Workers:
         return {"MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": "False"} if port != "0" else None
 
     def agree(self, name: str, act: Callable[[], int]) -> int:
-        """Return the highest number that any worker's `act` returns; all have to ask, once for each `name`.
+        """Return the highest number that any worker's `act` returns. All workers must call it, once for each `name`.
 
         Raises:
-            LoopwayError: another worker's `act` has raised; this one's own error is raised as it is.
+            LoopwayError: another worker's `act` failed. An error of this worker's `act` is raised unchanged.
         """
         if self.store is None:
             return act()
@@ -68,7 +68,7 @@ class Workers:
         number = None
         try:
             number = act()
-        finally:  # or the others would wait for it
+        finally:  # else the others wait for it
             self.store.set(keys[self.rank], json.dumps(number))
         numbers = [json.loads(self.store.get(key)) for key in keys]
         if None in numbers:

@@ -1,7 +1,7 @@
-"""Answers of a model to single requests, kept as JSON lines, so that none is computed twice.
+"""A cache of a model's answers to single requests, as JSON lines.
 
-A file belongs to one model: its name is a hash of weights, tokenizer and settings, so a changed model never finds the
-answers of another. Within it a request is known by a hash of its own text. Knows nothing of the harness.
+A file belongs to one model: its name is a hash of weights, tokenizer and settings. In it, the hash of a request's text is its
+key. Knows nothing of the harness.
 """
 
 import hashlib
@@ -14,12 +14,12 @@ from loopway.files import damage_told
 
 
 def request_key(kind: str, arguments: Sequence[Any]) -> str:
-    """The hash of a request: its kind (`loglikelihood`, ...) and its arguments, which are JSON."""
+    """Return the hash of a request: of its kind (`loglikelihood`, ...) and its JSON arguments."""
     return hashlib.sha256(json.dumps([kind, *arguments]).encode()).hexdigest()
 
 
 class Answers:
-    """The answers in a file; new ones are added to it as they come."""
+    """The answers in a file, to which new ones are appended at once."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -28,11 +28,11 @@ class Answers:
         self._file = path.open("a", encoding="utf-8")
 
     def get(self, kind: str, arguments: Sequence[Any]) -> Any | None:
-        """The answer to a request, None if it isn't known."""
+        """Return the answer to a request, None if it is unknown."""
         return self._known.get(request_key(kind, arguments))
 
     def add_partial(self, kind: str, arguments: Sequence[Any], answer: Any) -> None:
-        """Keep an answer. The name is that of the harness's own cache, which calls this as each answer is there."""
+        """Store an answer. Named after the method of the harness's cache, which calls it for each answer."""
         key = request_key(kind, arguments)
         if key not in self._known:
             self._known[key] = answer
@@ -44,7 +44,7 @@ class Answers:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """What a file holds; a last line that was cut off is dropped from the file."""
+    """Read a file, and drop a truncated last line from it."""
     if not path.exists():
         return {}
     known, whole = {}, 0

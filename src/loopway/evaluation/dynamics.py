@@ -1,4 +1,4 @@
-"""How a run got where it is: its checkpoints evaluated, and plotted over the tokens seen.
+"""Training dynamics: a run's checkpoints, evaluated and plotted over training tokens.
 
 The paper's training-dynamics figure: loss on a logarithmic axis, mean accuracy on a linear one. Knows runs and
 evaluations; nothing of how a measure is taken.
@@ -26,10 +26,10 @@ from loopway.training.summary import RunSummary
 
 @dataclass(frozen=True)
 class Moment:
-    """A run at one of its steps.
+    """The results of one checkpoint.
 
     Attributes:
-        tokens: trained on so far.
+        tokens: trained on until then.
         loss: on the held-out text, nats per token; None if it wasn't measured.
         accuracy: mean over the tasks, in percent, by number of shots; complete means only.
     """
@@ -50,7 +50,7 @@ def evaluate_checkpoints(
     """Evaluate every checkpoint of each run, and its final model; write `dynamics.png` beside tables and results.
 
     Raises:
-        ConfigError: a folder that is no run, or that has no checkpoint; and what :func:`evaluate` raises.
+        ConfigError: a folder that is no run or has no checkpoint, and the errors of :func:`evaluate`.
     """
     steps = {str(Path(name)): _checkpoints(Path(name)) for name in runs}
     names = [str(path) for found in steps.values() for path in found.values()]
@@ -66,7 +66,7 @@ def evaluate_checkpoints(
 
 
 def plot_dynamics(courses: dict[str, list[Moment]], path: Path) -> None:
-    """Loss (log axis) and, where there are tasks, mean accuracy (linear axis) over training tokens.
+    """Plot loss (log axis) and, with tasks, mean accuracy (linear axis) over training tokens.
 
     Args:
         courses: moments of each run, in order.
@@ -102,7 +102,7 @@ def _checkpoints(run: Path) -> dict[int, Path]:
     """Tokens seen -> folder, for every checkpoint and the final model, in the order of training."""
     folder = RunFolder(run)
     if not folder.config.is_file():
-        raise ConfigError(f"{run}: is no run folder; --every-checkpoint is for runs")
+        raise ConfigError(f"{run}: is no run folder, which --every-checkpoint needs")
     per_step = _tokens_per_step(folder)
     found = {step * per_step: path for step, path in steps_of(folder.checkpoints).items()}
     if folder.is_finished:
@@ -115,7 +115,7 @@ def _checkpoints(run: Path) -> dict[int, Path]:
 def _tokens_per_step(folder: RunFolder) -> int:
     line = next((line for line in read_metrics(folder.metrics) if line["step"]), None)
     if line is None:
-        raise ConfigError(f"{folder.metrics}: has no line of a step, so nothing says how many tokens one has")
+        raise ConfigError(f"{folder.metrics}: has no line of a step, from which the tokens of a step follow")
     return line["tokens"] // line["step"]
 
 

@@ -1,8 +1,8 @@
-"""An evaluation from options to report: every measure on every model, told side by side.
+"""An evaluation from options to report: every measure on every model, side by side.
 
     answers/  results.json  table.md  dynamics.png (with every checkpoint)
 
-What is known is not computed again; an evaluation that was stopped goes on. Knows nothing of how a measure is taken.
+Known answers are not computed again, and a stopped evaluation resumes. Knows nothing of how a measure is taken.
 """
 
 import os
@@ -40,18 +40,18 @@ def evaluate(
     *,
     console: Console | None = None,
 ) -> list[Evaluation]:
-    """Take every measure of every model, write tables and results, and show them.
+    """Take every measure of every model; write and print tables and results.
 
     Args:
         models: run folders, checkpoints, model folders or names on the Hub; differences are to the first.
         measures: see :mod:`loopway.evaluation.suite`.
         folder: where everything goes.
 
-    A model that is named twice (`runs/vanilla runs/*`) is one model.
+    A model that is named twice (`runs/vanilla runs/*`) counts once.
 
     Raises:
-        LoopwayError: a model that can't be opened, an unknown task, no measure that could be taken, a folder into which
-            another process evaluates.
+        LoopwayError: a model that can't be opened, an unknown task, no measure that could be taken, another process that
+            evaluates into the folder.
     """
     settings, folder, console = settings or EvaluationOptions(), Path(folder), console or screen()
     tasks = Tasks([m.task for m in measures if m.task != HELD_OUT], settings.include_path)
@@ -89,7 +89,7 @@ def _evaluate_one(
     answers = Answers(folder / "answers" / f"{evaluated.key[:32]}.jsonl")
     batch_size: int | str = settings.batch_size if settings.batch_size == "auto" else int(settings.batch_size)
     if batch_size == "auto" and evaluated.model.device.type == "cpu":
-        batch_size = 8  # a CPU doesn't say when its memory is full
+        batch_size = 8  # a CPU doesn't report full memory
     model = HarnessModel(evaluated.model, evaluated.tokenizer, batch_size=batch_size, answers=answers)
     try:
         for measure in measures:
@@ -98,7 +98,7 @@ def _evaluate_one(
                 evaluation.results[measure] = _take(measure, evaluated, model, tasks, answers, settings)
             except LeftOutError as error:
                 evaluation.missing[measure] = str(error)
-                say(log, f"left out: {error}")
+                say(log, f"skipped: {error}")
     finally:
         answers.close()
     return evaluation

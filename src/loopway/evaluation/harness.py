@@ -1,7 +1,6 @@
-"""Tasks of lm-evaluation-harness on one model: its own task definitions, its own HFLM, its own scoring.
+"""Tasks of lm-evaluation-harness on one model, with the harness's task definitions, HFLM and scoring.
 
-What is added: answers are kept as they come, and a task that can't be asked doesn't stop the others. Knows nothing of
-suites and tables.
+Adds a cache of answers, and skips a task that can't be asked. Knows nothing of suites and tables.
 """
 
 import contextlib
@@ -41,15 +40,15 @@ except ImportError:
     ) from None
 
 
-# The harness's own defaults, so that its command line gives the same numbers.
+# The harness's defaults: its command line gives the same numbers.
 _SEED, _SEED_OF_OTHERS = 0, 1234
 # Its default, 100,000, takes minutes a task; of the standard errors of perplexities it only improves the third digit.
 _BOOTSTRAPS = 1000
-# It would fork this process for them. A child can inherit a lock that another thread holds, and wait for ever. Equal numbers.
+# Else it forks this process. A child can inherit a lock of another thread and wait forever. The numbers are equal.
 os.environ.setdefault("DISABLE_MULTIPROC", "1")
 
 
-# Where the harness defines the paper's tasks. To read all of its files takes it ten seconds and more.
+# The files of the paper's tasks: reading all of the harness's files takes over ten seconds.
 _PAPER_FOLDERS = (
     "arc",
     "hellaswag",
@@ -63,11 +62,11 @@ _PAPER_FOLDERS = (
 
 
 class LeftOutError(Exception):
-    """A measure that can't be taken: its data isn't there, or the model can't be asked. The message says why."""
+    """A measure is skipped: its data is missing, or the model can't be asked. The message names the reason."""
 
 
 class HarnessModel(HFLM):
-    """The harness's own Hugging Face model, which asks its answers first."""
+    """The harness's Hugging Face model with a cache of answers."""
 
     def __init__(
         self,
@@ -77,11 +76,11 @@ class HarnessModel(HFLM):
         batch_size: int | str,
         answers: Answers,
     ) -> None:
-        # A whole text is read at once: keys and values are of no use. `generate` asks for them itself.
+        # A text is read in one pass, without a cache. `generate` asks for a cache itself.
         model.config.use_cache = False
         arguments: dict[str, Any] = {"pretrained": model, "backend": "causal", "tokenizer": tokenizer}
         arguments["batch_size"] = batch_size
-        # Before a text without context it would put the bos_token, also where no document began with it in training.
+        # Else it puts the bos_token before a text without context, even if no training document began with it.
         if tokenizer.bos_token_id is not None and not beginning_of(tokenizer):
             arguments["prefix_token_id"] = tokenizer.eos_token_id
         with _quiet():
@@ -93,7 +92,7 @@ class HarnessModel(HFLM):
         return self._ask("loglikelihood", requests, super().loglikelihood, disable_tqdm)
 
     def loglikelihood_rolling(self, requests: list, disable_tqdm: bool = False) -> list:
-        # The harness puts the prefix token before each text, so the tokenizer mustn't put it there, too.
+        # The harness puts the prefix token before each text; the tokenizer must not add another.
         before, self.add_bos_token = self.add_bos_token, False
         try:
             return self._ask("loglikelihood_rolling", requests, super().loglikelihood_rolling, disable_tqdm)
@@ -119,10 +118,10 @@ class Tasks:
 
     Args:
         names: of the tasks, groups or tags that will be asked for.
-        include_path: a folder with task files of one's own; one with the name of a known task replaces it.
+        include_path: a folder with your own task files; a file with the name of a known task replaces it.
 
     Raises:
-        ConfigError: a name that is no task (the nearest ones are named), a file that the harness can't read.
+        ConfigError: an unknown task, with the nearest names, or a file that the harness can't read.
     """
 
     def __init__(self, names: Sequence[str], include_path: Path | None = None) -> None:
@@ -142,7 +141,7 @@ class Tasks:
                 raise not_among("--tasks", name, self._manager.all_tasks)
 
     def _check_files(self, include_path: Path) -> None:
-        """Raise ConfigError for a task file that the harness silently passes over."""
+        """Raise ConfigError for a task file that the harness silently ignores."""
         taken = {entry.yaml_path for entry in self._manager.task_index.values()}
         for file in sorted(set(include_path.glob("**/*.yaml")) - taken):
             try:
@@ -172,7 +171,7 @@ class Tasks:
             limit: only so many questions of each (sub)task; None is all.
 
         Raises:
-            LeftOutError: there is no way to its questions, or they can't be put to this model.
+            LeftOutError: its questions can't be loaded, or this model can't answer them.
             ConfigError: the task has no such metric.
         """
         with _quiet():
@@ -189,12 +188,12 @@ class Tasks:
                     log_samples=False,
                 )
             except (AssertionError, ImportError, NotImplementedError, OverflowError, ValueError) as error:
-                # How the harness says that a task wants another model, a package or a permission.
+                # The harness's errors for a task that needs another model, a package or a permission.
                 raise LeftOutError(f"{measure.task}: the harness says {_reason(error)}") from error
         metrics = _metrics(results["results"][measure.task])
         if not metrics:
             raise LeftOutError(
-                f"{measure.task}: has no number of its own; name its parts: {', '.join(loaded['tasks'])}"
+                f"{measure.task}: reports no single number; name its parts: {', '.join(loaded['tasks'])}"
             )
         metric = measure.metric or next(iter(metrics))
         if metric not in metrics:
@@ -228,10 +227,10 @@ def _reason(error: Exception) -> str:
 
 
 def _set_shots(task: Any, shots: int | None) -> None:
-    """As the harness does, but a task that it would ask without examples in spite of `shots` is left out."""
+    """Set the number of examples as the harness does, but raise for a task that ignores `shots`."""
     own = task.get_config("num_fewshot")
     if own == 0 and shots:
-        raise LeftOutError(f"{task.task_name}: is asked without examples, not with {shots}")
+        raise LeftOutError(f"{task.task_name}: the harness asks it without examples, not with {shots}")
     if own is None or shots is not None:
         task.set_config(key="num_fewshot", value=shots or 0)
     task.set_fewshot_seed(seed=_SEED_OF_OTHERS)
@@ -264,7 +263,7 @@ def _leaves(task: str, subtasks: dict[str, list[str]]) -> list[str]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Within, the harness says only what is wrong, and shows its bars on a terminal alone."""
+    """Hide all of the harness's output but errors, and its bars without a terminal, within the block."""
     logger, shown = logging.getLogger("lm_eval"), datasets.utils.are_progress_bars_disabled()
     level = logger.level
     logger.setLevel(logging.ERROR)

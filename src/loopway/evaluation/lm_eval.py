@@ -1,7 +1,6 @@
-"""lm-evaluation-harness's own command line, with the recursive families known: `python -m loopway.evaluation.lm_eval`.
+"""lm-evaluation-harness's command line with the recursive families: `python -m loopway.evaluation.lm_eval`.
 
-The harness knows no plug-ins; importing anything of Loopway makes the families known. Every option and every task is its
-own. Knows nothing else.
+Importing Loopway registers the families. All options and tasks are the harness's. Knows nothing else.
 """
 
 from loopway.errors import ConfigError, exit_on_error

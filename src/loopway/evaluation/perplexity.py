@@ -20,7 +20,7 @@ from loopway.inference.held_out import document_error, sample_losses
 def held_out_perplexity(
     model: PreTrainedModel, samples: TokenSamples, answers: Answers, batch_size: int
 ) -> TaskResult:
-    """exp of the loss over every target of the samples; its standard error is that of the loss, over documents."""
+    """Return exp of the mean loss over all targets; its standard error is over documents."""
     sums, targets = np.zeros(len(samples)), np.zeros(len(samples))
     new, identities = [], []
     for index in range(len(samples)):

@@ -1,4 +1,4 @@
-"""What an evaluation finds. Knows nothing of how it is found and shown."""
+"""Results of an evaluation. Knows nothing of how they are measured and shown."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ class TaskResult:
 
     Attributes:
         value: of the measure's metric; accuracies between 0 and 1.
-        error: its standard error; None where there is none, as of a single question.
+        error: its standard error; None if undefined, as for a single question.
         metrics: every metric of the task, by the harness's name.
         version: of the task's definition; of held-out text, a hash of the samples.
         samples: questions that were asked.
@@ -66,7 +66,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured of one model; a measure without a result could not be taken, and `missing` says why."""
+    """The results of one model; `missing` names the reason for each measure without a result."""
 
     model: str
     key: str

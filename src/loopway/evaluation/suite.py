@@ -1,4 +1,4 @@
-"""What is measured: the paper's suite, and any other tasks of the harness.
+"""The measures: the paper's suite, and any other tasks of the harness.
 
 Section 5 of the paper. Knows the names of tasks and metrics; nothing of models and of how tasks are run.
 """
@@ -60,14 +60,14 @@ SUITES = ("paper", "perplexity", "tasks")
 
 
 def suite_measures(suite: str, shots: Sequence[int] | None = None) -> list[Measure]:
-    """The measures of a suite: `paper` is both of `perplexity` (four of them) and `tasks` (nine, 0-shot and 5-shot).
+    """Return the measures of a suite: `paper` is both of `perplexity` (four of them) and `tasks` (nine, 0-shot and 5-shot).
 
     Args:
         suite: one of :data:`SUITES`.
         shots: instead of 0 and 5.
 
     Raises:
-        ConfigError: there is no such suite, or it has nothing that is asked with examples.
+        ConfigError: an unknown suite, or ``shots`` for one without tasks.
     """
     if suite not in SUITES:
         raise not_among("--suite", suite, SUITES)
@@ -86,7 +86,7 @@ def suite_measures(suite: str, shots: Sequence[int] | None = None) -> list[Measu
 
 
 def task_measures(tasks: Sequence[str], shots: Sequence[int] | None = None) -> list[Measure]:
-    """Measures of chosen tasks, each once, with the paper's metric where it has one.
+    """Return the measures of chosen tasks, each once, with the paper's metric if it has one.
 
     Raises:
         ConfigError: no task is named.
@@ -106,7 +106,7 @@ def task_measures(tasks: Sequence[str], shots: Sequence[int] | None = None) -> l
 
 
 def chosen_measures(options: EvaluationOptions) -> list[Measure]:
-    """The measures that ``suite`` or ``tasks``, and ``shots``, stand for. Raises ConfigError for mistakes in them."""
+    """Return the measures that ``suite`` or ``tasks``, and ``shots``, name. Raises ConfigError for a mistake in them."""
     counts = None
     if options.shots is not None:
         parts = [part.strip() for part in options.shots.split(",")]

@@ -1,6 +1,6 @@
 """An evaluation as tables, like the paper's Table 1: models side by side, differences to the first, standard errors.
 
-Knows results; nothing of how they came about.
+Knows results; nothing of how they are measured.
 """
 
 import math
@@ -51,7 +51,7 @@ class Mean:
 
 
 def mean_accuracy(evaluation: Evaluation, shots: int | None) -> Mean | None:
-    """Over the measures of so many shots that are in the headline; None if there are none."""
+    """Return the mean over the headline's measures of so many shots; None without any."""
     wanted = [measure for measure in evaluation.measures if measure.in_mean and measure.shots == shots]
     results = [evaluation.results[measure] for measure in wanted if measure in evaluation.results]
     if not results:
@@ -87,9 +87,9 @@ def details(evaluations: Sequence[Evaluation]) -> tuple[list[str], list[list[str
 
 
 def terminal_tables(evaluations: Sequence[Evaluation]) -> list[Table]:
-    """For a terminal, with a column a model, at most three in a table: the headline, and below it the tasks.
+    """Return tables for a terminal, with a column for each of at most three models: the headline, then the tasks.
 
-    Where it is narrow, differences go to a second line.
+    In a narrow terminal, differences go to a second line.
     """
     heads, rows = headline(evaluations)
     tasks = _in_order(evaluations, lambda measure: not measure.is_perplexity)
@@ -119,7 +119,7 @@ def terminal_tables(evaluations: Sequence[Evaluation]) -> list[Table]:
 
 
 def markdown_tables(evaluations: Sequence[Evaluation]) -> str:
-    """Both tables in Markdown, with what their numbers mean and what is missing."""
+    """Return both tables in Markdown, with notes on their numbers and on missing measures."""
     tables = (headline(evaluations), details(evaluations))
     parts = [*(markdown_table(heads, rows) for heads, rows in tables if len(heads) > 1), _NOTE]
     heads, rows = seeds_table(evaluations)

@@ -1,6 +1,6 @@
-"""Models that are seeds of variants: the held-out loss of each variant, and its difference to the first with an error.
+"""Models that are seeds of variants: each variant's held-out loss, and its difference to the first with a standard error.
 
-Knows runs' configs and held-out losses; nothing of how these were taken.
+Knows runs' configs and held-out losses; nothing of how these are measured.
 """
 
 import json

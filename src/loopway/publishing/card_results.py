@@ -1,6 +1,6 @@
-"""What evaluations inside a run's folder found about its model, for the model card.
+"""Results of evaluations in a run's folder, for the model card.
 
-Knows the files of `loopway evaluate`; nothing of how a result comes about.
+Knows the files of `loopway evaluate`; nothing of how a result is measured.
 """
 
 import json
@@ -28,9 +28,9 @@ class Findings:
 
 
 def find_results(folder: Path, key: str) -> Findings:
-    """Of the model with this key, in the folder and in those in it.
+    """Find the results of the model with this key, in the folder and its subfolders.
 
-    The key stands for weights, tokenizer and the code that ran them: what was measured of something else isn't told.
+    The key identifies weights, tokenizer and code. Results of anything else are omitted.
     """
     found = Findings()
     files = [folder / _RESULTS, *folder.glob(f"*/{_RESULTS}")]

@@ -1,7 +1,7 @@
-"""The modelling code of one decoder family as a file that lies beside the weights, for the Hub's remote code.
+"""The modelling code of one decoder family as a file beside the weights, for the Hub's remote code.
 
-The file needs torch and transformers and no Loopway. Knows which of Loopway's functions make a family's classes; nothing
-of how they are put into one file.
+The file needs torch and transformers, but not Loopway. Knows which functions make a family's classes; nothing of how they are
+joined in one file.
 """
 
 from loopway._version import __version__
@@ -47,16 +47,16 @@ def modeling_code(family: Family) -> str:
 
 
 def auto_map(family: Family) -> dict[str, str]:
-    """What config.json says of the file: which of transformers' Auto classes finds which class in it."""
+    """Return the entry of config.json that maps transformers' Auto classes to classes of the file."""
     suffixes = {"Config": "AutoConfig", **AUTO_CLASSES}
     return {auto: f"{MODULE}.Recursive{family.prefix}{suffix}" for suffix, auto in suffixes.items()}
 
 
 def check_included(name: str, recurrence: Recurrence) -> None:
-    """Raise unless the file holds the recurrence that a config calls so.
+    """Check that the file contains the recurrence of this name.
 
     Raises:
-        RecurrenceError: it is a user's own.
+        RecurrenceError: it comes from a plugin.
     """
     if not type(recurrence).__module__.startswith("loopway."):
         raise RecurrenceError(

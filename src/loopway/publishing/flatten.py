@@ -1,4 +1,4 @@
-"""Modules of a package as one Python file without it: some of its functions and all that they use.
+"""Flattening of a package into one Python file: some of its functions and all that they use.
 
 Reads source text and imports no more than the packages that it lies in. What is taken stands in the order in which the modules import each other, and in a
 module in its own order, so that what runs there runs here. Knows nothing of models.
@@ -17,7 +17,7 @@ _RULE = "-" * 20
 
 
 class FlatteningError(RuntimeError):
-    """The modules can't be one file as they are written: a fault of theirs, not of a user."""
+    """The modules can't be joined as they are written; a bug of Loopway, not a user's mistake."""
 
 
 class Imported(NamedTuple):

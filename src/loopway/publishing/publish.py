@@ -2,7 +2,7 @@
 
     README.md  config.json  generation_config.json  model.safetensors  modeling_loopway.py  retrofit.json  tokenizer…
 
-With Loopway installed it opens as any other; without, transformers runs the code beside the weights if it is told to.
+With Loopway it opens like any model. Without, transformers runs the code beside the weights if the user allows it.
 Knows where the parts come from; nothing of how they are written.
 """
 
@@ -27,7 +27,7 @@ from loopway.training.summary import RunSummary
 def publish_command(
     name: str, out: Path, plugins: Sequence[Path] = (), *, drop_recurrence: bool = False
 ) -> str:
-    """Save a recursive model as it is, with its tokenizer, card and code; returns what was made.
+    """Save a recursive model unchanged, with its tokenizer, card and code; return a description.
 
     Raises:
         LoopwayError: a model that can't be opened or isn't recursive, or a recurrence that isn't Loopway's own.
@@ -41,7 +41,7 @@ def publish_command(
     trained = open_trained(name, plugins)
     config = trained.model.config
     if not isinstance(config, RecursiveConfigMixin):
-        raise FamilyError(f"{name} is no recursive model: transformers opens it anywhere as it is")
+        raise FamilyError(f"{name} is not a recursive model; transformers opens it without Loopway")
     check_included(config.recurrence, find_stack(trained.model).recurrence)
     place = Path(str(config.name_or_path))  # the folder that it was opened from
     run = _run_of(trained, place)
@@ -69,6 +69,6 @@ def publish_command(
 
 
 def _run_of(trained: TrainedModel, place: Path) -> RunFolder | None:
-    """The finished run whose model this is; what a run gave isn't what its checkpoints give."""
+    """The finished run whose final model this is; None for a checkpoint."""
     run = trained.run
     return run if run and run.is_finished and place.resolve() == run.model.resolve() else None

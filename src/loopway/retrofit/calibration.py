@@ -1,4 +1,4 @@
-"""What each layer of a pretrained model is worth to it on a text.
+"""The importance of each layer of a pretrained model on a text.
 
 Knows nothing of layouts, and of where the text comes from.
 """
@@ -16,7 +16,7 @@ from loopway.modeling.stack import running_stages
 
 @torch.no_grad()
 def importance(model: PreTrainedModel, layers: Sequence[int], input_ids: Tensor) -> dict[int, float]:
-    """For each of these layers, how much the loss rises without it, in nats per token.
+    """Return by how much the loss rises without each of these layers, in nats per token.
 
     Args:
         model: a family's own.

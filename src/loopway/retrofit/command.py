@@ -1,4 +1,4 @@
-"""What `loopway retrofit` and `loopway export` do with their options, and what they say in the end.
+"""The commands `loopway retrofit` and `loopway export`.
 
 Knows how options become calls; nothing of how layers are made.
 """
@@ -34,10 +34,10 @@ _MEASURED_TOKENS = 128
 
 
 def retrofit_command(name: str, out: Path, settings: RetrofitOptions) -> str:
-    """Retrofit a model and save it with its tokenizer; returns what was made.
+    """Retrofit a model and save it with its tokenizer; return a description.
 
     Raises:
-        LoopwayError: a mistake in the options, or a model that can't be retrofitted so.
+        LoopwayError: a mistake in the options, or a model that can't be retrofitted with them.
     """
     layout = Layout.parse(settings.layout)
     check_way(settings.fill, layout, bool(settings.calibration))
@@ -87,10 +87,10 @@ def retrofit_command(name: str, out: Path, settings: RetrofitOptions) -> str:
 def export_command(
     name: str, out: Path, plugins: Sequence[Path] = (), *, drop_recurrence: bool = False
 ) -> str:
-    """Save a recursive model as one of its family, with its tokenizer; returns what was made.
+    """Save a recursive model as a plain one of its family, with its tokenizer; return a description.
 
     Raises:
-        LoopwayError: a model that can't be opened, or that a plain one can't stand for.
+        LoopwayError: a model that can't be opened or exported.
     """
     out = out.expanduser()
     check_free(out)
@@ -127,7 +127,7 @@ def _sizes(name: str, model: PreTrainedModel, recursive: PreTrainedModel) -> str
 
 
 def _cores(made: Retrofit, layout: Layout, fill: str) -> list[str]:
-    """What each shared layer was made from."""
+    """Describe the sources of each shared layer."""
     shared = [layer for layer in range(layout.parameter_depth) if layout.uses_of_layer(layer) > 1]
     lines = []
     for layer in shared:

@@ -1,8 +1,8 @@
-"""A pretrained decoder becomes a recursive model.
+"""Conversion of a pretrained decoder to a recursive model.
 
-Layers of unlooped segments are the original's own, in order; shared ones are filled in one of the ways of filling.py.
-Embeddings, final norm and head are the original's, and the embeddings aren't scaled: what the paper multiplies at the
-input, a pretrained model has in its weights or does in its own forward. Knows nothing of files.
+Unlooped segments keep the original's layers, in order; filling.py fills shared ones. Embeddings, final norm and head are the
+original's. The embeddings aren't scaled: a pretrained model has that factor in its weights or in its forward. Knows nothing
+of files.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from loopway.retrofit.suitability import check_fits
 
 @dataclass(frozen=True)
 class Retrofit:
-    """A recursive model, and for each of its unique layers the original's layers that it is made from."""
+    """A recursive model, and the original layers of each of its unique layers."""
 
     model: PreTrainedModel
     sources: tuple[tuple[int, ...], ...]
@@ -43,10 +43,10 @@ def retrofit_model(
     start_at_base: bool = True,
     **options: Any,
 ) -> PreTrainedModel:
-    """A recursive model from a pretrained one.
+    """Make a recursive model from a pretrained one.
 
     Args:
-        model: a supported family's own causal LM, in float32, bfloat16 or float16; it is left as it is.
+        model: a supported family's own causal LM, in float32, bfloat16 or float16; it isn't changed.
         layout: computes as many layers as the model has: ``6+9R2+6`` for 30.
         recurrence: ``base`` and ``mesh`` start at what the unrolled layers compute (``mesh`` within the leak of
             ``router_gap``), and so do ``static`` and ``dynamic``; the others change it.
@@ -55,14 +55,17 @@ def retrofit_model(
         calibration: token ids ``[samples, seq]``, for the ways that need a text.
         router_gap: by how much MeSH's router biases prefer the slot that base recursion would use; None is the gap with
             which no more than 1e-4 of the states goes astray.
-        start_at_base: whether MeSH's routers start so; else at random, as in pretraining.
+        start_at_base: whether MeSH's routers start at base recursion; else at random, as in pretraining.
         options: of the recursive config: ``num_slots``, ``transition_router_input``.
 
     Returns:
         The recursive causal LM, in eval mode, with copies of the weights and the original's generation config.
 
     Raises:
-        FamilyError, LayoutError, RecurrenceError, ConfigError: what was given, and what would fit.
+        FamilyError: an unsupported family, or layers that can't fold.
+        LayoutError: a layout that doesn't fit; the message names some that do.
+        RecurrenceError: a recurrence or slots that don't fit.
+        ConfigError: an unknown way to fill, a missing text, quantised weights.
     """
     return convert(
         model,
@@ -87,7 +90,7 @@ def convert(
     start_at_base: bool = True,
     **options: Any,
 ) -> Retrofit:
-    """Retrofit as :func:`retrofit_model` does, and return also what every layer was made from."""
+    """Retrofit as :func:`retrofit_model` does; also return the sources of every layer."""
     parsed = Layout.parse(layout)
     check_fits(model.config, parsed)
     # The layers come with their values; only the family's own rule is left for what is reset later.

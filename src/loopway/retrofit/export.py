@@ -1,7 +1,6 @@
-"""A recursive model as a plain decoder of its family, so that any engine can serve it.
+"""Export of a recursive model as a plain decoder of its family, which any engine can serve.
 
-A layer that runs several times is repeated, so the plain model has as many layers as the recursive one computes. Knows
-nothing of files.
+A shared layer is repeated: the plain model has as many layers as the recursive one computes. Knows nothing of files.
 """
 
 from dataclasses import fields
@@ -18,14 +17,13 @@ _NOT_OF_FAMILY = {"model_type", "architectures", "transformers_version"}
 
 
 def export_model(model: PreTrainedModel, *, drop_recurrence: bool = False) -> PreTrainedModel:
-    """The family's own model that computes what a recursive model with recurrence ``base`` computes, bit for bit.
+    """Return the plain model that computes what a recursive model with recurrence ``base`` computes, bit for bit.
 
-    The embedding scale, which families haven't got, is multiplied into the embeddings; where they are tied to the head,
-    the plain model's are not.
+    The embedding scale is multiplied into the embeddings; they are then no longer tied to the head.
 
     Args:
-        model: a recursive model; it is left as it is.
-        drop_recurrence: of another recurrence, export the layers as if it were ``base``: something else is computed.
+        model: a recursive model; it isn't changed.
+        drop_recurrence: export a model of another recurrence as if it were ``base``; its outputs change.
 
     Returns:
         The family's causal LM, in eval mode, with copies of the weights and the same generation config.
@@ -36,11 +34,11 @@ def export_model(model: PreTrainedModel, *, drop_recurrence: bool = False) -> Pr
     """
     config = model.config
     if not isinstance(config, RecursiveConfigMixin):
-        raise FamilyError(f"{config.model_type}: is no recursive model, so there is nothing to export")
+        raise FamilyError(f"{config.model_type}: is not a recursive model, and needs no export")
     if config.recurrence != "base" and not drop_recurrence:
         raise RecurrenceError(
-            f"the model's recurrence is {config.recurrence!r}, which a plain {config.family.model_type} model hasn't got: "
-            f"only 'base' can be exported as what it computes; to export the layers alone give --drop-recurrence "
+            f"recurrence {config.recurrence!r} can't be exported exactly: a plain {config.family.model_type} model only has "
+            f"'base'; to export the layers alone, with other outputs, give --drop-recurrence "
             f"(in Python, drop_recurrence=True)"
         )
     weights = weights_of(model)

@@ -29,7 +29,7 @@ class Filled(NamedTuple):
 
 @dataclass(frozen=True)
 class Band:
-    """What a looped segment stands for.
+    """The original layers of a looped segment.
 
     Attributes:
         model: the pretrained model.
@@ -79,7 +79,7 @@ def average(band: Band) -> list[Filled]:
 
 
 def keep_important(band: Band) -> list[Filled]:
-    """The layers without which the calibration text becomes least likely, in their order; the others are dropped."""
+    """The layers whose removal raises the calibration loss most, in their order; the others are dropped."""
     assert band.calibration is not None
     scores = importance(band.model, band.layers, band.calibration)
     most = sorted(band.layers, key=lambda layer: scores[layer], reverse=True)[: band.size]
@@ -87,7 +87,7 @@ def keep_important(band: Band) -> list[Filled]:
 
 
 def least_squares(band: Band) -> list[Filled]:
-    """Layers whose linear maps do best, on the calibration text, what those of the folded layers do."""
+    """Layers whose linear maps fit those of the folded layers best on the calibration text."""
     assert band.calibration is not None
     layers = layers_of(band.model)
     calls = calls_of(band.model, band.layers, band.calibration)
@@ -110,7 +110,7 @@ NEED_TEXT = ("important", "least-squares")
 
 
 def check_way(way: str, layout: Layout, has_calibration: bool) -> None:
-    """Raise ConfigError unless there is such a way, and the text that it needs."""
+    """Raise ConfigError for an unknown way, or a missing text that it needs."""
     if way not in WAYS:
         raise not_among("fill", way, list(WAYS))
     if way in NEED_TEXT and layout.is_looped and not has_calibration:
@@ -123,7 +123,7 @@ def check_way(way: str, layout: Layout, has_calibration: bool) -> None:
 def fill_layers(
     model: PreTrainedModel, layout: Layout, way: str, calibration: Tensor | None = None
 ) -> list[Filled]:
-    """The unique layers of the layout: of a segment that isn't looped the model's own, of a core filled in this way.
+    """Return the unique layers of the layout: the model's own in unlooped segments, filled ones in a core.
 
     Args:
         model: a family's own, with as many layers as the layout computes.

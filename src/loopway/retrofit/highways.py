@@ -1,4 +1,4 @@
-"""A start of MeSH's routers from which the model computes what the same layers compute without MeSH.
+"""Initial values of MeSH's routers with which a model computes what its layers compute without MeSH.
 
 Base recursion reads y(t), the output of the stage before. MeSH reads a_emb·h_emb + sum_s a(t,s)·y(s) with
 a_emb = read(t)[0] and a(t,s) = read(t)·write(s) (paper, section 3), so it is base recursion where a(t,t) = 1 and all else
@@ -29,12 +29,12 @@ from loopway.modeling.stack import RecursiveStack, find_stack, trace_stages
 from loopway.recurrence import RecurrenceOptions, build_recurrence
 from loopway.recurrence.mesh import MeSH
 
-# Of all boundaries together, where no gap is given.
+# Of all boundaries together, if no gap is given.
 DEFAULT_LEAK = 1e-4
 
 
 def check_start(boundaries: int, num_slots: int | None, gap: float | None) -> None:
-    """Raise unless MeSH with so many slots can start at base recursion with this gap.
+    """Check that MeSH with so many slots can start at base recursion with this gap.
 
     Raises:
         ConfigError: the gap isn't a positive number.
@@ -52,7 +52,7 @@ def check_start(boundaries: int, num_slots: int | None, gap: float | None) -> No
 
 @torch.no_grad()
 def set_routers(recurrence: MeSH, gap: float | None = None) -> None:
-    """Set the routers so that the next stage reads the last one's output, but for a leak of the order e^−gap.
+    """Set the routers to pass on the last stage's output, up to a leak of the order e^−gap.
 
     Args:
         recurrence: changed in place.
@@ -74,10 +74,10 @@ def set_routers(recurrence: MeSH, gap: float | None = None) -> None:
 
 
 def leak_bound(num_slots: int, boundary: int, gap: float) -> float:
-    """What sum_s |a(t,s) − base's| + a_emb can be at most at a boundary, counted from 0: (2B + 2t − 1)·e^−gap.
+    """Return the bound (2B + 2t − 1)·e^−gap of sum_s |a(t,s) − base's| + a_emb at boundary t, counted from 0.
 
-    So the state that the next stage reads differs from base recursion's by at most this times the largest norm among
-    the states so far.
+    The state that the next stage reads differs from base recursion's by at most this times the largest norm of the states so
+    far.
     """
     return (2 * num_slots + 2 * boundary - 1) * math.exp(-gap)
 
@@ -142,7 +142,7 @@ def _leak(weights: Tensor) -> float:
 
 @contextmanager
 def _as_base(stack: RecursiveStack, options: RecurrenceOptions) -> Iterator[None]:
-    """Within, the stack passes states on as base recursion does."""
+    """Use base recursion in the stack within the block."""
     before, stack.recurrence = stack.recurrence, build_recurrence("base", options)
     try:
         yield

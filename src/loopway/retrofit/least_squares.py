@@ -1,9 +1,9 @@
-"""One layer that does, on a text, as nearly as its linear maps can what several layers do.
+"""A least-squares fit of one layer's linear maps to those of several layers, on a text.
 
     W = argmin sum_l E |W x̃_l − y_l|² + λ |W − mean W_l|²
 
-for one linear map after the other: y_l is what the map of layer l gives in the original model, and x̃_l what the same map
-of the shared layer sees when it is given layer l's input; maps before it are fitted already, norms are averaged. With
+for one linear map after the other: y_l is the output of layer l's map in the original model, x̃_l the input of the shared
+layer's map when it runs on layer l's input. Earlier maps are already fitted, norms are averaged. With
 x̃_l = x_l this is RegMean (arXiv 2212.09849). A bias counts as one more column. Knows nothing of layouts.
 """
 
@@ -26,7 +26,7 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 @torch.no_grad()
 def calls_of(model: PreTrainedModel, layers: Sequence[int], input_ids: Tensor) -> dict[int, list[Call]]:
-    """What the model calls each of these layers with, for each sample of ``input_ids``, ``[samples, seq]``."""
+    """Record the arguments of each of these layers, for each sample of ``input_ids``, ``[samples, seq]``."""
     calls: dict[int, list[Call]] = {layer: [] for layer in layers}
     handles = [
         layers_of(model)[layer].register_forward_pre_hook(
@@ -47,7 +47,7 @@ def calls_of(model: PreTrainedModel, layers: Sequence[int], input_ids: Tensor) -
 def fit_layer(
     layers: Sequence[nn.Module], calls: Sequence[Sequence[Call]], start: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """The weights of a shared layer whose linear maps are fitted to those of several.
+    """Return the weights of a shared layer whose linear maps are fitted to those of several layers.
 
     Args:
         layers: of the original model.
@@ -92,7 +92,7 @@ def _moments(
 def _through(
     layer: nn.Module, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Tensor, Tensor]:
-    """What the linear map at ``path`` sees and gives when the layer is called, ``[tokens, …]``, in float32 or better."""
+    """Return input and output of the linear map at ``path`` when the layer runs, ``[tokens, …]``, in float32 or better."""
     caught: list[Tensor] = []
 
     def catch(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:

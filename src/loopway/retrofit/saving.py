@@ -1,4 +1,4 @@
-"""A model with its tokenizer in a folder that is whole or not there. Knows nothing of how the model came about."""
+"""Atomic saving of a model with its tokenizer. Knows nothing of how the model was made."""
 
 import os
 import shutil
@@ -22,11 +22,11 @@ def check_free(out: Path) -> None:
 def save_model(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path, texts: Mapping[str, str]
 ) -> None:
-    """Weights, config, generation config and tokenizer, and files of these names and texts.
+    """Save weights, config, generation config, tokenizer and text files.
 
     Raises:
-        ConfigError: the folder holds something already.
-        LoopwayError: it can't be written, a full disk for example; nothing of it is left.
+        ConfigError: the folder isn't empty.
+        LoopwayError: it can't be written, for example on a full disk; nothing remains of it.
     """
     check_free(out)
     place = out.resolve()

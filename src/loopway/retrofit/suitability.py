@@ -1,6 +1,6 @@
-"""Whether a checkpoint can be retrofitted with a layout; what would fit where it can't.
+"""Check whether a checkpoint fits a layout, and find layouts that fit it.
 
-Looks at configs only, so that a mistake is found before any weight is read.
+Reads configs only, before any weights.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from loopway.modeling.per_layer import of_unique_layers, per_layer_lists
 
 
 def check_fits(config: PreTrainedConfig, layout: Layout) -> None:
-    """Raise unless a model of this config, a family's own, can be arranged in the layout.
+    """Check that a model of this config can be arranged in the layout.
 
     Raises:
         FamilyError: another family, a model that is recursive already, a fold of layers of different kinds.
@@ -48,7 +48,7 @@ def check_fits(config: PreTrainedConfig, layout: Layout) -> None:
 
 
 def fitting_layouts(depth: int, lists: Mapping[str, Sequence[Any]]) -> list[str]:
-    """Some layouts that compute so many layers: two and three loops over at most three fifths of them, and no loop.
+    """Return some layouts that compute so many layers: two and three loops over at most three fifths of them, and no loop.
 
     Args:
         lists: per-layer lists by name; layers that loop together have equal entries.

@@ -1,6 +1,7 @@
-"""A calibration text: files of text to the token ids that a model is asked about.
+"""The token ids of a calibration text.
 
-Documents follow one another as in training, begun as the tokenizer begins a text and ended by the end-of-text token. Knows nothing of what is asked.
+Documents follow one another as in training, each with the tokenizer's beginning and the end-of-text token. Knows nothing of
+how they are used.
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from loopway.errors import DataError
 def read_calibration(
     entries: Sequence[Path | str], tokenizer: PreTrainedTokenizerBase, *, tokens: int, length: int
 ) -> Tensor:
-    """The first tokens of a text, in samples.
+    """Return the first tokens of a text, in samples.
 
     Args:
         entries: files (.txt, .jsonl, .jsonl.gz, .jsonl.zst, .parquet), folders or globs.
@@ -32,7 +33,7 @@ def read_calibration(
         int64 ``[samples, length]``; one shorter sample of a text that doesn't fill one.
 
     Raises:
-        DataError: no such files, records that can't be read, no two tokens in them, or no end-of-text token.
+        DataError: missing files, unreadable records, fewer than two tokens, or no end-of-text token.
     """
     end = tokenizer.eos_token_id
     if not isinstance(tokenizer, PreTrainedTokenizerFast) or not isinstance(end, int):

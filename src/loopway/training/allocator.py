@@ -1,8 +1,8 @@
 """Policy for memory that a process on a CPU has freed: keep it, or return it to the system.
 
-Memory that was given back is cleared, page by page, when it is needed again, which a small model's steps notice. A large
-model's activations leave holes that nothing fits into if they are kept: a step of a 160M-parameter model then holds a
-gigabyte more than it uses. Knows glibc, and of models only the size.
+Returned memory must be cleared page by page when it is allocated again, which slows the steps of a small model. Kept memory
+fragments under a large model's activations: a step of a 160M-parameter model then holds a gigabyte more than it uses.
+Knows glibc and the model's size.
 """
 
 import ctypes
@@ -26,12 +26,12 @@ def set_up_allocator(parameters: int) -> bool:
 
 
 def keep_freed_blocks() -> bool:
-    """Freed memory stays this process's; False as of :func:`return_large_blocks`."""
+    """Keep freed memory in this process; False as for :func:`return_large_blocks`."""
     return _set(((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _EVERYTHING)))
 
 
 def return_large_blocks(from_bytes: int = LARGE_BLOCK) -> bool:
-    """Map blocks of this size one by one, so that they go back as soon as they are free.
+    """Map blocks of this size separately, which returns them as soon as they are freed.
 
     Returns:
         False where the C library can't (anything but glibc) or the user's own environment variables for this decide.

@@ -1,4 +1,4 @@
-"""Callbacks beside the steps: the metrics log, progress on the screen, interruption.
+"""Callbacks of a run: the metrics log, the progress bar, interruption.
 
 Knows the Trainer's callbacks; knows nothing of configs and models.
 """
@@ -37,8 +37,8 @@ class RunLog(TrainerCallback):
         log: where lines go.
         tokens_per_step: of all workers.
         steps_per_epoch: may be a fraction.
-        tokens_per_second_at_best: if the machine did nothing but the model's matrix products; the speed's share of it
-            is the MFU.
+        tokens_per_second_at_best: speed if the machine only computed the model's matrix products. The MFU is relative
+            to it.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class RunLog(TrainerCallback):
         logs: dict[str, float],
         **_: Any,
     ) -> None:
-        step = state.global_step + ("skipped_loss" in logs)  # which is told before the step counts as done
+        step = state.global_step + ("skipped_loss" in logs)  # logged before the step counts as done
         line: dict[str, float] = {
             "step": step,
             "tokens": step * self.tokens_per_step,
@@ -98,11 +98,11 @@ class RunLog(TrainerCallback):
             if steps_per_second is not None:
                 speed = steps_per_second * self.tokens_per_step
                 found = {"tokens_per_second": round(speed, 1)}
-                # Where a step was faster, a busy machine made the measurement too low.
+                # A faster step means that a busy machine measured its own speed too low.
                 if speed < self.tokens_per_second_at_best:
                     found["mfu"] = round(speed / self.tokens_per_second_at_best, 4)
                 line |= found
-                logs |= found  # for TensorBoard and trackers, which are told next
+                logs |= found  # for TensorBoard and trackers, which log next
             self._logged_steps = len(self.timer.seconds)
         elif "eval_loss" in logs:
             logs["eval_perplexity"] = perplexity(logs["eval_loss"])  # for TensorBoard and trackers
@@ -128,14 +128,14 @@ class RunLog(TrainerCallback):
 
 
 def perplexity(loss: float) -> float:
-    """exp(loss), where it can be told; infinity beyond."""
+    """Return exp(loss), or infinity where that overflows."""
     return math.exp(loss) if loss < 700 else math.inf
 
 
 class ProgressBar(TrainerCallback):
-    """A live bar with loss, tokens/s, MFU and time left; where the output is no terminal, a plain line per log.
+    """A live bar with loss, tokens/s, MFU and time left; without a terminal, one line per log.
 
-    A context manager, which also keeps transformers' own bars for files from breaking into it.
+    A context manager, which also hides transformers' file bars.
 
     Args:
         line: the validation loss to reach, if there is one.
@@ -168,7 +168,7 @@ class ProgressBar(TrainerCallback):
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.progress.live.is_started:  # rich 14 prints an empty line even where it isn't
+        if self.progress.live.is_started:  # rich 14 prints an empty line if it isn't
             with lost_output_ignored():
                 self.progress.stop()
         self._quiet.__exit__(None, None, None)
@@ -195,11 +195,11 @@ class ProgressBar(TrainerCallback):
     ) -> None:
         if "skipped_loss" in logs and state.is_world_process_zero:
             values = ", ".join(f"{key.removeprefix('skipped_')} {value:.3f}" for key, value in logs.items())
-            say(self.console, f"{self.title}  step {state.global_step + 1} left out as a spike: {values}")
+            say(self.console, f"{self.title}  step {state.global_step + 1} skipped as a spike: {values}")
         if not ("loss" in logs or "eval_loss" in logs) or not self.log.lines:
             return
         parts = []
-        # A bar shows the last of everything, a line what is new.
+        # A bar shows the latest of everything, a line only what is new.
         told = {"loss", "eval_loss"} if self.console.is_terminal else logs.keys()
         if "loss" in told and (loss := self.log.last("loss")) is not None:
             parts.append(f"loss {loss:.3f}")
@@ -213,7 +213,7 @@ class ProgressBar(TrainerCallback):
         if "loss" in told and self._mfu is not None:
             parts.append(f"MFU {self._mfu:.0%}")
         line = shown = "  ".join(parts)
-        while len(shown) > self._room and parts:  # steps and time left say more
+        while len(shown) > self._room and parts:  # steps and time left matter more
             shown = "  ".join(parts := parts[:-1])
         self.progress.update(self.task, status=shown)
         if not self.console.is_terminal and state.is_world_process_zero:
@@ -221,10 +221,9 @@ class ProgressBar(TrainerCallback):
 
 
 class Interruption(TrainerCallback):
-    """Ctrl-C, SIGTERM and SIGHUP end the run after the step that is running, with a checkpoint; a second one at once.
+    """Stop the run after the current step, with a checkpoint, on Ctrl-C, SIGTERM or SIGHUP; a second signal stops at once.
 
-    What one of several workers receives ends the run for all. A context manager: handlers are the process's own, so
-    the old ones come back afterwards.
+    A signal to one worker stops all workers. A context manager, which restores the old handlers.
     """
 
     def __init__(self, console: Console) -> None:
@@ -273,10 +272,10 @@ class Interruption(TrainerCallback):
 
 
 def begin_loading(begin: Callable[[int], None] | None, parent: int | None, worker: int) -> None:
-    """Begin a process that loads data, as `begin` does; it ends with the process that trains.
+    """Start a data-loading process with `begin`; it ends with the process that trains.
 
-    Ctrl-C and a closed terminal reach all processes of a run, and only the one that trains follows them. A scheduler sends
-    SIGTERM to all, too; a second SIGTERM also ends this one.
+    It ignores Ctrl-C and a closed terminal, which the training process handles. Schedulers send SIGTERM to all processes: it
+    ignores the first, and a second ends it.
 
     Args:
         begin: the loader's own `worker_init_fn`.

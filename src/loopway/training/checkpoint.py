@@ -1,7 +1,7 @@
-"""Checkpoints that are whole or not there: written aside, sealed with the checksums of their files, then renamed.
+"""Atomic checkpoints: written aside, sealed with the checksums of their files, then renamed.
 
-A process killed at any moment, or a full disk, leaves the checkpoints from before and at most an unfinished folder
-under a name that nothing reads. Knows nothing of what is in the files.
+A kill at any moment, or a full disk, leaves the earlier checkpoints and at most an unfinished folder that nothing reads.
+Knows nothing of the files' content.
 """
 
 import json
@@ -17,15 +17,15 @@ ASIDE = ".partial"
 
 
 def new_aside(checkpoints: Path) -> None:
-    """Empty the folder in which checkpoints are written, in the file system in which they will be."""
+    """Empty the folder in which checkpoints are written, on the same file system as their final place."""
     shutil.rmtree(checkpoints / ASIDE, ignore_errors=True)
     (checkpoints / ASIDE).mkdir(parents=True)
 
 
 def seal(aside: Path, checkpoint: Path) -> None:
-    """Make the finished folder `aside` the checkpoint: all of it is on the disk before its name is.
+    """Sync the finished folder `aside` to disk and rename it to `checkpoint`.
 
-    A checkpoint of the same step that is already there is kept if it is whole, else replaced.
+    An existing checkpoint of the same step is kept if it is whole, else replaced.
     """
     if checkpoint.exists():
         if problem_of(checkpoint) is None:
@@ -38,7 +38,7 @@ def seal(aside: Path, checkpoint: Path) -> None:
 
 
 def put_in_place(aside: Path, folder: Path) -> None:
-    """Rename a finished folder over what isn't there; all of it is on the disk before its name is."""
+    """Sync a finished folder to disk, then rename it."""
     for path in (*_files_of(aside).values(), aside):
         _to_disk(path)
     os.replace(aside, folder)
@@ -46,9 +46,9 @@ def put_in_place(aside: Path, folder: Path) -> None:
 
 
 def problem_of(checkpoint: Path) -> str | None:
-    """Return why a checkpoint isn't whole (a file that is missing, changed or too many), or None if it is.
+    """Return why a checkpoint isn't whole (a file is missing, changed or unexpected), or None if it is.
 
-    Its files should be opened only after this: some formats run what is written in them.
+    Open its files only after this check: some formats run code.
     """
     try:
         content = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
@@ -76,9 +76,9 @@ def steps_of(checkpoints: Path) -> dict[int, Path]:
 
 
 def retire(checkpoints: Path, newest: int, limit: int | None) -> None:
-    """Remove all but the last `limit` (None or 0: no limit) up to step `newest`, which was just sealed.
+    """Remove all but the last `limit` checkpoints (None or 0: no limit) up to step `newest`, which was just sealed.
 
-    Those of later steps were passed over when the run went on from an earlier one, and go, too.
+    Checkpoints of later steps are removed, too: the run skipped them when it resumed from an earlier one.
     """
     found = steps_of(checkpoints)
     upto = [step for step in found if step <= newest]

@@ -1,6 +1,6 @@
-"""A user's own callbacks, trackers, optimizers and learning-rate schedules, under the names that a config gives them.
+"""Callbacks, trackers, optimizers and learning-rate schedules that plugins register by name.
 
-Plugin files register them, as they do recurrences and families. Knows nothing of runs.
+Knows nothing of runs.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ _BUILT_IN_TRACKERS = (*INTEGRATION_TO_CALLBACK, "all", "none")
 def register_callback(name: str, cls: type[TrainerCallback]) -> None:
     """Let ``training: {callbacks: [name]}`` add ``cls()``, a callback of Hugging Face's Trainer, to a run.
 
-    Registering the same name again replaces it; so do the functions below.
+    Registering a name again replaces it; so do the functions below.
 
     Raises:
         ConfigError: the name is no text, or ``cls`` no subclass of ``transformers.TrainerCallback``.
@@ -43,14 +43,14 @@ def register_tracker(name: str, cls: type[TrainerCallback]) -> None:
         ConfigError: as :func:`register_callback`; also for the name of a tracker of transformers.
     """
     _register(TRACKERS, "tracker", name, _callback_class("tracker", cls), _BUILT_IN_TRACKERS)
-    INTEGRATION_TO_CALLBACK[name] = cls  # where the Trainer looks a name of report_to up
+    INTEGRATION_TO_CALLBACK[name] = cls  # where the Trainer looks up the names of report_to
 
 
 def register_optimizer(name: str, cls: type[torch.optim.Optimizer]) -> None:
     """Let ``training: {optim: name}`` train with ``cls(groups, lr=…, **optim_args)``.
 
     Args:
-        cls: an optimizer's class; the Trainer takes a function for something else. ``groups`` are two dictionaries of
+        cls: an optimizer class. ``groups`` are two dictionaries of
             ``params`` and their ``weight_decay``, which is 0 for biases and norms.
 
     Raises:
@@ -85,7 +85,7 @@ def check_callbacks(names: list[str]) -> None:
 
 
 def own_callbacks(names: list[str]) -> list[TrainerCallback]:
-    """Make the callbacks of ``training.callbacks``; raises ConfigError where one can't be made."""
+    """Make the callbacks of ``training.callbacks``; raise ConfigError if one fails."""
     made = []
     for name in names:
         with plugin_errors_told(f"training.callbacks: {name}"):
@@ -96,7 +96,7 @@ def own_callbacks(names: list[str]) -> list[TrainerCallback]:
 def own_optimizer(
     fields: dict[str, Any],
 ) -> tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]] | None:
-    """Return a registered optimizer and what it is called with beside parameters; None for one of transformers.
+    """Return a registered optimizer and its keyword arguments; None for one of transformers.
 
     Args:
         fields: of ``TrainingArguments``, as a config has them.

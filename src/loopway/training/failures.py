@@ -1,6 +1,6 @@
-"""Failures from outside a run: memory that isn't there, a worker or a loading process that is gone.
+"""External failures of a run: out of memory, a dead worker or a dead loading process.
 
-Turns what libraries raise then into one line that says what to do. Knows nothing of models and data.
+Turns the libraries' exceptions into one-line errors that say what to do. Knows nothing of models and data.
 """
 
 import re
@@ -25,12 +25,12 @@ _LOADING_PROCESS = re.compile(r"DataLoader worker \(pid.* \d+\)")
 
 
 class TrainingError(LoopwayError):
-    """Training can't go on with what was asked for, or where it runs."""
+    """Training can't continue with this config or on this machine."""
 
 
 @contextmanager
 def failures_told(arguments: TrainingArguments, recompute: str = "none") -> Iterator[None]:
-    """Within, what ends the run from outside is a TrainingError of one line.
+    """Raise a one-line TrainingError for an external failure within the block.
 
     Args:
         arguments: of the run.
@@ -41,7 +41,7 @@ def failures_told(arguments: TrainingArguments, recompute: str = "none") -> Iter
     except LoopwayError as error:
         if "Original Traceback" not in str(error):
             raise
-        # A process that loads data raised it, and its traceback was put in front.
+        # Raised in a loading process; torch puts its traceback in front.
         raise type(error)(str(error).strip().splitlines()[-1].partition(": ")[2]) from error
     except (RuntimeError, MemoryError) as error:
         reason = _reason(error, arguments, recompute)
@@ -53,7 +53,7 @@ def failures_told(arguments: TrainingArguments, recompute: str = "none") -> Iter
 
 
 def _reason(error: Exception, arguments: TrainingArguments, recompute: str) -> str | None:
-    """Return the problem and how to resume, or None for an error that doesn't come from outside."""
+    """Return the problem and how to resume, or None for an error that isn't external."""
     text = str(error)
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or _NO_MEMORY.search(text):
         return f"there wasn't enough memory: {_less_memory(arguments, recompute)}; rerun with that to resume"
@@ -69,13 +69,13 @@ def _reason(error: Exception, arguments: TrainingArguments, recompute: str) -> s
 
 
 def _cause(error: Exception) -> str:
-    """The library's own words, without the C++ frames that torch puts behind them."""
+    """The library's message without torch's C++ frames."""
     words = one_line(error).partition(" Exception raised from ")[0]
     return f"{type(error).__name__}: {words}" if words else type(error).__name__
 
 
 def _less_memory(arguments: TrainingArguments, recompute: str) -> str:
-    """Advice that takes less memory and leaves the result as it is: a run may resume with it."""
+    """Settings that need less memory and leave the result equal; a run may resume with them."""
     train, evaluation = arguments.train_batch_size, arguments.eval_batch_size
     step = train * arguments.world_size * arguments.gradient_accumulation_steps
     ways = []

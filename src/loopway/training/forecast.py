@@ -21,8 +21,8 @@ class Forecast:
         parameters: of the model.
         with_adamw: whether the optimizer keeps AdamW's two moments of each.
         tokens_per_step: of all workers.
-        steps: None where they follow from epochs of data that isn't there yet.
-        tokens_per_second_at_best: if all workers only multiplied matrices at this one's measured speed.
+        steps: None if they follow from epochs of data that isn't prepared yet.
+        tokens_per_second_at_best: speed if all workers only multiplied matrices, at this machine's measured rate.
     """
 
     device: str
@@ -35,7 +35,7 @@ class Forecast:
 
     @classmethod
     def of(cls, model: PreTrainedConfig, arguments: TrainingArguments, sequence_length: int) -> "Forecast":
-        """Count and measure, which takes about a second; no weights are made."""
+        """Count parameters and measure the machine, in about a second; allocates no weights."""
         report = parameter_report(model, context_length=sequence_length)
         dtype = torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else torch.float32
         speed = product_flops_per_second(arguments.device, dtype)
@@ -50,7 +50,7 @@ class Forecast:
         )
 
     def text(self, steps_done: int = 0) -> str:
-        """One line: device, parameters, memory of weights and what comes with each, tokens, the least time that is left."""
+        """Return one line: device, parameters, memory of weights, gradients and optimizer, tokens, and the least remaining time."""
         workers = f"{self.workers} × " if self.workers > 1 else ""
         told = [
             f"{self.parameters:,} parameters on {workers}{self.device}",
@@ -66,7 +66,7 @@ class Forecast:
 
 
 def _duration(seconds: float) -> str:
-    """At least so long, in whole units."""
+    """A lower bound, in whole units."""
     for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60), ("seconds", 1)):
         if seconds >= 2 * length:
             return f"at least {int(seconds / length)} {unit}"

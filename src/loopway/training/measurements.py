@@ -1,4 +1,4 @@
-"""Costs of a run: seconds of its steps alone, the machine's speed at products, and peak memory.
+"""Measurements of a run: seconds per step, the machine's speed at matrix products, peak memory.
 
 Knows nothing of models and data.
 """
@@ -17,7 +17,7 @@ WARMUP_STEPS = 3
 
 
 class StepTimer:
-    """Seconds of each optimizer step, data loading included; evaluation, logging and saving left out."""
+    """Seconds of each optimizer step, including data loading, without evaluation, logging and saving."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -44,7 +44,7 @@ class StepTimer:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Start measuring anew, so that several runs in one process are told apart (on Linux and CUDA)."""
+    """Reset the peak, for several runs in one process (on Linux and CUDA)."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif sys.platform == "linux":
@@ -65,9 +65,9 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def product_flops_per_second(device: torch.device, dtype: torch.dtype) -> float:
-    """Return the floating-point operations per second of large matrix products here, the best of a few.
+    """Measure the floating-point operations per second of large matrix products, the best of a few.
 
-    Measured, so that it needs no table of devices; takes a tenth of a second and no random numbers.
+    Takes a tenth of a second, and draws no random numbers.
     """
     size = 8192 if device.type == "cuda" else 1024
     matrix = torch.ones(size, size, device=device, dtype=dtype)

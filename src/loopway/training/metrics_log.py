@@ -1,7 +1,7 @@
-"""metrics.jsonl: one JSON object per line, in the order of steps, no step twice even when a run was resumed.
+"""metrics.jsonl: one JSON object per line, in the order of steps, each step once, also after a resume.
 
 A line has `step`, `tokens`, `epoch`, `seconds` and either `loss`, `learning_rate`, `grad_norm`, `tokens_per_second`, `mfu`
-(means since the line before), or `validation_loss`, `validation_perplexity`, or, of a step that was left out,
+(means since the line before), or `validation_loss`, `validation_perplexity`, or, for a skipped step,
 `skipped_loss`, `skipped_grad_norm`. Knows nothing of the Trainer.
 """
 
@@ -25,9 +25,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class MetricsLog:
-    """Appends to metrics.jsonl, after dropping what lies beyond the step that a run resumes from.
+    """Appends to metrics.jsonl, after dropping the lines beyond the step from which a run resumes.
 
-    `write` is False in all but one of several workers: they keep the lines in memory only.
+    `write` is False in all workers but the first, which keep the lines in memory.
     """
 
     def __init__(self, path: Path, resumed_step: int, *, write: bool = True) -> None:

@@ -1,7 +1,7 @@
-"""The model card, README.md beside the weights: what the model is, how to open it, what made it, what to cite.
+"""The model card, README.md beside the weights: the model, how to open it, how it was trained, what to cite.
 
-Everything in it is read off the model's config and off what a run has written down. Knows nothing of folders, and of what
-happens to a model after its run: others add sections.
+Made from the model's config and the run's records. Knows nothing of folders and of a model's life after its run; callers add
+sections.
 """
 
 from collections.abc import Mapping, Sequence
@@ -109,7 +109,7 @@ def run_sections(config: Mapping[str, Any], summary: RunSummary) -> list[str]:
     """Return a finished run's sections: its recipe and its losses.
 
     Args:
-        config: the run's, as plain values; of paths that begin at a root only the last part is shown, and no password.
+        config: the run's, as plain values; the card shows only the last part of absolute paths, and no password.
         summary: what it gave.
     """
     content = {key: _public(value) for key, value in config.items() if value}

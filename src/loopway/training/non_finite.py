@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 @torch.no_grad()
 def first_bad_module(model: nn.Module, forward: Callable[[], Any]) -> str | None:
-    """The name of the first module whose output isn't finite when `forward` runs the model once more.
+    """Return the first module whose output isn't finite when `forward` repeats the forward pass.
 
-    Modules inside come before the one around them. A shared layer is named once: by where its weights are.
+    Inner modules come before outer ones. A shared layer is named once, after the place of its weights.
     """
     found: list[str] = []
 
@@ -36,7 +36,7 @@ def first_bad_module(model: nn.Module, forward: Callable[[], Any]) -> str | None
 
 @torch.no_grad()
 def first_bad_gradient(model: nn.Module) -> str | None:
-    """The name of the last weight, where the backward pass begins, whose gradient isn't finite."""
+    """Return the weight with a non-finite gradient that is nearest to the loss."""
     for name, parameter in reversed(list(model.named_parameters())):
         if parameter.grad is not None and not parameter.grad.isfinite().all():
             return name

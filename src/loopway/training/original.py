@@ -1,4 +1,4 @@
-"""The model that a retrofit was made from: its loss is the line to reach, its logits can be learned from.
+"""The original model of a retrofit: its loss is the target, and its logits can be distilled.
 
 Distillation as in Hinton et al. (arXiv 1503.02531). Knows models and samples; nothing of the Trainer.
 """
@@ -39,7 +39,7 @@ class OriginalConfig(BaseModel):
 
 @dataclass(frozen=True)
 class Teacher:
-    """A model whose predictions are learned beside the text.
+    """A model whose predictions the student learns beside the text.
 
     Attributes:
         model: frozen, in eval mode.
@@ -70,7 +70,7 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Original:
-    """The model that a run's retrofit was made from, and its role in the run.
+    """The original of a run's retrofit, and its role in the run.
 
     Attributes:
         name: a folder or a name on the Hub.
@@ -87,7 +87,7 @@ class Original:
         """Return the model that the config names, or else the pretrained model's record; None if neither does.
 
         Raises:
-            ConfigError: there is an ``original:`` section, and no model in it or in the record.
+            ConfigError: the ``original:`` section exists, but neither it nor the record names a model.
         """
         if pretrained is None:
             return None
@@ -96,15 +96,12 @@ class Original:
             name = record["source"]
         if name is None and config is not None:
             raise ConfigError(
-                f"original.model is missing, and {pretrained} has no {RECORD} that says what it was made from"
+                f"original.model is missing, and {pretrained} has no {RECORD} that names its original"
             )
         return cls(name, config or OriginalConfig(), config is not None) if name else None
 
     def check(self, pretrained: str) -> None:
-        """Raise ConfigError unless it can be opened, and reads and predicts the tokens of what was made from it.
-
-        No weights are read.
-        """
+        """Raise ConfigError unless it can be opened and has the tokens of the retrofit. Reads no weights."""
         folder, made = PretrainedFolder(self.name), PretrainedFolder(pretrained)
         size, expected = (each.config().vocab_size for each in (folder, made))  # type: ignore[attr-defined]
         if size != expected:

@@ -1,4 +1,4 @@
-"""A user's own Python files, run before the model is built so that what they register is known.
+"""A user's Python files, which run before the model is built and register its parts.
 
 Knows nothing of what they register.
 """
@@ -17,7 +17,7 @@ _loaded: set[Path] = set()
 
 @contextmanager
 def plugin_errors_told(what: str) -> Iterator[None]:
-    """Raise a one-line ConfigError, which begins with ``what``, for any exception of a user's own code."""
+    """Raise a one-line ConfigError, which begins with ``what``, for any exception of a user's code."""
     try:
         yield
     except LoopwayError:

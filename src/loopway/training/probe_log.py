@@ -1,7 +1,7 @@
-"""Probes while a model trains: the measures that cost next to nothing, to probes.jsonl and TensorBoard.
+"""Cheap probes during training, written to probes.jsonl and TensorBoard.
 
-Knows the Trainer's callbacks and a few held-out samples. It changes no result: no random number is drawn, and no
-weight, gradient or order of samples depends on it.
+Knows the Trainer's callbacks and a few held-out samples. Changes no result: it draws no random number and touches no weight,
+gradient or order of samples.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ class ProbeLog(TrainerCallback):
         samples: held-out ones, of which four are read.
         log: where the lines go.
         tensorboard: whose writer takes the same numbers.
-        restart_timer: called after each probe, so that its time isn't taken for the next step's.
+        restart_timer: called after each probe, which keeps its time out of the next step's.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""run.json: which code, config, data, packages and machine made a run, one entry for each sitting.
+"""run.json: code, config, data, packages and machine of a run, one entry for each sitting (start or resume).
 
 Knows nothing of how a run is done.
 """
@@ -31,9 +31,9 @@ NUMERICS = 3
 def note_sitting(
     path: Path, config: dict[str, Any], data: RunData, arguments: TrainingArguments, first_step: int
 ) -> None:
-    """Add a sitting, which resumes after `first_step` steps, to the run.json at `path`, or begin it.
+    """Add a sitting, which starts after `first_step` steps, to the run.json at `path`; create the file if needed.
 
-    Its `settings` are the keys that may change from one sitting to the next.
+    Its `settings` are the keys that may change on resume.
     """
     content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"sittings": []}
     manifests = {
@@ -57,7 +57,7 @@ def note_sitting(
 
 @cache
 def _packages() -> dict[str, str]:
-    """Versions of what is installed, by name. Looked up once in a process: what it has imported doesn't change."""
+    """Versions of installed packages, by name; looked up once in a process."""
     return {each.name: each.version for each in sorted(distributions(), key=lambda each: each.name)}
 
 

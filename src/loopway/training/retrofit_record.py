@@ -1,4 +1,4 @@
-"""`retrofit.json`, which lies beside a retrofitted model's weights and goes with them: what it was made from, in words.
+"""`retrofit.json` beside a retrofitted model's weights: its original and how it was made.
 
 Knows what the file holds; nothing of how a model came about.
 """
@@ -15,7 +15,7 @@ RECORD = "retrofit.json"
 
 
 def read_record(folder: Path | str) -> dict[str, Any] | None:
-    """The record of the model in a folder, or None if it isn't a retrofitted one.
+    """Return the record in a model folder, or None if the model isn't a retrofit.
 
     Raises:
         ConfigError: the file is there and isn't what `loopway retrofit` writes.

@@ -57,30 +57,28 @@ def train(
     fresh: bool = False,
     console: Console | None = None,
 ) -> RunSummary:
-    """Train the model of `config` in `folder`, or resume what is there; a finished run only returns its summary.
+    """Train the model of `config` in `folder`, or resume the run there. A finished run only returns its summary.
 
     Args:
         config: the run.
         folder: the run folder; created if it isn't there.
-        data_folder: prepared data shared between runs; None is the folder's own `data/`, or that of a comparison whose run
-            it is.
+        data_folder: prepared data shared between runs; None is the run's `data/`, or its comparison's.
         title: name on the progress bar; None is the folder's.
-        fresh: remove a run that is in the folder, whatever its config; prepared text stays if this run asks for the same.
+        fresh: first remove the run in the folder, whatever its config; keep prepared text if it fits `config`.
         console: where progress goes; None is standard error.
 
     Raises:
-        LoopwayError: a mistake in the config or the data, a folder of another run or one in which another process is
-            training, a loss that isn't finite, memory that isn't there, another worker that is gone.
-        KeyboardInterrupt: Ctrl-C; there is a checkpoint of the last step.
-        SystemExit: SIGTERM or SIGHUP; likewise.
+        LoopwayError: a mistake in the config or the data, a folder of another run, another process that trains in the
+            folder, a loss or weight that isn't finite, too little memory, a dead worker.
+        KeyboardInterrupt: Ctrl-C, after a checkpoint of the last step.
+        SystemExit: SIGTERM or SIGHUP, likewise.
 
-    Whatever is raised, a new run without data, a line of metrics or a checkpoint is removed again, and its folder unless
-    that was there before.
+    An error removes a new run that has no data, metrics or checkpoint yet, and the folder if this call made it.
     """
     run = RunFolder(Path(folder))
     model_config = config.build_model_config()
     arguments = training_arguments(config.training, run.checkpoints)
-    # What happens to all workers is said once.
+    # One worker prints what concerns all.
     console = (console or screen(stderr=True)) if arguments.should_save else Console(quiet=True)
     was_there = run.path.exists()
     with failures_told(arguments, config.training.recompute):
@@ -105,7 +103,7 @@ def train(
                     place = data_folder or next(filter(is_prepared, run.data_places), run.data)
                     note = run.tokens if run.has_progress else None
                     data = open_data(config.data, place, note, check_pins=arguments.should_save)
-                if data.notice and data_folder is None:  # a comparison says so itself
+                if data.notice and data_folder is None:  # a comparison prints it itself
                     say(console, data.notice)
                 config.model.fit(model_config, data.tokenizer)
                 data.check_ids(model_config.vocab_size)
@@ -121,7 +119,7 @@ def train(
 
 
 class _Run:
-    """One sitting of a run."""
+    """One sitting of a run: from its start or resume to its end."""
 
     def __init__(
         self,
@@ -158,17 +156,17 @@ class _Run:
         set_seed(self.arguments.seed)
         self.model = config.model.make(model_config)
         set_recompute(self.model, config.training.recompute)
-        if self.arguments.fsdp_plugin_args is not None:  # a unit for each layer, where no class is given
+        if self.arguments.fsdp_plugin_args is not None:  # by default each layer is a unit
             layer = type(find_stack(self.model).layers[0]).__name__
             plugin: dict[str, Any] = self.arguments.fsdp_plugin_args
             plugin.setdefault("transformer_cls_names_to_wrap", layer)
         longest = getattr(model_config, "max_position_embeddings", None)
-        if longest is not None and data.tokenizer.model_max_length > longest:  # 1e30 where nobody has set it
+        if longest is not None and data.tokenizer.model_max_length > longest:  # 1e30 if unset
             data.tokenizer.model_max_length = longest
         self.teacher = self._meet_original()
 
     def _meet_original(self) -> Teacher | None:
-        """Note the loss of a retrofit's original, and return it as the teacher where the config says so."""
+        """Record the loss of a retrofit's original; return it as the teacher if the config asks for distillation."""
         pretrained = self.config.model.pretrained
         original = Original.find(self.config.original, pretrained)
         has_line = self.run.original.exists() or self.validation_samples is None
@@ -200,7 +198,7 @@ class _Run:
         checkpoint = self.checkpoint
         step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
         if checkpoint:
-            say(self.console, f"{self.run.path}: going on after step {step}")
+            say(self.console, f"{self.run.path}: resuming after step {step}")
         forecast = Forecast.of(self.model.config, self.arguments, self.config.data.sequence_length)
         say(self.console, f"{self.run.path}: {forecast.text(step)}")
         if self.arguments.should_save:
@@ -220,7 +218,7 @@ class _Run:
             try:
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             except BaseException:
-                with contextlib.suppress(OSError):  # what ended the run says more
+                with contextlib.suppress(OSError):  # the first error matters more
                     self._close_tensorboard()
                 raise
             self._close_tensorboard()
@@ -231,12 +229,12 @@ class _Run:
             return self._finish(trainer, run_log)
 
     def _choose_checkpoint(self) -> tuple[Path | None, int]:
-        """The newest whole one, and how many steps its run was to have: the first worker reads, the others are told."""
+        """Return the newest whole checkpoint and the number of steps of its run. The first worker reads them for all."""
         name, steps = None, 0
         if self.arguments.process_index == 0:
             checkpoint, broken = self.run.newest_checkpoint()
             for path, problem in broken.items():
-                say(self.console, f"{path}: not whole, passed over ({problem})")
+                say(self.console, f"{path}: skipped, since it isn't whole ({problem})")
             if checkpoint:
                 state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
                 name, steps = checkpoint.name, state.max_steps
@@ -303,7 +301,7 @@ class _Run:
         if args.should_save:
             shutil.rmtree(aside, ignore_errors=True)
         if (plugin := getattr(trainer.accelerator.state, "fsdp_plugin", None)) is not None:
-            plugin.set_state_dict_type("FULL_STATE_DICT")  # checkpoints may be sharded, the model is whole
+            plugin.set_state_dict_type("FULL_STATE_DICT")  # checkpoints may be sharded, the final model not
         trainer.save_model(str(aside))
         if args.should_save and not any(aside.glob("*.safetensors")):
             raise LoopwayError(

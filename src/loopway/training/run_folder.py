@@ -1,4 +1,4 @@
-"""The folder of a run: where its parts are, whether it is new, half done or finished, and of which config.
+"""The folder of a run: its parts, its state (new, begun, finished) and its config.
 
     config.yaml  run.json  plugins/  data/  tokens.json  metrics.jsonl  probes.jsonl  tensorboard/  checkpoints/checkpoint-N/  model/
     original.json  validation_losses.json  summary.json (last)  .lock (held while a process trains)
@@ -37,12 +37,12 @@ class RunFolder:
 
     @property
     def provenance(self) -> Path:
-        """run.json: which code, data, packages and machine made it."""
+        """run.json: code, data, packages and machine of the run."""
         return self.path / "run.json"
 
     @property
     def plugins(self) -> Path:
-        """Copies of the run's plugins, so that its model opens anywhere."""
+        """Copies of the run's plugins, with which its model opens anywhere."""
         return self.path / "plugins"
 
     @property
@@ -51,18 +51,18 @@ class RunFolder:
 
     @property
     def data_places(self) -> list[Path]:
-        """Possible places of its prepared text: in the run, or beside the runs of the comparison that it is part of."""
+        """Possible places of its prepared text: in the run, or in its comparison."""
         comparison = self.path.absolute().parent.parent
         return [self.data, *([comparison / "data"] if (comparison / "comparison.json").is_file() else [])]
 
     @property
     def tokens(self) -> Path:
-        """JSON: which tokens the run has begun with."""
+        """JSON: the tokens that the run started with."""
         return self.path / "tokens.json"
 
     @property
     def has_data(self) -> bool:
-        """Whether text was prepared here, or begun to be."""
+        """Whether text was prepared here, perhaps incompletely."""
         return self.path.is_dir() and any(map(is_data, self.path.iterdir()))
 
     @property
@@ -71,7 +71,7 @@ class RunFolder:
 
     @property
     def probes(self) -> Path:
-        """probes.jsonl, of a run that is probed while it trains."""
+        """probes.jsonl, with probe_every."""
         return self.path / "probes.jsonl"
 
     @property
@@ -88,7 +88,7 @@ class RunFolder:
 
     @property
     def original(self) -> Path:
-        """JSON: the validation loss of the model that a retrofit was made from, of a run that trains one."""
+        """JSON: for a run that trains a retrofit, the validation loss of its original."""
         return self.path / "original.json"
 
     @property
@@ -110,18 +110,18 @@ class RunFolder:
 
     @property
     def has_progress(self) -> bool:
-        """Whether a line of metrics or a checkpoint, perhaps a broken one, would be lost with the folder."""
+        """Whether the folder holds a line of metrics or a checkpoint, perhaps a damaged one."""
         has_lines = self.metrics.exists() and self.metrics.stat().st_size > 0
         return has_lines or bool(steps_of(self.checkpoints))
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
-        """Within, no other process trains in this folder. Raises ConfigError if one does."""
+        """Lock the folder within the block. Raises ConfigError if another process trains here."""
         return locked(self._lock, f"another process is training in {self.path}")
 
     def begin(self, config: dict[str, Any], plugins: list[str], workers: int = 1) -> bool:
         """Claim the folder for a run of `config`; True if it is new.
 
-        A run that came no further than its data has not begun: its config may still change.
+        A run with data alone has not begun: its config may still change.
 
         Args:
             config: as :meth:`RunConfig.to_dict` gives it.
@@ -155,7 +155,7 @@ class RunFolder:
         return True
 
     def remove_all_but_data(self) -> None:
-        """Remove all that a run made, but for its prepared text: it has not begun then. Other folders are left alone.
+        """Remove all that a run made except its prepared text; it counts as not begun then. Folders of anything else stay.
 
         Raises:
             ConfigError: another process is training in it.
@@ -172,12 +172,11 @@ class RunFolder:
         shutil.rmtree(self.path)
 
     def abandon(self, *, keep_folder: bool) -> None:
-        """Remove all that a new run has put here, as far as possible, and the folder unless it is to be kept.
+        """Remove everything that a new run has written, as far as possible, and the folder unless `keep_folder`.
 
-        The config goes last but for the lock: whatever is left makes a run that has not begun, and no other process takes
-        the lock before.
+        The config and the lock go last: an incomplete removal leaves a run that has not begun, still locked.
         """
-        with contextlib.suppress(OSError):  # why it is abandoned says more
+        with contextlib.suppress(OSError):  # the reason for abandoning matters more
             entries = self.path.iterdir()
             for entry in sorted(entries, key=lambda entry: (entry == self._lock, entry == self.config)):
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
@@ -185,7 +184,7 @@ class RunFolder:
                 self.path.rmdir()
 
     def _write_config(self, config: dict[str, Any], plugins: list[str]) -> None:
-        """The config first, by which the folder is known as a run's: plugins that are missing are copied again."""
+        """Write the config first, since it marks the folder as a run's; missing plugins are copied again."""
         write_atomically(self.config, to_yaml(config))
         shutil.rmtree(self.plugins, ignore_errors=True)
         if plugins:
@@ -194,15 +193,14 @@ class RunFolder:
                 shutil.copyfile(plugin, self.plugins / Path(plugin).name)
 
     def check_same(self, config: dict[str, Any], plugins: list[str], workers: int | None = 1) -> None:
-        """Raise ConfigError, naming the keys that differ, unless the run begun here gives the result of `config`.
+        """Raise ConfigError, naming the keys that differ, unless the run here has the same result as `config`.
 
-        Keys that define no result may differ: see :mod:`loopway.training.config.free_keys`.
+        Keys that don't define the result may differ: see :mod:`loopway.training.config.free_keys`.
 
         Args:
             config: as :meth:`RunConfig.to_dict` gives it.
             plugins: its Python files.
-            workers: that are to train; None if nothing is to be trained, where the size of a step isn't compared unless
-                `config` sets it.
+            workers: that will train. None trains nothing, and compares the size of a step only if `config` sets it.
         """
         there, now = defining(self.read_config()), defining(config)
         found = config_differences([_as_read_back(there), _as_read_back(now)])
@@ -237,7 +235,7 @@ class RunFolder:
         return not copy.exists() or copy.read_bytes() != Path(plugin).read_bytes()
 
     def _latest_step(self, workers: int) -> StepSize:
-        """The step of the latest sitting, by its own config and workers; before the first, of so many `workers`."""
+        """The step size of the latest sitting; before the first, that of so many `workers`."""
         if not self.provenance.exists():
             return StepSize.of(self.read_config(), workers)
         with damage_told(self.provenance, _ADVICE):
@@ -245,7 +243,7 @@ class RunFolder:
             return StepSize.of(noted["config"], noted["sittings"][-1]["workers"])
 
     def newest_checkpoint(self) -> tuple[Path | None, dict[Path, str]]:
-        """The whole checkpoint of the latest step, or None; and those that were passed over, with what is wrong."""
+        """Return the newest whole checkpoint, or None, and the damaged ones that were skipped, each with its problem."""
         broken = {}
         for checkpoint in steps_of(self.checkpoints).values():
             problem = problem_of(checkpoint)
@@ -256,7 +254,7 @@ class RunFolder:
 
 
 def is_data(path: Path) -> bool:
-    """Whether an entry of a run's or a comparison's folder is prepared text, or begun to be."""
+    """Whether an entry in the folder of a run or comparison is prepared text, perhaps incomplete."""
     return path.name.startswith("data")
 
 

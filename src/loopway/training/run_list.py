@@ -33,12 +33,12 @@ class RunState:
     Attributes:
         folder: of the run.
         state: ``finished``, ``begun``, or ``damaged`` where its config can't be read.
-        layout, recurrence: of the model; None where a preset or a pretrained model says it.
-        step: last one that was logged.
-        max_steps: None where they follow from epochs.
-        train_loss, validation_loss: last ones that were logged, in nats per token.
-        bytes: of all that lies in the folder.
-        changed: when a metric was last logged, ISO 8601.
+        layout, recurrence: of the model; None if a preset or a pretrained model sets it.
+        step: the last logged one.
+        max_steps: None if they follow from epochs.
+        train_loss, validation_loss: the last logged ones, in nats per token.
+        bytes: size of the folder.
+        changed: time of the last logged metric, ISO 8601.
     """
 
     folder: str
@@ -83,8 +83,8 @@ def runs_command(folders: list[Path], options: RunsOptions, *, as_json: bool = F
     """List, compare or delete the runs below folders.
 
     Raises:
-        ConfigError: a folder that isn't there, fewer than two runs to compare, a run to delete that another process trains
-            (those before it are deleted).
+        ConfigError: a missing folder, fewer than two runs to compare, or a run to delete that another process trains (the
+            runs before it are deleted).
     """
     if options.compare:
         compare_runs(folders, as_json=as_json)
@@ -96,11 +96,11 @@ def runs_command(folders: list[Path], options: RunsOptions, *, as_json: bool = F
 
 
 def compare_runs(folders: list[Path], *, as_json: bool = False, console: Console | None = None) -> None:
-    """Print in which keys of their configs runs differ, and their last losses: a column a run.
+    """Print the config keys in which runs differ, and their last losses, with a column for each run.
 
     Args:
-        folders: in which and below which the runs lie.
-        as_json: print a JSON object instead, with the runs' states under ``runs`` and values in their order under ``keys``.
+        folders: searched with their subfolders.
+        as_json: print a JSON object instead: ``runs`` holds their states, ``keys`` the differing values in that order.
         console: where the table goes; None is standard output.
 
     Raises:
@@ -157,7 +157,7 @@ def list_runs(
 
 
 def runs_table(runs: list[RunState]) -> Table:
-    """One row a run; 80 columns hold it."""
+    """One row for each run; fits 80 columns."""
     columns = [Column(name, no_wrap=True) for name in ("model", "steps")]
     columns += [Column(name, justify="right", no_wrap=True) for name in ("train", "val.", "size", "changed")]
     table = Table(Column("run", overflow="fold"), *columns, box=box.SIMPLE_HEAD, pad_edge=False)
@@ -180,7 +180,7 @@ def _is_confirmed(runs: list[RunFolder]) -> bool:
 
 
 def _runs_in(folders: list[Path]) -> list[RunFolder]:
-    """Every run once; raises ConfigError for a folder that isn't there."""
+    """Every run once; raises ConfigError for a missing folder."""
     for folder in folders:
         if not folder.is_dir():
             raise ConfigError(f"{folder}: no such folder; runs lie in runs/ unless --out said otherwise")

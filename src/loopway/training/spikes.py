@@ -1,6 +1,6 @@
-"""Steps whose loss or gradient leaps far out of the last ones: which they are.
+"""Detects outlier steps by their loss or gradient norm.
 
-Knows the Trainer's callbacks, for checkpoints to hold what it remembers; nothing of how a step is left out.
+A callback of the Trainer, whose state checkpoints store. Knows nothing of how a step is skipped.
 """
 
 import statistics
@@ -15,12 +15,12 @@ REMEMBERED = 128
 
 
 class Spikes(TrainerCallback, ExportableState):
-    """Judges each step by the mean and standard deviation of the loss and gradient norm of the last ones.
+    """Judges each step by the mean and standard deviation of loss and gradient norm of the latest steps.
 
-    A spike is remembered like any other step, so that a loss which stays high soon counts as usual.
+    Spikes count among the latest steps: a loss that stays high soon counts as normal.
 
     Args:
-        deviations: more than so many above the mean is a spike; None: nothing is.
+        deviations: a spike lies more than so many standard deviations above the mean; None: no step is a spike.
     """
 
     def __init__(self, deviations: float | None) -> None:

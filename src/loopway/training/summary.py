@@ -1,4 +1,4 @@
-"""summary.json: what a finished run gave and cost.
+"""summary.json: results and costs of a finished run.
 
 Knows nothing of how it was done.
 """
@@ -77,7 +77,7 @@ class RunSummary(BaseModel):
 def library_versions(
     *packages: str, default: tuple[str, ...] = ("torch", "transformers", "accelerate", "tokenizers")
 ) -> dict[str, str]:
-    """Versions of Python, Loopway and these packages, as far as they are installed; by default those that train."""
+    """Return the versions of Python, Loopway and these packages, if installed; by default those of training."""
     found = {
         "python": platform.python_version(),
         "loopway": __version__,

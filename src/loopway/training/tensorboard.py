@@ -1,4 +1,4 @@
-"""TensorBoard's event files in a run folder: every number by steps, and once more by tokens.
+"""TensorBoard's event files in a run folder, by steps and by tokens.
 
 Knows nothing of what is logged.
 """
@@ -29,7 +29,7 @@ class BySteps(TensorBoardCallback):
 
 
 class ByTokens(BySteps):
-    """The same with tokens on the horizontal axis, so that runs with steps of different sizes can be laid over each other.
+    """The same with tokens on the horizontal axis, which compares runs with steps of different sizes.
 
     Args:
         folder: of the event files.

@@ -1,7 +1,4 @@
-"""``training.report_to``: the experiment trackers that transformers knows or a plugin registers, and whether their packages are here.
-
-Knows nothing of what they are sent.
-"""
+"""``training.report_to``: experiment trackers of transformers and plugins. Knows nothing of what they log."""
 
 from transformers.integrations import integration_utils
 from transformers.integrations.integration_utils import (
@@ -22,7 +19,7 @@ _OTHER_NAMES = {
 
 
 def tracker_names(report_to: str | list[str] | None) -> list[str]:
-    """The trackers that a run reports to, without TensorBoard, which every run has.
+    """Return the trackers that a run reports to, without TensorBoard, which every run has.
 
     Args:
         report_to: a name, several, "all" (that are installed) or "none".

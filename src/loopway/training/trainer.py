@@ -1,10 +1,9 @@
 """Hugging Face's Trainer for fixed-length samples whose targets are already shifted.
 
-What differs: samples come in the data set's own order, the mean loss is over targets (not over batches), evaluation
-keeps one loss per sample, a loss that isn't finite stops the run, checkpoints are whole or not there, and nothing is
-pickled beside the weights. All of the Trainer's internals that Loopway overrides are here, each with its reason; they were
-tested with the releases of transformers that `loopway.modeling.registration` names.
-Knows nothing of configs and run folders.
+Differences to the Trainer: samples come in the data set's order, the mean loss is over targets instead of batches, evaluation
+keeps one loss per sample, a non-finite loss stops the run, checkpoints are atomic, and nothing is pickled beside the weights.
+All overrides of the Trainer's internals are here, each with its reason; `loopway.modeling.registration` names the releases of
+transformers that they were tested with. Knows nothing of configs and run folders.
 """
 
 import json
@@ -50,7 +49,7 @@ from loopway.training.non_finite import first_bad_gradient, first_bad_module
 from loopway.training.original import Teacher
 from loopway.training.spikes import Spikes
 
-# accelerate calls the CPU of a worker cpu:0, where torch 2.11 loads nothing to.
+# accelerate calls a worker's CPU cpu:0, to which torch 2.11 can't load.
 torch.serialization.register_package(
     30, lambda _: None, lambda storage, location: storage if location.startswith("cpu:") else None
 )
@@ -61,7 +60,7 @@ _UNLOGGED = "unlogged_loss.json"
 def one_device_a_worker(fields: dict[str, Any]) -> TrainingArguments:
     """Return the arguments; without a launcher the Trainer would take all GPUs (DataParallel), and a batch for each."""
     if fields.get("use_cpu"):
-        # transformers would make the process group without its timeout, unless it is there.
+        # Else transformers makes the process group without its timeout.
         timeout = timedelta(seconds=fields.get("ddp_timeout", TrainingArguments.ddp_timeout))
         PartialState(cpu=True, backend=fields.get("ddp_backend"), timeout=timeout)
     arguments = TrainingArguments(**fields)
@@ -101,18 +100,18 @@ class SampleTrainer(Trainer):
         schedule: Callable[[int, int, int], float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Take the arguments of transformers' own, and:
+        """Take the arguments of transformers' Trainer, and:
 
         Args:
             tokenizer: saved with every checkpoint.
             spike_deviations: see :class:`Spikes`.
-            core_steps: so many steps, at first, change looped layers and the recurrence's parameters alone.
-            teacher: is learned from beside the text; on the device where the model is trained.
-            schedule: the learning rate's factor after so many steps, of so many, so many of them warm-up; None: the one
-                that the arguments name.
+            core_steps: number of first steps that train only looped layers and the recurrence.
+            teacher: for distillation, on the device of the model.
+            schedule: the learning rate's factor as a function of step, steps and warm-up steps; None: the one that the
+                arguments name.
         """
-        # Not as `processing_class`: its collator adds an attention mask, which would hide from the model that a sample
-        # is several documents, and its padding token, often that of the end of text, would get no embedding in Llama.
+        # Not as `processing_class`: its collator adds an attention mask, which would override the masking of documents, and
+        # Llama gives its padding token, often the end of text, no embedding.
         self.spikes = Spikes(spike_deviations)
         super().__init__(
             **kwargs,
@@ -121,7 +120,7 @@ class SampleTrainer(Trainer):
             compute_metrics=self._keep_sample_losses,
         )
         self.remove_callback(PrinterCallback)
-        # Before the trackers of transformers, which it adds to.
+        # Before the trackers of transformers, whose logs it extends.
         self.callback_handler.callbacks.sort(key=lambda callback: not isinstance(callback, RunLog))
         self.tokenizer = tokenizer
         self.core_steps = core_steps
@@ -157,7 +156,7 @@ class SampleTrainer(Trainer):
         )
 
     def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
-        # Processes that load samples end with this one; the Trainer's own go on after a SIGKILL.
+        # Loading processes end with this one; those of the Trainer survive a SIGKILL.
         loader = super()._get_dataloader(*args, **kwargs)
         torchs_own = getattr(loader, "base_dataloader", loader)  # inside of accelerate's
         parent = parent_in(torchs_own.multiprocessing_context)
@@ -179,7 +178,7 @@ class SampleTrainer(Trainer):
     ) -> torch.Tensor:
         targets = inputs.pop("shift_labels")
         loss = teacher.loss(model(**inputs).logits, inputs, targets, num_items_in_batch)
-        # As the Trainer does with the model's own loss: the mean over workers divides by their number.
+        # As the Trainer does with the model's loss: the mean over workers divides by their number.
         return loss if num_items_in_batch is None else loss * self.accelerator.num_processes
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -293,7 +292,7 @@ class SampleTrainer(Trainer):
         )
 
     def _get_output_dir(self, trial: Any) -> str:
-        # Where a checkpoint is written: aside, while it isn't whole.
+        # Write checkpoints aside while they are incomplete.
         return super()._get_output_dir(trial) if self._aside is None else str(self._aside)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -335,14 +334,14 @@ class SampleTrainer(Trainer):
         self._load(checkpoint, super()._load_optimizer_and_scheduler)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        # Once in a resume, when the Trainer has set its sums of losses to 0.
+        # Called once in a resume, after the Trainer has set its sums of losses to 0.
         self._load(checkpoint, super()._load_rng_state)
         self._load(checkpoint, self._load_unlogged_loss)
 
     def _load_unlogged_loss(self, checkpoint: str) -> None:
-        """Count what was trained before the checkpoint and is in no line of the log: the next one is of the same steps."""
+        """Restore the losses since the last logged line; the next line then covers the same steps as without the resume."""
         path = Path(checkpoint) / _UNLOGGED
-        if not path.exists():  # as an earlier release left it
+        if not path.exists():  # a checkpoint of an earlier release
             return
         unlogged = json.loads(path.read_text(encoding="utf-8"))
         sums, worker = unlogged["sums"], self.args.process_index
@@ -378,5 +377,5 @@ class SampleTrainer(Trainer):
         if self.args.should_save:
             folder = Path(output_dir or str(self.args.output_dir))
             self.tokenizer.save_pretrained(folder)
-            # A pickle of objects that the next release may not read; the run's config.yaml says it all.
+            # A pickle that the next release may not read; the run's config.yaml holds the same.
             (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)

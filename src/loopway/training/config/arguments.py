@@ -22,27 +22,27 @@ _WORKERS = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SI
 
 
 def training_arguments(config: TrainingConfig, checkpoints: Path) -> TrainingArguments:
-    """Make them once a run; :func:`fit_to_data` completes them.
+    """Make the arguments of a run; :func:`fit_to_data` completes them.
 
     Args:
         config: the ``training:`` section.
         checkpoints: folder that checkpoints are written to; nothing is written yet.
 
     Raises:
-        ConfigError: values that transformers or torch refuses, an engine or tracker that isn't there, or a global batch
-            that the workers can't share.
+        ConfigError: a value that transformers or torch refuses, a missing engine or tracker, or a global batch that the
+            workers can't share evenly.
     """
     fields, workers = dict(config.hugging_face), get_int_from_env(_WORKERS, 1)
-    # TensorBoard is always written, into the run folder, by a callback of ours.
+    # Our own callbacks always write TensorBoard files into the run folder.
     fields["report_to"] = tracker_names(fields.get("report_to")) or "none"
     fields.setdefault("run_name", str(checkpoints.parent))
     if fields.get("deepspeed"):
         check_deepspeed(fields["deepspeed"])
-    fields.setdefault("dataloader_pin_memory", torch.cuda.is_available())  # it warns where there is no GPU
-    # On a CPU accelerate finds the other workers only if it is told that there is nothing else.
+    fields.setdefault("dataloader_pin_memory", torch.cuda.is_available())  # warns without a GPU
+    # On a CPU, accelerate finds the other workers only with use_cpu.
     fields.setdefault("use_cpu", not (torch.accelerator.is_available() or is_torch_xla_available()))
     for key, own in (("optim", OPTIMIZERS), ("lr_scheduler_type", SCHEDULES)):
-        if fields.get(key) in own:  # which the trainer is given itself
+        if fields.get(key) in own:  # passed to the trainer itself
             del fields[key]
     fields |= {
         "output_dir": str(checkpoints),
@@ -65,7 +65,7 @@ def training_arguments(config: TrainingConfig, checkpoints: Path) -> TrainingArg
         raise ConfigError(f"training: {one_line(error)}") from None
     if arguments.world_size != workers:
         raise ConfigError(
-            f"training: {arguments.world_size} workers train, and the environment names {workers}; start them with "
+            f"training: {arguments.world_size} workers are connected, but the environment names {workers}; start them with "
             f"torchrun or accelerate launch"
         )
     return arguments
@@ -79,13 +79,14 @@ def samples_per_step(arguments: TrainingArguments) -> int:
 def fit_to_data(
     arguments: TrainingArguments, samples_per_epoch: int, *, validates: bool, steps_begun: int
 ) -> None:
-    """Settle how many steps the run has, and at which of them it logs, evaluates and saves.
+    """Set the number of steps, and the steps at which the run logs, evaluates and saves.
 
     Args:
         arguments: changed.
         samples_per_epoch: of the training data.
-        validates: whether there is a validation set; without one nothing is evaluated, whatever the config says.
-        steps_begun: that the run was to have when it began; 0: it begins now. An earlier release may have counted otherwise.
+        validates: whether there is a validation set; without one evaluation is off.
+        steps_begun: number of steps that the run started with; 0: it starts now. An earlier release may have counted
+            differently.
     """
     if not validates:
         arguments.eval_strategy, arguments.eval_steps = IntervalStrategy.NO, None
@@ -95,7 +96,7 @@ def fit_to_data(
         arguments.max_steps = steps_begun or steps_of_epochs(
             epochs, samples_per_epoch, samples_per_step(arguments)
         )
-    # transformers' own count of steps for shares: on resume it would report shares as changed.
+    # Convert shares to steps as transformers does; on resume it would report shares as changed.
     counted = TrainerState()
     counted.compute_steps(arguments, arguments.max_steps)
     for key in ("logging_steps", "eval_steps", "save_steps"):
@@ -119,7 +120,7 @@ def _accumulation(config: TrainingConfig, workers: int) -> int:
 
 
 def _check_optimizer(arguments: TrainingArguments, config: TrainingConfig) -> None:
-    """Let torch and transformers see the values of optimizer and schedule, which the Trainer shows them late."""
+    """Build optimizer and schedule once, to validate their values before the Trainer does."""
     fields, warmup = config.hugging_face, arguments.get_warmup_steps(100)
     own, factor = own_optimizer(fields), own_schedule(fields)
     if factor is not None:

@@ -1,7 +1,7 @@
-"""FSDP, DeepSpeed and accelerate's own settings, asked for in the ``training:`` section or by ``accelerate launch``: can
-this run have them?
+"""Checks of FSDP, DeepSpeed and accelerate's settings, from the ``training:`` section or ``accelerate launch``.
 
-transformers and accelerate would say so when the data is prepared, or train without them. Knows nothing of the recipe.
+transformers and accelerate would report a problem only after data preparation, or train without the engine. Knows nothing of
+the recipe.
 """
 
 import json
@@ -64,11 +64,10 @@ _FSDP = [
 
 
 def check_nested(section: Mapping[str, Any]) -> None:
-    """Look at the keys inside of mappings such as ``accelerator_config``, as at those of ``training:`` itself.
+    """Check the keys inside mappings such as ``accelerator_config``.
 
     Raises:
-        ConfigError: a key that is unknown, of a wrong type or not compatible with what a run promises; a file that can't
-            be read.
+        ConfigError: a key that is unknown, of a wrong type or incompatible with a run; a file that can't be read.
     """
     settings = _mapping("accelerator_config", section.get("accelerator_config"))
     hints = typing.get_type_hints(AcceleratorConfig)
@@ -107,12 +106,12 @@ def _mapping(key: str, given: Mapping[str, Any] | str | None) -> Mapping[str, An
     except ValueError as error:
         raise ConfigError(f"training.{key}: {given} is not JSON: {one_line(error)}") from None
     if not isinstance(content, dict):
-        raise ConfigError(f"training.{key}: {given} holds no mapping, which its settings are")
+        raise ConfigError(f"training.{key}: {given} must hold a mapping of settings")
     return content
 
 
 def check_deepspeed(given: dict[str, Any] | str) -> None:
-    """Look at ``training.deepspeed`` before DeepSpeed is started.
+    """Check ``training.deepspeed`` before DeepSpeed starts.
 
     Args:
         given: DeepSpeed's config, or the path of a JSON file with it.
@@ -123,12 +122,12 @@ def check_deepspeed(given: dict[str, Any] | str) -> None:
     _mapping("deepspeed", given)
     if not is_deepspeed_available():
         raise ConfigError(
-            "training.deepspeed: DeepSpeed is not installed: pip install deepspeed, or leave it out (then it is DDP)"
+            "training.deepspeed: DeepSpeed is not installed: pip install deepspeed, or omit it (the run then uses DDP)"
         )
 
 
 def check_fsdp(arguments: TrainingArguments) -> None:
-    """See that FSDP, where it is asked for, is what accelerate will do.
+    """Check that accelerate will use FSDP if it is asked to.
 
     Raises:
         ConfigError: on a CPU, where accelerate would silently take DDP, or in a single process.

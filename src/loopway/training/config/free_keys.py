@@ -16,7 +16,7 @@ _TRAINING = {
     "per_device_eval_batch_size",
     "eval_accumulation_steps",
     "torch_empty_cache_steps",
-    # What is computed once more in the backward pass: equal up to rounding.
+    # Recomputation in the backward pass: equal up to rounding.
     "recompute",
     "gradient_checkpointing",
     "activation_checkpointing",
@@ -26,7 +26,7 @@ _TRAINING = {
     "dataloader_persistent_workers",
     "dataloader_prefetch_factor",
     "dataloader_multiprocessing_context",
-    # What is told, and to whom.
+    # Logging and trackers.
     "logging_strategy",
     "logging_steps",
     "logging_first_step",
@@ -52,12 +52,12 @@ _TRAINING = {
     "save_total_limit",
     "save_on_each_node",
     "enable_jit_checkpoint",
-    # Where it runs: equal up to rounding.
+    # Devices and process groups: equal up to rounding.
     "use_cpu",
     "ddp_backend",
     "ddp_timeout",
 }
-# `data.sha256` says what the tokens must be, and they are compared anyway; probes draw no random number.
+# `data.sha256` only checks the tokens, which a resume compares anyway; probes draw no random numbers.
 FREE_KEYS = frozenset({f"training.{name}" for name in _TRAINING} | {"data.sha256", "probe_every"})
 
 

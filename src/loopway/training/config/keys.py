@@ -47,7 +47,7 @@ REFUSED_OF_TRAINING: dict[str, str] = {
     "do_train": _DONE_HERE,
     "do_eval": "set eval_strategy",
     "do_predict": _DONE_HERE,
-    "resume_from_checkpoint": "a run resumes from its newest checkpoint when it is started again",
+    "resume_from_checkpoint": "rerun the command to resume from the newest checkpoint",
     "restore_callback_states_from_checkpoint": _DONE_HERE,
     "ignore_data_skip": "a resumed run never repeats data",
     "gradient_accumulation_steps": "set global_batch_size (sequences), from which it follows",
@@ -124,12 +124,11 @@ class OwnTrainingKeys:
     Attributes:
         global_batch_size: sequences of an optimizer step, from which gradient accumulation follows for any number of
             workers; None: one batch a worker.
-        recompute: what of a stage is computed again in the backward pass instead of kept.
-        skip_spikes: from how many standard deviations above the last ones a step's loss or gradient counts as a spike and
-            is left out; None: none is.
-        core_first: for how many steps, or what share of the run below 1, looped layers and the recurrence are trained
-            alone at first; None: for none.
-        callbacks: of a user's own, by the names that plugins registered.
+        recompute: parts of a stage that the backward pass recomputes instead of storing.
+        skip_spikes: skip a step whose loss or gradient norm lies so many standard deviations above the recent mean; None: skip
+            none.
+        core_first: steps (below 1: share of the run) in which only looped layers and the recurrence are trained; None: none.
+        callbacks: names of callbacks that plugins registered.
     """
 
     global_batch_size: int | None = None

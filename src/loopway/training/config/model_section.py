@@ -90,10 +90,10 @@ class ModelConfig(BaseModel):
         return PYTHIA_SIZES[pythia_size(self.preset)]["learning_rate"] if self.preset else None
 
     def build(self, *, vocab_size: int = 1) -> PreTrainedConfig:
-        """The recursive model's config, but for what :meth:`fit` takes from the tokenizer.
+        """Return the recursive model's config without what :meth:`fit` takes from the tokenizer.
 
         Args:
-            vocab_size: number of tokens that the tokenizer has, where that is known.
+            vocab_size: size of the tokenizer, if known.
 
         Raises:
             LoopwayError: a layout, recurrence or field that doesn't make a model; a pretrained one that can't be opened or
@@ -115,7 +115,7 @@ class ModelConfig(BaseModel):
             else:
                 config = build_config(self.decoder_family, {**fields, "layout": self.layout})
             _check_values(config)
-            with torch.device("meta"):  # the constructors find what the config's own checks let pass
+            with torch.device("meta"):  # the constructors check more than the config does
                 AutoModelForCausalLM.from_config(config)
         except LoopwayError:
             raise
@@ -150,7 +150,7 @@ class ModelConfig(BaseModel):
             setattr(config, name, getattr(tokenizer, name))
 
     def fitting_size(self, tokens: int) -> int:
-        """The vocabulary's size for a tokenizer of so many tokens; raises ConfigError if the section's own is smaller."""
+        """Return the vocabulary size for a tokenizer of so many tokens. Raise ConfigError if ``vocab_size`` is smaller."""
         given = self.family_fields.get("vocab_size")
         if isinstance(given, int) and given < tokens:
             raise ConfigError(
@@ -168,7 +168,7 @@ class ModelConfig(BaseModel):
         return config
 
     def make(self, config: PreTrainedConfig) -> PreTrainedModel:
-        """The model that a run begins with, on the CPU: new, or with the pretrained weights in float32.
+        """Return the model that a run starts from, on the CPU: new, or with the pretrained weights in float32.
 
         Args:
             config: what :meth:`build` gave, fitted to the tokenizer.
@@ -199,7 +199,7 @@ def _check_function_names(fields: dict[str, Any]) -> None:
 
 
 def _checked(family: Family, fields: dict[str, Any]) -> dict[str, Any]:
-    """Check the types of plain fields. A whole number is a number, too: transformers refuses 1 where it wants 1.0."""
+    """Check the types of plain fields. Convert 1 to 1.0 where transformers requires a float."""
     types = {field.name: field.type for field in dataclasses.fields(config_class(family))}
     checked = dict(fields)
     for name, value in fields.items():
@@ -213,7 +213,7 @@ def _checked(family: Family, fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_values(config: PreTrainedConfig) -> None:
-    """Check values that the family's constructors pass on: they would be found wrong once data is prepared."""
+    """Check values that the family's constructors accept and training would reject."""
     for name, value in vars(config).items():
         if name.endswith(("dropout", "pdrop")) and isinstance(value, int | float) and not 0 <= value <= 1:
             raise wrong_value(f"model.{name}", value, "0 to 1")

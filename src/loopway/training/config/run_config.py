@@ -48,7 +48,7 @@ class RunConfig(BaseModel):
         """Read a YAML file, with what it ``extends``, and lay ``training.max_steps=10`` style overrides on top.
 
         Raises:
-            ConfigError: anything that can be seen to be wrong without running it.
+            ConfigError: any mistake that can be found without running it.
         """
         return cls.from_dict(apply_overrides(read_yaml(path), overrides))
 
@@ -76,7 +76,7 @@ class RunConfig(BaseModel):
         for name in names:
             if names.count(name) > 1:
                 raise ConfigError(
-                    f"plugins: several files are called {name}; a run keeps copies under their names"
+                    f"plugins: several files are called {name}; rename one, since a run stores copies by file name"
                 )
         load_plugins(plugins)  # first, since they may register what the model section names
         pretrained = sections["model"].get("pretrained")
@@ -92,7 +92,7 @@ class RunConfig(BaseModel):
         training = TrainingConfig.from_dict(sections["training"], sections["model"].learning_rate)
         if "original" in sections and pretrained is None:
             raise ConfigError(
-                "original is what model.pretrained was made from; give that, or leave original out"
+                "original requires model.pretrained, which was made from it; give both, or omit original"
             )
         return cls(
             model=sections["model"],
@@ -119,11 +119,10 @@ class RunConfig(BaseModel):
         return to_yaml(self.to_dict())
 
     def build_model_config(self, tokenizer: PreTrainedTokenizerBase | None = None) -> PreTrainedConfig:
-        """The model's config.
+        """Return the model's config.
 
         Args:
-            tokenizer: see :meth:`ModelConfig.fit`, which can be called later, too: the rest is seen to be right before
-                there is one.
+            tokenizer: see :meth:`ModelConfig.fit`, which can also be called later.
 
         Raises:
             LoopwayError: a layout, recurrence or field that is wrong, samples longer than the model reads, or another
@@ -151,7 +150,7 @@ class RunConfig(BaseModel):
         return config
 
     def _check_pretrained(self) -> None:
-        """See that the text and the original have the pretrained model's tokens; no weights are read."""
+        """Check that text and original use the pretrained model's tokens; reads no weights."""
         name, given = self.model.pretrained, self.data.tokenizer
         if name is None:
             return

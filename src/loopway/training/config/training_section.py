@@ -81,7 +81,7 @@ class TrainingConfig(OwnTrainingKeys):
         }
 
     def core_steps(self, max_steps: int) -> int:
-        """Return for how many of a run's steps looped layers and the recurrence are trained alone."""
+        """Return in how many steps only looped layers and the recurrence are trained."""
         given = self.core_first or 0
         return math.ceil(_exact(given) * max_steps) if given < 1 else int(given)
 
@@ -125,7 +125,7 @@ class TrainingConfig(OwnTrainingKeys):
 
 
 def _check_hugging_face(fields: dict[str, Any]) -> None:
-    """Raise ConfigError for values of ``TrainingArguments`` that it or a run can't do with."""
+    """Raise ConfigError for values that ``TrainingArguments`` or a run doesn't support."""
     check_nested(fields)
     lengths = [key for key in ("max_steps", "num_train_epochs") if key in fields]
     if len(lengths) != 1:
@@ -162,7 +162,7 @@ def _check_hugging_face(fields: dict[str, Any]) -> None:
 def steps_of_epochs(epochs: float, samples: int, per_step: int) -> int:
     """Return how many whole steps there are in so many epochs; at least one.
 
-    The last tokens of the last epoch may be left out, none are seen once more.
+    The last tokens of the last epoch may be omitted; none repeat.
 
     Args:
         epochs: may be a fraction.
@@ -173,5 +173,5 @@ def steps_of_epochs(epochs: float, samples: int, per_step: int) -> int:
 
 
 def _exact(number: float) -> Fraction:
-    """Return the number as written: 0.1 is a tenth. A product of floats can just miss a whole number."""
+    """Return the decimal number as written: products of floats can just miss a whole number."""
     return Fraction(str(number))
