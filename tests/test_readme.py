@@ -208,8 +208,8 @@ assert torch.allclose(second.input, first.output + records[0].input / 2)
 
 def test_every_extra_that_the_readme_installs_exists() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    named = re.findall(r"loopway\[([\w,-]+)\]", README.read_text())
-    assert {extra for names in named for extra in names.split(",")} <= set(extras)
+    named = re.findall(r"(?:loopway|'\.)\[([\w,-]+)\]", README.read_text())
+    assert named and {extra for names in named for extra in names.split(",")} <= set(extras)
 
 
 @pytest.mark.parametrize(
