@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="loopway",
-    help="Recursive (looped) language models with MeSH state highways: train, compare, evaluate, probe.",
+    help="Recursive (looped) language models with MeSH state highways: train, compare, evaluate, probe, "
+    "retrofit, export.",
     epilog="An error prints one line. Set LOOPWAY_DEBUG=1 to print its traceback, too.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -11,7 +11,7 @@ from benchmarks.local_tasks import write_local_tasks
 from loopway.data.tokenizer import train_tokenizer
 from loopway.modeling.presets import pythia_config
 
-pytest.importorskip("lm_eval", reason="lm-evaluation-harness isn't installed: pip install 'loopway[eval]'")
+pytest.importorskip("lm_eval", reason="lm-evaluation-harness isn't installed: pip install lm-eval")
 ROOT = Path(__file__).parents[2]
 
 

@@ -401,5 +401,5 @@ def test_without_the_harness_one_line_says_how_to_get_it(run: Run, monkeypatch: 
     code, _, errors = run("mesh")
     assert (code, errors) == (
         2,
-        "loopway: evaluation needs lm-evaluation-harness, which isn't installed: pip install 'loopway[eval]'\n",
+        "loopway: evaluation needs lm-evaluation-harness, which isn't installed: pip install lm-eval\n",
     )

@@ -62,7 +62,7 @@ def test_a_finished_run_s_card_has_its_losses_and_the_results_of_this_very_model
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip(
-        "lm_eval", reason="lm-evaluation-harness isn't installed: pip install 'loopway[eval]'"
+        "lm_eval", reason="lm-evaluation-harness isn't installed: pip install lm-eval"
     )
     from loopway.evaluation.evaluate import evaluate
     from loopway.evaluation.suite import task_measures

@@ -94,7 +94,7 @@ def elsewhere(published: Path, tasks: Path, tmp_path_factory: pytest.TempPathFac
     the package in the environment that runs the tests stays invisible.
     """
     pytest.importorskip(
-        "lm_eval", reason="lm-evaluation-harness isn't installed: pip install 'loopway[eval]'"
+        "lm_eval", reason="lm-evaluation-harness isn't installed: pip install lm-eval"
     )
     folder = tmp_path_factory.mktemp("elsewhere")
     venv.create(folder / "venv", symlinks=True)

@@ -84,7 +84,7 @@ def test_another_recurrence_is_exported_only_without_it() -> None:
     model = pretrained()
     mesh = loopway.retrofit_model(model, layout="2+2+2", recurrence="mesh")
     with pytest.raises(
-        loopway.LoopwayError, match=r"recurrence is 'mesh'.*only 'base' can.*--drop-recurrence"
+        loopway.LoopwayError, match=r"recurrence 'mesh' can't be exported.*only has 'base'.*--drop-recurrence"
     ):
         loopway.export_model(mesh)
     plain = loopway.export_model(mesh, drop_recurrence=True)
@@ -92,7 +92,7 @@ def test_another_recurrence_is_exported_only_without_it() -> None:
 
 
 def test_a_plain_model_has_nothing_to_export() -> None:
-    with pytest.raises(loopway.LoopwayError, match="llama: is no recursive model"):
+    with pytest.raises(loopway.LoopwayError, match="llama: is not a recursive model"):
         loopway.export_model(pretrained())
 
 

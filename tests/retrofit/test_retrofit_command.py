@@ -204,8 +204,8 @@ def test_what_cannot_be_exported_is_one_line(
     assert run_main(monkeypatch, "retrofit", "mesh", *BASE, "--out", "again") == 2
     capfd.readouterr()
     for arguments, message in (
-        (["mesh", "--out", "plain"], "recurrence is 'mesh'"),
-        (["llama", "--out", "plain"], "is no recursive model"),
+        (["mesh", "--out", "plain"], "recurrence 'mesh' can't"),
+        (["llama", "--out", "plain"], "is not a recursive model"),
         (["gone", "--out", "plain"], "'gone' is no folder here"),
         (["mesh", "--out", "llama"], "llama exists and isn't empty"),
     ):

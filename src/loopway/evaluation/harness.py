@@ -36,7 +36,7 @@ try:
     from lm_eval.tasks import TaskManager
 except ImportError:
     raise ConfigError(
-        "evaluation needs lm-evaluation-harness, which isn't installed: pip install 'loopway[eval]'"
+        "evaluation needs lm-evaluation-harness, which isn't installed: pip install lm-eval"
     ) from None
 
 

@@ -12,7 +12,7 @@ def main() -> None:
         try:
             from lm_eval.__main__ import cli_evaluate
         except ImportError:
-            raise ConfigError("lm-evaluation-harness isn't installed: pip install 'loopway[eval]'") from None
+            raise ConfigError("lm-evaluation-harness isn't installed: pip install lm-eval") from None
         cli_evaluate()
 
 
