@@ -61,9 +61,7 @@ def publish(name: Path, out: Path) -> str:
 def test_a_finished_run_s_card_has_its_losses_and_the_results_of_this_very_model(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip(
-        "lm_eval", reason="lm-evaluation-harness isn't installed: pip install lm-eval"
-    )
+    pytest.importorskip("lm_eval", reason="lm-evaluation-harness isn't installed: pip install lm-eval")
     from loopway.evaluation.evaluate import evaluate
     from loopway.evaluation.suite import task_measures
     from loopway.options import EvaluationOptions

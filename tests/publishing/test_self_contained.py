@@ -93,9 +93,7 @@ def elsewhere(published: Path, tasks: Path, tmp_path_factory: pytest.TempPathFac
     A line in a .pth file adds a folder without reading that folder's own .pth files, so an editable install of
     the package in the environment that runs the tests stays invisible.
     """
-    pytest.importorskip(
-        "lm_eval", reason="lm-evaluation-harness isn't installed: pip install lm-eval"
-    )
+    pytest.importorskip("lm_eval", reason="lm-evaluation-harness isn't installed: pip install lm-eval")
     folder = tmp_path_factory.mktemp("elsewhere")
     venv.create(folder / "venv", symlinks=True)
     (site_packages,) = (folder / "venv").glob("lib/python*/site-packages")

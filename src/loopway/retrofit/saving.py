@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loopway.checks import one_line
@@ -42,7 +41,7 @@ def save_model(
         if place.exists():
             place.rmdir()  # empty
         os.replace(aside, place)
-    except (OSError, SafetensorError) as error:
+    except Exception as error:  # on a full disk, tokenizers raises nothing more exact
         raise LoopwayError(
             f"{out} can't be written: {one_line(error)}; make room, or choose another folder with --out"
         ) from error

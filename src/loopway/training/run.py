@@ -302,7 +302,7 @@ class _Run:
             shutil.rmtree(aside, ignore_errors=True)
         if (plugin := getattr(trainer.accelerator.state, "fsdp_plugin", None)) is not None:
             plugin.set_state_dict_type("FULL_STATE_DICT")  # checkpoints may be sharded, the final model not
-        trainer.save_model(str(aside))
+        trainer.save_final_model(aside)
         if args.should_save and not any(aside.glob("*.safetensors")):
             raise LoopwayError(
                 f"{self.run.path}: the trained model's weights were not written; checkpoints are in "

@@ -372,10 +372,21 @@ class SampleTrainer(Trainer):
         why = "another worker says why" if problem is None else one_line(problem)
         raise TrainingError(f"{trouble}: {why}; {advice}") from problem
 
+    def save_final_model(self, folder: Path) -> None:
+        """Save the model as :meth:`save_model` does. If one worker can't, all raise the same TrainingError."""
+        self._all_or_none(
+            partial(self.save_model, str(folder)),
+            trouble=f"the final model can't be written to {folder.parent}",
+            advice=f"rerun to resume when the cause is gone; checkpoints are in {self.args.output_dir}",
+        )
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         super().save_model(output_dir, _internal_call)
         if self.args.should_save:
             folder = Path(output_dir or str(self.args.output_dir))
-            self.tokenizer.save_pretrained(folder)
+            try:
+                self.tokenizer.save_pretrained(folder)
+            except Exception as error:  # on a full disk, tokenizers raises nothing more exact
+                raise RuntimeError(f"the tokenizer: {one_line(error)}") from error
             # A pickle that the next release may not read; the run's config.yaml holds the same.
             (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-import torch
+import torch.distributed
 from accelerate.utils import get_int_from_env
 from transformers import Trainer, TrainerState, TrainingArguments, get_scheduler
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils.import_utils import is_torch_xla_available
 
 from loopway.checks import one_line
-from loopway.errors import ConfigError
+from loopway.errors import ConfigError, LoopwayError
 from loopway.training.config.engines import check_deepspeed, check_fsdp, check_precision
 from loopway.training.config.training_section import TrainingConfig, steps_of_epochs
 from loopway.training.extensions import OPTIMIZERS, SCHEDULES, own_optimizer, own_schedule
@@ -31,6 +31,7 @@ def training_arguments(config: TrainingConfig, checkpoints: Path) -> TrainingArg
     Raises:
         ConfigError: a value that transformers or torch refuses, a missing engine or tracker, or a global batch that the
             workers can't share evenly.
+        LoopwayError: a worker that died or didn't connect.
     """
     fields, workers = dict(config.hugging_face), get_int_from_env(_WORKERS, 1)
     # Our own callbacks always write TensorBoard files into the run folder.
@@ -61,6 +62,11 @@ def training_arguments(config: TrainingConfig, checkpoints: Path) -> TrainingArg
         _check_optimizer(arguments, config)
     except ConfigError:
         raise
+    except torch.distributed.DistError as error:
+        raise LoopwayError(
+            f"the {workers} workers didn't find each other within training.ddp_timeout, {one_line(error)}; see the other "
+            f"workers' logs, and rerun to resume"
+        ) from error
     except (TypeError, ValueError, ImportError) as error:
         raise ConfigError(f"training: {one_line(error)}") from None
     if arguments.world_size != workers:
