@@ -2,7 +2,7 @@
 
 Adding a command: if its verb is new, give it a row in SMALL; if it reads a file, show that file in a yaml block whose
 first line is `# <file name>`. What can't be run here (`git clone ...`) goes into NOT_RUN; a block that begins with
-"bash network" is only checked for its verbs and options.
+"bash network" is only checked for its verbs and options, and one that begins with "python network" is compiled.
 Knows nothing of what the commands should print; each part of the package has tests of that.
 """
 
@@ -24,6 +24,8 @@ from tests.command_line import run_main, train_here
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 COMPARE = ROOT / "docs" / "compare.md"
+CONFIGURATION = ROOT / "docs" / "configuration.md"
+EVALUATION = ROOT / "docs" / "evaluation.md"
 DATA = ROOT / "docs" / "data.md"
 PROBING = ROOT / "docs" / "probing.md"
 PERFORMANCE = ROOT / "docs" / "performance.md"
@@ -145,6 +147,8 @@ def write_yaml(block: Block, folder: Path) -> None:
 PAGES = {
     "README": (README, SMALL),
     "compare": (COMPARE, SMALL),
+    "configuration": (CONFIGURATION, SMALL),
+    "evaluation": (EVALUATION, SMALL),
     "data": (DATA, SMALL_ON_TOKENS),
     "probing": (PROBING, SMALL),
     "performance": (PERFORMANCE, SMALL),
@@ -160,7 +164,8 @@ def test_everything_that_a_page_shows_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: Path, small: dict[str, list[str]]
 ) -> None:
     blocks = fenced_blocks(page.read_text())
-    assert {"bash", "python"} <= {block.language for block in blocks}, f"{page} shows no command or no Python"
+    languages = {block.language.partition(" ")[0] for block in blocks}
+    assert {"bash", "python"} & languages, f"{page} shows neither a command nor Python"
     sentence = "The state of a loop is what one pass hands to the next, and a highway carries it. "
     (tmp_path / "texts").mkdir()
     for name in ("first.txt", "second.txt", "texts/first.txt", "texts/second.txt"):
@@ -177,6 +182,8 @@ def test_everything_that_a_page_shows_runs(
         elif block.language == "bash":
             for command in command_lines(block):
                 run_command(command, small)
+        elif block.language == "python network":
+            compile(block.text, str(page), "exec")
         elif block.language == "bash network":
             for command in command_lines(block):
                 check_options(command)

@@ -1,7 +1,7 @@
 """Lay out what the documentation site is made of: `python docs/site/stage.py build/site-source`, which `make docs` runs.
 
 The Markdown keeps its place and its relative links, which must work on a code host, too. Every other file that a page links
-to becomes a page of its own; images are copied. Knows nothing of the generator.
+to becomes a page of its own; images and notebooks are copied. Knows nothing of the generator.
 """
 
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", "docs/**/*.md"]
-COPIED = {".css", ".png", ".svg"}
+COPIED = {".css", ".ipynb", ".png", ".svg"}
 LANGUAGES = {".cff": "yaml", ".json": "json", ".py": "python", ".sbatch": "bash", ".yaml": "yaml"}
 _LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)\s#]+)(?=[)#])")
 _WORDS_AFTER_LANGUAGE = re.compile(r"^( *```\w+) .*$", re.MULTILINE)  # "bash network" is for the tests
@@ -27,9 +27,9 @@ def pages() -> list[Path]:
 def stage(out: Path) -> None:
     """Write every page, and what the pages link to, below `out`, which is emptied first."""
     shutil.rmtree(out, ignore_errors=True)
-    for image in (ROOT / "docs").rglob("*"):
-        if image.suffix in COPIED:
-            _write(out / image.relative_to(ROOT), image.read_bytes())
+    for copied in (ROOT / "docs").rglob("*"):
+        if copied.suffix in COPIED:
+            _write(out / copied.relative_to(ROOT), copied.read_bytes())
     shown = set(pages())
     linked: set[Path] = set()
     for page in pages():

@@ -118,7 +118,10 @@ def choose_run(
         raise not_among("--variant", variant, list(plan.runs))
     seed = plan.seeds[0] if seed is None else seed
     if seed not in plan.seeds:
-        raise not_among("--seed", seed, list(map(str, plan.seeds)))
+        listed = ", ".join(map(str, plan.seeds))
+        raise ConfigError(
+            f"--seed: got {seed}, and the comparison's seeds are {listed}; add it to them, as in seeds=[{listed},{seed}]"
+        )
     return plan.runs[variant][seed], Path("runs") / run_name(variant, seed)
 
 
