@@ -137,7 +137,7 @@ def test_mistakes_are_one_line(
     mesh, vanilla = str(runs / "mesh"), str(runs / "vanilla")
     assert "no folder" in line(str(tmp_path / "nowhere"))
     assert "--dtype: got 'float8'" in line(mesh, "--dtype", "float8")
-    assert "is not a layout" in line(mesh, "--cut", "1+R2")
+    assert "layout '1+R2': segment 'R2' is invalid" in line(mesh, "--cut", "1+R2")
     assert "--sequence-length: got 9999, expected at most the" in line(mesh, "--sequence-length", "9999")
     assert "can't be cut as 1+2R2+1, which has 6" in line(vanilla, "--cut", "1+2R2+1")
     assert "no" in line(mesh, "--data", str(tmp_path / "nothing"))
