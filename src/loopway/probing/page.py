@@ -1,6 +1,6 @@
-"""The page of ``loopway probe``: what was found of one or several models, in words, figures, tables and drawings.
+"""The page of ``loopway probe``: results of one or several models, in text, figures, tables and diagrams.
 
-Knows results, their figures and tables, and what a page is; nothing of how anything was found.
+Knows results, their figures and tables, and pages; nothing of how results are measured.
 """
 
 from collections.abc import Mapping, Sequence
@@ -110,14 +110,14 @@ def write_probe_page(
     command: str,
     versions: Mapping[str, str],
 ) -> None:
-    """Write the page; the same results give the same bytes.
+    """Write the page; equal results give equal bytes.
 
     Args:
-        path: of the file; its folder is there.
-        probes: of one model or more, in the order in which they are shown.
-        pictures: of them, by file stem, from :func:`loopway.probing.figures.draw_figures`.
-        command: what was typed.
-        versions: of the software, by name.
+        path: the file; its folder must exist.
+        probes: results of one or more models, in display order.
+        pictures: their figures by file stem, from :func:`loopway.probing.figures.draw_figures`.
+        command: the command that made the page.
+        versions: versions of the software, by name.
     """
     labels = model_labels([found.name for found in probes])
     write_page(
@@ -135,7 +135,7 @@ def _sections(
     probes: Sequence[ModelProbes], labels: Sequence[str], pictures: Mapping[str, Picture]
 ) -> list[Section]:
     def figures(stem: str, folded: bool = False) -> list[Figure]:
-        """Those pictures whose names begin so."""
+        """Return the figures whose file stem begins with ``stem``."""
         found = [picture for name, picture in pictures.items() if name.startswith(stem)]
         return [Figure(picture.page_svg, picture.caption, folded=folded) for picture in found]
 
@@ -218,7 +218,7 @@ def _models(labels: Sequence[str]) -> str:
 
 
 def _differences(probes: Sequence[ModelProbes]) -> list[str]:
-    """Why numbers of these models can't be compared."""
+    """Return reasons why numbers of these models can't be compared."""
     warnings = []
     if len({found.text for found in probes}) > 1:
         warnings.append(
