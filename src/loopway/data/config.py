@@ -61,7 +61,7 @@ Sources = Annotated[list[Name | HubDataset | TokenSource], BeforeValidator(_as_l
 
 
 class TextOptions(_Section):
-    """How text is split and tokenised."""
+    """Options for splitting and tokenising text."""
 
     validation_fraction: float = Field(default=0.05, ge=0, lt=1)
     """Approximate share of the distinct documents to hold out, if no validation text is given; 0: none."""

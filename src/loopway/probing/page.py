@@ -39,12 +39,12 @@ _GLANCE = (
     "with MeSH the second counts, since what is read after fewer loops was never meant for the coda.",
 )
 _MODELS = (
-    "Each drawing goes from the embeddings down to the head, with a bar for every layer. What the recurrence adds to "
-    "the way from block to block is in blue.",
+    "Each drawing goes from the embeddings down to the head, with a bar for every layer. Connections that "
+    "the recurrence adds are blue.",
 )
 _CUT = (
-    "A vanilla model is cut into the blocks of a recursive layout (dashed lines), so that it can stand beside one; its "
-    "blocks share no layers, and its “loops” are just blocks in the loops’ places.",
+    "For comparison, a vanilla model is cut into the blocks of a recursive layout (dashed lines). Its blocks share no "
+    "layers, and its “loops” are just the blocks in the loops’ places.",
 )
 _SKEW = (
     Markup(
@@ -54,10 +54,10 @@ _SKEW = (
         "are more alike."
     ),
     Markup(
-        "Balance makes one number of it: (exp(<i>H</i>(<i>p</i>)) − 1) / (<i>K</i> − 1), where <i>p</i> is the share "
+        "Balance summarises this in one number: (exp(<i>H</i>(<i>p</i>)) − 1) / (<i>K</i> − 1), where <i>p</i> is the share "
         "of each of the <i>K</i> loops in the sum of their updates, and <i>H</i> its entropy. 1: all loops change the "
-        "state equally. 0: one of them does it all. It doesn’t say whether a change is useful; loops that undo one "
-        "another are balanced, too."
+        "state equally. 0: one loop makes all of the change. It doesn’t say whether a change is useful: loops that undo "
+        "each other are also balanced."
     ),
 )
 _STAGNATION = (
@@ -72,7 +72,7 @@ _COLLAPSE = (
     "How many dimensions does a state use? Its singular values, divided by the largest, fall fast where a few "
     "directions hold nearly everything. In the paper they fall faster after naive recursion; with MeSH they are "
     "flatter.",
-    "Effective rank (Roy and Vetterli, 2007) makes one number of it: exp of the entropy of the singular values divided "
+    "Effective rank (Roy and Vetterli, 2007) summarises this in one number: exp of the entropy of the singular values divided "
     "by their sum. It is at most the smaller of tokens and hidden size, so it grows with the length of the samples, "
     "and a few huge dimensions, which language models often have, lower it.",
 )
@@ -223,7 +223,7 @@ def _differences(probes: Sequence[ModelProbes]) -> list[str]:
     if len({found.text for found in probes}) > 1:
         warnings.append(
             "The models didn’t read the same tokens, because their texts or tokenizers differ. Differences between "
-            "them are not of the models alone."
+            "their numbers also come from the text."
         )
     if len({(found.samples, found.sequence_length) for found in probes}) > 1:
         warnings.append(

@@ -185,6 +185,6 @@ def _position_names(firsts: np.ndarray) -> list[str]:
 
 
 def _largest(*values: np.ndarray) -> float:
-    """The top of a colour scale for all of them: the largest, rounded up to tenths."""
+    """Return the upper end of a common colour scale: the largest value, rounded up to tenths."""
     largest = max(np.max(value, where=np.isfinite(value), initial=0) for value in values)
     return max(math.ceil(largest * 10 - 1e-6), 1) / 10

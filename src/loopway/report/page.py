@@ -151,7 +151,7 @@ class Section:
 
     @property
     def anchor(self) -> str:
-        """The heading as an id."""
+        """Return the heading as an id."""
         return re.sub(r"\W+", "-", self.heading.lower()).strip("-")
 
 

@@ -13,7 +13,7 @@ class RunningSpread:
         self._count, self._mean, self._squares = np.zeros(()), np.zeros(()), np.zeros(())
 
     def add(self, values: Tensor) -> None:
-        """One sample's values."""
+        """Add one sample's values."""
         array = values.double().cpu().numpy()
         known = np.isfinite(array)
         self._count = self._count + known

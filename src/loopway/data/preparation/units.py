@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class Place(NamedTuple):
-    """Where a unit begins: an index into the sources that are read together, and a position in that source."""
+    """The beginning of a unit: an index into the sources that are read together, and a position in that source."""
 
     source: int = 0
     position: Position = Position()
