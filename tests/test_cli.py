@@ -87,7 +87,7 @@ def test_help_loads_nothing_heavy() -> None:
         (["train", "run.yaml", "training.learning_rat=1"], "did you mean learning_rate?"),
         (["train", "run.yaml", "training.max_steps=many"], "expected a whole number"),
         (["train", "run.yaml", "model.hiden_size=32"], "did you mean hidden_size?"),
-        (["train", "run.yaml", "model.layout=4+R2"], "'4+R2' is not a layout"),
+        (["train", "run.yaml", "model.layout=4+R2"], "layout '4+R2': segment 'R2' is invalid"),
         (["train", "run.yaml", "data.sequence_length=0"], "data.sequence_length: got 0"),
         (["train", "run.yaml", "variants.a.layout=4"], "loopway compare run.yaml"),
         (

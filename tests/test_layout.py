@@ -105,7 +105,7 @@ def test_nonsense_gets_one_line_that_shows_the_right_form(text: object) -> None:
 
 
 def test_the_segment_that_is_wrong_is_named() -> None:
-    with pytest.raises(LayoutError, match=r"segment 'R2' can't be read"):
+    with pytest.raises(LayoutError, match=r"segment 'R2' is invalid"):
         Layout.parse("4+R2")
 
 

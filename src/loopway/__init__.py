@@ -1,7 +1,7 @@
 """Loopway: recursive (looped) language models with MeSH state highways, as native Hugging Face models.
 
-Importing this module imports neither torch nor transformers; names load what they need when they are first used.
-The recursive families are known to transformers' Auto classes whichever of the two is imported first.
+Importing this module imports neither torch nor transformers; each name loads what it needs on first use.
+transformers' Auto classes know the recursive families, whichever of the two libraries is imported first.
 """
 
 from importlib import import_module
@@ -94,7 +94,7 @@ __all__ = [  # noqa: RUF022
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         value = getattr(import_module(_HOMES[name]), name)
-    elif name.startswith("Recursive"):  # RecursiveLlamaForCausalLM and its like, one set a family
+    elif name.startswith("Recursive"):  # RecursiveLlamaForCausalLM and similar, one set per family
         value = import_module("loopway.modeling.registration").recursive_class(name)
     else:
         value = None

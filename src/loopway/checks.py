@@ -1,4 +1,4 @@
-"""Turning what is wrong with a config into one line: the field, what was given, what is expected.
+"""One-line errors for invalid configs: the field, the given value, the expected one.
 
 Knows nothing of any particular section.
 """
@@ -34,7 +34,7 @@ _COMPARED = {
 
 
 def unknown_key(section: str, key: Any, known: Collection[str]) -> ConfigError:
-    """The error for `key`, which is not among the `known` keys of `section` ("" is the whole file)."""
+    """Return the error for a `key` that isn't among the `known` keys of `section` ("" means the whole file)."""
     name = f"{section}.{key}" if section else str(key)
     nearest = difflib.get_close_matches(str(key), known, n=1)
     if nearest:
@@ -44,7 +44,7 @@ def unknown_key(section: str, key: Any, known: Collection[str]) -> ConfigError:
 
 
 def not_among(field: str, given: Any, choices: Sequence[str]) -> ConfigError:
-    """The error for a value that is none of `choices`: the nearest ones, or all of them."""
+    """Return the error for a value outside `choices`; it names the nearest choices, or all."""
     nearest = [choice for choice in choices if str(given) in choice] or difflib.get_close_matches(
         str(given), choices
     )
@@ -58,11 +58,12 @@ def wrong_value(field: str, given: Any, expected: str) -> ConfigError:
 
 
 def check_value(field: str, value: Any, expected: Any) -> Any:
-    """`value` itself, if it is of the type `expected` and within its limits. A whole number is a number too; nothing else
-    passes for another.
+    """Return `value` if it has the type `expected` and is within its limits.
+
+    Strict: a whole number is accepted as a number, and no other type is converted.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: wrong type, or out of limits.
     """
     try:
         TypeAdapter(expected).validate_python(value, strict=True)
@@ -75,7 +76,7 @@ def check_value(field: str, value: Any, expected: Any) -> Any:
 
 
 def type_name(expected: Any) -> str:
-    """A type in a user's words: ``int | None`` -> "a whole number or null"."""
+    """Describe a type in plain words: ``int | None`` -> "a whole number or null"."""
     origin = typing.get_origin(expected) or expected
     if origin is typing.Annotated:
         return type_name(typing.get_args(expected)[0])
@@ -89,19 +90,19 @@ def type_name(expected: Any) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """A library's own message, without its line breaks."""
+    """Return an exception's message without line breaks."""
     return re.sub(r"\s+", " ", str(error)).strip()
 
 
 def config_error(error: ValidationError, section: str, model: type[BaseModel]) -> LoopwayError:
-    """The first thing wrong in `section`, which was validated as the pydantic `model`."""
+    """Return the most specific error in `section`, which was validated with the pydantic `model`."""
     for found in error.errors():
         if isinstance(own := found.get("ctx", {}).get("error"), LoopwayError):
             return own
     models = {nested.__name__: nested for nested in _nested_models(model)}
     fields = {name for nested in models.values() for name in nested.model_fields}
-    # Where several types are allowed, each reports its failures: the one with the fewest was meant; of its failures an
-    # unknown key or the deepest place says most.
+    # With a union, every member reports its failures. The member with the fewest was meant; of its failures, an unknown
+    # key or the deepest location is the most specific.
     all_of = [e for e in error.errors() if e["type"] != "model_type"] or error.errors()
     found_by = Counter(next((part for part in e["loc"] if part in models), "") for e in all_of)
     meant = min(filter(None, found_by), key=found_by.__getitem__, default="")
@@ -121,7 +122,7 @@ def config_error(error: ValidationError, section: str, model: type[BaseModel]) -
 
 
 def option_error(error: ValidationError) -> LoopwayError:
-    """The first thing wrong among options, which were validated as a pydantic model: named as on the command line."""
+    """Return the first error among options validated with a pydantic model, named as on the command line."""
     found = error.errors()[0]
     if isinstance(own := found.get("ctx", {}).get("error"), LoopwayError):
         return own

@@ -1,4 +1,4 @@
-"""Processes that end with the one that began them, even where that one is killed.
+"""End child processes when their parent ends, even if the parent is killed.
 
 Knows nothing of what they do.
 """
@@ -14,11 +14,11 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def end_with(parent: int | None) -> None:
-    """End this process, by SIGKILL, when the one that began it ends. On other systems than Linux it goes on.
+    """Kill this process by SIGKILL when its parent ends. With a process id, this works on Linux only.
 
     Args:
-        parent: process id of what began this one and may have ended before the call; None: a fork server stands between
-            them, as :func:`parent_in` says.
+        parent: process id of the parent, which may have ended before the call; None if a fork server started this
+            process. Use the value of :func:`parent_in`.
     """
     if parent is None:
         threading.Thread(target=_end_after_beginner, daemon=True).start()
@@ -31,8 +31,8 @@ def end_with(parent: int | None) -> None:
 
 
 def parent_in(context: BaseContext | None) -> int | None:
-    """Return what :func:`end_with` takes in processes that `multiprocessing` begins here; None is its default context."""
-    # A fork server lasts as long as the processes that it began.
+    """Return the argument of :func:`end_with` for processes that this one starts; None means the default context."""
+    # A fork server lives as long as the processes that it started, so its end says nothing about the parent.
     return None if (context or multiprocessing).get_start_method() == "forkserver" else os.getpid()
 
 

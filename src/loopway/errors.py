@@ -1,8 +1,7 @@
-"""The errors that a user's own input can cause.
+"""Errors caused by user input.
 
-Every one is a ``ValueError`` whose message says what was given, what is allowed and what to do; the command
-line prints it as one line and exits 2. With LOOPWAY_DEBUG=1 the traceback comes before it. Knows nothing of who raises
-them.
+Each is a ``ValueError`` whose message says what was given, what is allowed and what to do. The command line prints it
+as one line and exits with code 2; with LOOPWAY_DEBUG=1 it prints the traceback first. Knows nothing of who raises them.
 """
 
 import os
@@ -13,15 +12,15 @@ from contextlib import contextmanager
 
 
 class LoopwayError(ValueError):
-    """A mistake in what the user gave: a layout, a config, a path, a text file."""
+    """Invalid user input: a layout, a config, a path, a text file."""
 
 
 class LayoutError(LoopwayError):
-    """A layout string that can't be read, or that its recurrence can't be used with."""
+    """A layout string that is invalid, or that doesn't suit its recurrence."""
 
 
 class RecurrenceError(LoopwayError):
-    """An unknown recurrence, or options that it can't work with."""
+    """An unknown recurrence, or options that it doesn't support."""
 
 
 class FamilyError(LoopwayError):
@@ -38,9 +37,9 @@ class DataError(LoopwayError):
 
 @contextmanager
 def exit_on_error() -> Iterator[None]:
-    """What ends a program: a user's mistake is one line on standard error and exit code 2, Ctrl-C is 130.
+    """Print a user's mistake as one line on standard error and exit with code 2; exit with 130 on Ctrl-C.
 
-    So is what the system refuses (a full disk, a folder without the right to write): it is no fault of the program.
+    An error of the operating system (a full disk, no write permission) is handled like a user's mistake.
     """
     try:
         yield
@@ -49,7 +48,7 @@ def exit_on_error() -> Iterator[None]:
         print(f"loopway: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        if error.errno is None:  # a library's own, which needs its traceback
+        if error.errno is None:  # raised by a library, not the system: it needs its traceback
             raise
         _show_traceback(error)
         place = f": {error.filename}" if error.filename else ""
@@ -60,7 +59,7 @@ def exit_on_error() -> Iterator[None]:
 
 
 def _show_traceback(error: BaseException) -> None:
-    """Where that is asked for: with the errors that it stands for, those behind a `from None` too."""
+    """Print the traceback with all causes, those hidden by `from None` too, if LOOPWAY_DEBUG asks for it."""
     if os.environ.get("LOOPWAY_DEBUG", "0") in ("", "0"):
         return
     cause: BaseException | None = error

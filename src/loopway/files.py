@@ -1,6 +1,6 @@
-"""Files that are whole or not there, and folders that one process has for itself.
+"""Atomic file writes, and locks that give one process exclusive use of a folder.
 
-Knows nothing of what is in them.
+Knows nothing of the files' content.
 """
 
 import contextlib
@@ -17,11 +17,11 @@ from typing import Any
 from loopway.errors import ConfigError, LoopwayError
 
 _held: set[int] = set()
-"""Descriptors of the lock files that this process holds."""
+"""File descriptors of the locks that this process holds."""
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """A reader finds the old text or the new one, never a part."""
+    """Write text to a file atomically: a reader sees the old text or the new one, never a part."""
     aside = aside_of(path)
     try:
         with aside.open("w", encoding="utf-8") as file:
@@ -36,12 +36,12 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Any, indent: int | None = 2) -> None:
-    """Write what JSON knows, atomically: NaN and infinity as null, arrays as lists, paths as text."""
+    """Write JSON atomically: NaN and infinity become null, arrays lists, paths text."""
     write_atomically(path, json.dumps(_plain(content), indent=indent, allow_nan=False) + "\n")
 
 
 def _plain(value: Any) -> Any:
-    value = value.tolist() if hasattr(value, "tolist") else value  # an array, or a number of NumPy's
+    value = value.tolist() if hasattr(value, "tolist") else value  # a NumPy array or scalar
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -53,7 +53,11 @@ def _plain(value: Any) -> Any:
 
 @contextlib.contextmanager
 def damage_told(path: Path, advice: str, error: type[LoopwayError] = ConfigError) -> Iterator[None]:
-    """Raise a one-line error with the file's name and what to do, where the block, which only parses it, fails."""
+    """Turn a parsing failure within the block into a one-line error that names the file and says what to do.
+
+    Raises:
+        LoopwayError: of type ``error``; the block raised anything but a LoopwayError, OSError or MemoryError.
+    """
     try:
         yield
     except (LoopwayError, OSError, MemoryError):
@@ -68,7 +72,7 @@ def aside_of(path: Path) -> Path:
 
 
 def remove(*paths: Path) -> None:
-    """Remove files, and folders with all that is in them; a link, not what it points to."""
+    """Remove files, and folders with their content. Links are removed, not their targets."""
     for path in paths:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -84,10 +88,10 @@ def sha256_of(path: Path) -> str:
 
 @contextlib.contextmanager
 def locked(path: Path, otherwise: str) -> Iterator[None]:
-    """Hold the lock file ``path`` alone within the block, where the file system has locks.
+    """Hold an exclusive lock on ``path`` within the block, if the file system supports locks.
 
     Raises:
-        ConfigError: one does; the message begins with ``otherwise``.
+        ConfigError: another process holds it; the message begins with ``otherwise``.
     """
     with path.open("w") as file:
         try:
@@ -104,7 +108,7 @@ def locked(path: Path, otherwise: str) -> Iterator[None]:
 
 
 def _leave_locks_to_parent() -> None:
-    """A lock lasts until every process that has its descriptor is gone: a forked one may outlive its parent."""
+    """Close inherited lock files in a forked child: it may outlive its parent, and would keep the lock."""
     for descriptor in _held:
         os.close(descriptor)
     _held.clear()

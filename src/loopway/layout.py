@@ -1,8 +1,8 @@
 """Layouts: how a model's layers are grouped into segments, and which of them loop.
 
-``4+8R2+4`` is four prelude layers, eight core layers run twice, four coda layers (paper, section 1). This module
-reads that notation and lists the stages in the order in which they run. It knows nothing of tensors, decoder
-families or recurrences.
+``4+8R2+4`` means four prelude layers, eight core layers run twice, and four coda layers (paper, section 1). This
+module parses that notation and lists the stages in execution order. It knows nothing of tensors, decoder families
+or recurrences.
 """
 
 import re
@@ -13,10 +13,10 @@ from loopway.errors import LayoutError
 
 _SEGMENT = re.compile(r"([1-9][0-9]{0,8})(?:R([1-9][0-9]{0,8}))?")
 _FORM = (
-    "write each segment as LAYERS or LAYERSRLOOPS with whole numbers from 1 and join segments with '+', "
-    "for example 24, 4+8R2+4 or 4+8+8+4"
+    "write each segment as LAYERS or LAYERSRLOOPS with whole numbers from 1, joined by '+', "
+    "e.g. 24, 4+8R2+4 or 4+8+8+4"
 )
-# A layout is typed by hand; beyond this it is a typing mistake that would only exhaust memory.
+# Layouts are typed by hand: a greater depth is a typing mistake and would exhaust memory.
 _MAX_COMPUTE_DEPTH = 100_000
 
 
@@ -41,7 +41,7 @@ class Stage:
         iteration: which of the segment's loops this is, from 0.
         layers: indices of the unique layers that run.
         cache_offset: unrolled index of the stage's first layer, where its KV-cache entries begin.
-        name: ``prelude``, ``core[0]``, ``core[1]``, ``coda``; for other shapes ``block`` or numbered names.
+        name: ``prelude``, ``core[0]``, ``core[1]``, ``coda``; in other layouts ``block`` or a numbered name.
     """
 
     index: int
@@ -54,19 +54,19 @@ class Stage:
 
 @dataclass(frozen=True)
 class Layout:
-    """The segments of a recursive model, first to last. Make one with :meth:`parse`."""
+    """The segments of a recursive model, in order. Create one with :meth:`parse`."""
 
     segments: tuple[Segment, ...]
 
     @staticmethod
     def parse(text: str) -> "Layout":
-        """Read the layout notation.
+        """Parse the layout notation.
 
         Raises:
-            LayoutError: if ``text`` isn't of the form ``LAYERS[RLOOPS]+…``.
+            LayoutError: ``text`` isn't of the form ``LAYERS[RLOOPS]+…``.
         """
         if not isinstance(text, str):
-            raise LayoutError(f"a layout is a string, not {text!r}: {_FORM}")
+            raise LayoutError(f"layout must be a string, got {text!r}: {_FORM}")
         return Layout._parse(text)
 
     @staticmethod
@@ -76,8 +76,8 @@ class Layout:
         for part in map(str.strip, text.split("+")):
             match = _SEGMENT.fullmatch(part)
             if match is None:
-                where = f"segment {part!r} can't be read" if part else "a segment is missing"
-                raise LayoutError(f"{text!r} is not a layout ({where}): {_FORM}")
+                where = f"segment {part!r} is invalid" if part else "a segment is missing"
+                raise LayoutError(f"layout {text!r}: {where}; {_FORM}")
             segments.append(Segment(int(match[1]), int(match[2] or 1)))
         layout = Layout(tuple(segments))
         if layout.compute_depth > _MAX_COMPUTE_DEPTH:
@@ -91,12 +91,12 @@ class Layout:
 
     @property
     def compute_depth(self) -> int:
-        """Layers executed per token (unrolled)."""
+        """Number of layers executed per token (unrolled)."""
         return sum(segment.layers * segment.loops for segment in self.segments)
 
     @property
     def parameter_depth(self) -> int:
-        """Unique layers, those that hold parameters."""
+        """Number of unique layers: those that hold parameters."""
         return sum(segment.layers for segment in self.segments)
 
     @property
@@ -106,11 +106,11 @@ class Layout:
 
     @property
     def num_boundaries(self) -> int:
-        """Places between two consecutive stages, where a recurrence acts."""
+        """Number of places between consecutive stages, where a recurrence acts."""
         return sum(segment.loops for segment in self.segments) - 1
 
     def uses_of_layer(self, layer: int) -> int:
-        """How often unique layer ``layer`` runs per token."""
+        """Return how often unique layer ``layer`` runs per token."""
         for segment in self.segments:
             if layer < segment.layers:
                 return segment.loops
@@ -119,7 +119,7 @@ class Layout:
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
-        """All stages in the order in which they run."""
+        """All stages in execution order."""
         stages: list[Stage] = []
         first_layer = cache_offset = 0
         for position, (segment, name) in enumerate(zip(self.segments, self._segment_names(), strict=True)):
@@ -140,14 +140,14 @@ class Layout:
 
     @property
     def unshared_stages(self) -> tuple[Stage, ...]:
-        """The same stages with layers of their own: the blocks of a vanilla model of this compute depth."""
+        """The same stages without shared layers: the blocks of a vanilla model of this compute depth."""
         return tuple(
             replace(stage, layers=range(stage.cache_offset, stage.cache_offset + len(stage.layers)))
             for stage in self.stages
         )
 
     def _segment_names(self) -> list[str]:
-        """Looped segments are cores; unlooped ones are the prelude, the coda or blocks between them."""
+        """Return each segment's name. Looped segments are cores; others are the prelude, the coda or blocks."""
         last = len(self.segments) - 1
         kinds = []
         for position, segment in enumerate(self.segments):

@@ -1,4 +1,4 @@
-"""Signals that a block of code handles itself."""
+"""Handle signals within a block of code."""
 
 import signal
 import threading
@@ -11,9 +11,9 @@ from types import FrameType
 def signals_handled(
     numbers: Sequence[signal.Signals], handler: Callable[[int, FrameType | None], object]
 ) -> Iterator[None]:
-    """Within, ``handler`` gets these signals; the old handlers come back afterwards.
+    """Handle these signals with ``handler`` within the block, then restore the old handlers.
 
-    In another thread than the main one, where Python allows no handlers, nothing changes.
+    Does nothing outside the main thread, where Python allows no handlers.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,19 +1,19 @@
-"""Set how OpenMP's threads wait for each other, before torch is loaded.
+"""Set how OpenMP threads wait for each other, before torch is loaded.
 
-By default a thread that waits spins for milliseconds. Beside other work it spins on the core that the thread it waits for
-needs, and training slows down by far more than the other work's share. Knows nothing of models.
+By default a waiting thread spins for milliseconds. On a busy machine it occupies the core that the other thread
+needs, and training slows down far more than the other work alone explains. Knows nothing of models.
 """
 
 import os
 
-#: Variables of the GNU OpenMP runtime, which PyTorch's builds for Linux use. A thread that waits spins briefly, then sleeps.
+#: Variables of the GNU OpenMP runtime, which PyTorch uses on Linux. A waiting thread spins briefly, then sleeps.
 WAITING = {"GOMP_SPINCOUNT": "100000"}
 BY_USER = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-"""Variables with which a user decides it."""
+"""Variables with which a user overrides the default."""
 
 
 def wait_without_spinning() -> None:
-    """Set :data:`WAITING` for this process and those that it starts, unless the user's own variables decide.
+    """Set :data:`WAITING` for this process and its children, unless the user set one of :data:`BY_USER`.
 
     Must run before torch is loaded: the runtime reads its variables once.
     """

@@ -141,9 +141,11 @@ def test_a_run_s_tokenizer_begins_texts_as_its_documents_do(caplog: pytest.LogCa
         "without: documents begin with no special token, but the tokenizer begins a text with <s>"
         in caplog.text
     )
-    with pytest.raises(DataError, match="documents of with begin otherwise than those of without"):
+    with pytest.raises(DataError, match="documents of with begin differently from those of without"):
         opened("without", "with")
-    with pytest.raises(DataError, match=r"data\.add_bos_token: got true, but without was prepared otherwise"):
+    with pytest.raises(
+        DataError, match=r"data\.add_bos_token: got true, but without was prepared with another value"
+    ):
         opened("without", add_bos_token=True)
     assert beginning_of(opened("without/train.bin", tokenizer="bos", add_bos_token=False).tokenizer) == []
 

@@ -132,7 +132,7 @@ def test_a_dataset_is_prepared(run: Run, streaming: list[str]) -> None:
     ("arguments", "message"),
     [
         ([], "nothing to prepare; name files, folders or globs, or give --dataset"),
-        (["texts"], "give --out, the folder to make"),
+        (["texts"], "give --out, the folder to create"),
         (["gone.txt", "--out", "new"], "data.train: 'gone.txt' does not exist (relative paths start at "),
         (["gone/*.txt", "--out", "new"], "data.train: no file matches 'gone/*.txt'"),
         (["taken/letter.txt", "--out", "new"], "the training text is a single document"),
@@ -146,7 +146,7 @@ def test_a_dataset_is_prepared(run: Run, streaming: list[str]) -> None:
         (["texts", "--out", "new", "--validation-fraction", "1"], "--validation-fraction: got 1.0, expected"),
         (["texts", "--out", "new", "--seed", "-1"], "--seed: got -1, expected"),
         (["texts", "--out", "new", "--text-field", ""], "--text-field: got ''"),
-        (["texts", "--out", "new", "--processes", "0"], "processes: got 0, at least 1 is needed"),
+        (["texts", "--out", "new", "--processes", "0"], "processes: got 0, expected at least 1"),
         (["texts", "--out", "new", "--validation", "texts"], "every document is also a validation document"),
         (["--dataset", "./gone", "--out", "new"], "dataset ./gone, split train: "),
         (["texts", "--out", "new", "--split", "test"], "--dataset is missing"),
@@ -182,7 +182,7 @@ def test_files_are_checked(run: Run) -> None:
     assert (code, errors) == (0, "") and output.count("whole") == 2
     code, output, _ = run("--check", "x.bin", "--validation", "held.bin", "--tokenizer", "data/tokenizer")
     assert code == 0
-    assert "1 training documents are validation documents too" in output
+    assert "1 training documents are also validation documents" in output
     assert "x, document 1 is held, document 0" in output
 
 
@@ -221,7 +221,7 @@ def test_files_are_read_whatever_their_names_case_and_those_that_are_not_are_cou
     for name in ("f.pdf", "g.pdf", "notes"):
         Path("mixed", name).write_text("not read")
     assert run("mixed", "--out", "new", "--vocab-size", "300", "--validation-fraction", "0.3")[0] == 0
-    assert "3 files of other kinds aren't read: 2 .pdf, 1 notes (.txt" in caplog.text
+    assert "3 files of other types are ignored: 2 .pdf, 1 notes (supported: .txt" in caplog.text
     counts = json.loads(Path("new/manifest.json").read_text())
     assert sum(counts[split]["documents"] for split in ("train", "validation")) == 4 * 5 + 1
 
@@ -230,6 +230,6 @@ def test_a_saved_dataset_is_told_from_a_folder_of_text(run: Run) -> None:
     Path("saved").mkdir()
     Path("saved/state.json").write_text("{}")
     code, _, errors = run("saved", "--out", "new")
-    assert code == 2 and "give --dataset saved, in YAML {dataset: saved}" in errors
+    assert code == 2 and "give --dataset saved, or in YAML {dataset: saved}" in errors
     Path("saved/a.jsonl").write_bytes(jsonl(make_texts(20, seed=1)))  # a state.json of something else
     assert run("saved", "--out", "new", "--vocab-size", "300")[0] == 0

@@ -28,7 +28,7 @@ def test_whole_files_are_said_to_be_whole(prepared: Path) -> None:
     file = TokenFile.open(prepared / "train")
     assert train == f"data/train: {file.num_documents} documents, {file.num_tokens:,} tokens, whole"
     assert validation.startswith("data/validation (validation): ") and validation.endswith(" tokens, whole")
-    assert none == "0 training documents are validation documents too"
+    assert none == "0 training documents are also validation documents"
 
 
 def change_byte(path: Path, at: int) -> None:
@@ -108,14 +108,14 @@ def test_documents_on_both_sides_are_reported_by_file_and_number(tmp_path: Path)
     assert list(duplicates([train, more], [held])) == expected
     found = inspect([str(tmp_path / "train.bin"), str(tmp_path / "more.bin")], [str(tmp_path / "held.bin")])
     shown = [f"  {document} is {other}" for document, other in expected]
-    assert found.splitlines()[3:] == ["4 training documents are validation documents too", *shown]
+    assert found.splitlines()[3:] == ["4 training documents are also validation documents", *shown]
 
 
 def test_of_many_duplicates_some_are_shown_and_all_are_counted(tmp_path: Path) -> None:
     write_token_file(tmp_path / "train", [[4]] * 5000, 300)
     write_token_file(tmp_path / "held", [[4]], 300)
     found = inspect([str(tmp_path / "train.bin")], [str(tmp_path / "held.bin")])
-    assert "5,000 training documents are validation documents too" in found
+    assert "5,000 training documents are also validation documents" in found
     assert found.count(" is ") == 10 and found.endswith("and 4,990 more")
 
 
@@ -128,7 +128,7 @@ def test_a_preparation_leaves_no_duplicates(tmp_path: Path) -> None:
     for number, config in enumerate((split, given)):
         prepare(config, tmp_path / str(number))
         found = inspect([str(tmp_path / str(number))])
-        assert found.endswith("\n0 training documents are validation documents too")
+        assert found.endswith("\n0 training documents are also validation documents")
     both = inspect([str(tmp_path / "0")], [str(tmp_path / "0" / "train.bin")])
     count = TokenFile.open(tmp_path / "0" / "train").num_documents
-    assert f"\n{count} training documents are validation documents too" in both
+    assert f"\n{count} training documents are also validation documents" in both

@@ -115,7 +115,7 @@ def test_validation_may_be_named(place: Path) -> None:
 )
 def test_what_is_validated_on_is_not_trained_on(place: Path, train: list[str], fields: dict) -> None:
     train = [name.replace("loading0", place.name) for name in train]
-    with pytest.raises(DataError, match=r"matches the validation set of|is trained on too"):
+    with pytest.raises(DataError, match=r"matches the validation set of|is also in data.train"):
         opened(*train, **fields)
 
 
@@ -217,19 +217,19 @@ def test_the_seed_orders_the_samples() -> None:
 @pytest.mark.parametrize(
     ("train", "fields", "message"),
     [
-        (["a", "a-text"], {}, "data.train: a-text is of text and others are of tokens; prepare it first"),
-        (["plain.bin", {"dataset": "x"}], {}, "data.train: .*'x'.* is of text and others are of tokens"),
-        (["a"], {"validation": "b-text"}, "data.validation: b-text is of text and others are of tokens"),
-        (["a-text"], {"validation": "b"}, "data.validation: b is of tokens and data.train of text; prepare"),
-        (["a-text"], {"sampling": "preshuffled"}, "data.sampling: preshuffled is for token files"),
+        (["a", "a-text"], {}, "data.train: a-text is text, but other entries are tokens; prepare it first"),
+        (["plain.bin", {"dataset": "x"}], {}, "data.train: .*'x'.* is text, but other entries are tokens"),
+        (["a"], {"validation": "b-text"}, "data.validation: b-text is text, but other entries are tokens"),
+        (["a-text"], {"validation": "b"}, "data.validation: b names tokens, but data.train names text; prepare"),
+        (["a-text"], {"sampling": "preshuffled"}, "data.sampling: preshuffled needs token files"),
         (["a", "other"], {}, "other: was made with another tokenizer than a; prepare both with the same one"),
         (["a"], {"validation": "other"}, "other: was made with another tokenizer than a"),
         (["other"], {"tokenizer": "./tokenizer"}, r"other: was made with another tokenizer than \./tokenizer"),
         (["other/train.bin"], {"tokenizer": "./tokenizer"}, "other: was made with another tokenizer"),
         (["a"], {"tokenizer": "./nowhere"}, "data.tokenizer: the folder './nowhere' does not exist"),
-        (["a"], {"validation_fraction": 0.1}, "data.validation_fraction: is for text, and data.train is of tokens"),
-        (["a"], {"vocab_size": 300}, "data.vocab_size: is for text"),
-        (["a"], {"text_field": "body"}, "data.text_field: is for text"),
+        (["a"], {"validation_fraction": 0.1}, "data.validation_fraction: applies to text only, and data.train names tokens"),
+        (["a"], {"vocab_size": 300}, "data.vocab_size: applies to text only"),
+        (["a"], {"text_field": "body"}, "data.text_field: applies to text only"),
         (["gone.bin"], {}, "data.train: 'gone.bin' does not exist"),
         (["gone-*.bin"], {}, r"data.train: 'gone-\*.bin' does not exist"),
         ([{"tokens": "a-text"}], {}, "'a-text' is neither a .bin file nor a folder of loopway prepare"),

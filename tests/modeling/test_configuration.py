@@ -118,7 +118,7 @@ MISTAKES: list[tuple[dict[str, Any], type[LoopwayError], str]] = [
     ({"recurrence": None}, FamilyError, "'recurrence'"),
     ({"recurrence": "anchor", "layout": "2+2"}, LayoutError, "needs a looped segment"),
     ({"layout": "4+R2"}, LayoutError, "4+8R2+4"),
-    ({"layout": None}, LayoutError, "a layout is a string, not None"),
+    ({"layout": None}, LayoutError, "layout must be a string, got None"),
     ({"layout": "1R2+1", "transition_router_input": "prelude"}, RecurrenceError, "begins with a loop"),
     ({"hidden_size": 30}, FamilyError, "hidden size"),
 ]

@@ -248,7 +248,7 @@ def test_drafting_with_fewer_layers_is_refused_and_leaves_the_model_as_it_was(fa
     config = model.config.to_dict()
     asked = GenerationConfig.from_dict({**model.generation_config.to_dict(), "assistant_early_exit": 2})
     for settings in ({"assistant_early_exit": 2}, {"generation_config": asked}):
-        with pytest.raises(ConfigError, match=r"assistant_early_exit=2: .*leave it out"):
+        with pytest.raises(ConfigError, match=r"assistant_early_exit=2: .*omit it"):
             model.generate(ids, max_new_tokens=4, **settings)
     assert model.config.to_dict() == config
     assert torch.equal(model.generate(ids, max_new_tokens=4, do_sample=False), greedy)

@@ -207,12 +207,15 @@ class SquashedForCausalLM(LlamaForCausalLM):
 
 
 REFUSED = [
-    (loopway.Family("squashed", "Squashed"), "another loss with skip_logits=True than SquashedForCausalLM"),
-    (loopway.Family("phi", "Phi"), r"no 'self_attn.o_proj'; .* of mlp.fc1, mlp.fc2, self_attn.dense, "),
+    (
+        loopway.Family("squashed", "Squashed"),
+        "differs in loss with skip_logits=True from SquashedForCausalLM",
+    ),
+    (loopway.Family("phi", "Phi"), r"no 'self_attn.o_proj'; .* from mlp.fc1, mlp.fc2, self_attn.dense, "),
     (loopway.Family("ministral", "Mistral"), "MistralConfig is of model type 'mistral'; give that"),
     (
         loopway.Family("bloom", "Bloom"),
-        "has no attribute 'layers'; a family fits whose base model has a list",
+        "has no attribute 'layers'; the family.s base model needs a list",
     ),
 ]
 

@@ -179,11 +179,11 @@ def test_code_beside_a_model_of_a_known_type_is_passed_over(with_code: Path) -> 
 
 # fmt: off
 REFUSED = [
-    (CONFIG, {"model_type": "mine"}, "got 'mine', expected one that transformers or a plugin knows, and code that a"),
+    (CONFIG, {"model_type": "mine"}, "got 'mine', expected one that transformers or a plugin knows; code that a"),
     (CONFIG, {"model_type": ["llama"]}, "model_type: got ['llama']"),
-    (CONFIG, {"transformers_weights": "../other.safetensors"}, "asks for more"),
-    (CONFIG, {"configuration_files": ["config.1.0.0.json"]}, "asks for more"),
-    (CONFIG, {"model_args": ["x"]}, "asks for more"),
+    (CONFIG, {"transformers_weights": "../other.safetensors"}, "refers to more"),
+    (CONFIG, {"configuration_files": ["config.1.0.0.json"]}, "refers to more"),
+    (CONFIG, {"model_args": ["x"]}, "refers to more"),
     (CONFIG, {"quantization_config": {"quant_method": "awq"}}, "says that the weights are quantised"),
     (CONFIG, {"text_config": {"quantization_config": {"bits": 4}}}, "says that the weights are quantised"),
     (CONFIG, {"attn_implementation": "evil/kernel"}, "got 'evil/kernel', expected one of eager, sdpa"),
@@ -197,12 +197,12 @@ REFUSED = [
     (TOKENIZER, {"tokenizer_class": "AutoModelForCausalLM"}, "expected a tokenizer"),
     (TOKENIZER, {"tokenizer_class": "Fast" * 10**6}, "expected a tokenizer"),
     (TOKENIZER, {"tokenizer_class": ["AutoTokenizer"]}, "got ['AutoTokenizer'], expected a tokenizer"),
-    (TOKENIZER, {"vocab_file": "/etc/passwd"}, "vocab_file': got '/etc/passwd', expected no path"),
-    (TOKENIZER, {"merges_file": "../merges.txt"}, "merges_file': got '../merges.txt', expected no path"),
-    (TOKENIZER, {"fast_tokenizer_files": ["tokenizer./../../5.0.0.json"]}, "expected no path"),
-    (TOKENIZER, {"vocab": "/etc/passwd"}, "vocab': got '/etc/passwd', expected no path"),
-    (TOKENIZER, {"init_inputs": ["/etc/passwd"]}, "asks for more"),
-    (TOKENIZER, {"gguf_file": "model.gguf"}, "asks for more"),
+    (TOKENIZER, {"vocab_file": "/etc/passwd"}, "vocab_file': got '/etc/passwd', expected a file name without a path"),
+    (TOKENIZER, {"merges_file": "../merges.txt"}, "merges_file': got '../merges.txt', expected a file name without a path"),
+    (TOKENIZER, {"fast_tokenizer_files": ["tokenizer./../../5.0.0.json"]}, "expected a file name without a path"),
+    (TOKENIZER, {"vocab": "/etc/passwd"}, "vocab': got '/etc/passwd', expected a file name without a path"),
+    (TOKENIZER, {"init_inputs": ["/etc/passwd"]}, "refers to more"),
+    (TOKENIZER, {"gguf_file": "model.gguf"}, "refers to more"),
     ("generation_config.json", {"num_beams": BILLION}, "'num_beams': got 1000000000, expected at most 100000"),
     ("special_tokens_map.json", {"tokenizer_file": "/etc/passwd"}, "tokenizer_file': got '/etc/passwd'"),
     (TOKENIZER, {"tokenizer_class": "Mine"}, "names code for its tokenizer (auto_map), which is never run"),
@@ -232,7 +232,7 @@ def test_adapters_and_weights_of_many_processes_are_not_opened(folder: Path) -> 
     assert "adapter_config.json: adapters and" in refusal(folder)
     (folder / "adapter_config.json").unlink()
     (folder / "shard-00001-model-00001-of-00001.safetensors").touch()
-    assert "shard-00001-model-00001-of-00001.safetensors: adapters and one process's" in refusal(folder)
+    assert "shard-00001-model-00001-of-00001.safetensors: adapters and per-process" in refusal(folder)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", CONFIG, "tokenizer.json", "chat_template.jinja"])
@@ -252,12 +252,12 @@ def test_links_stay_in_the_folder(name: str, folder: Path, tmp_path: Path) -> No
     ("name", "content", "reason"),
     [
         (CONFIG, b"[1, 2]", "got [1, 2], expected a JSON object"),
-        (CONFIG, b"{", "is no JSON"),
-        (CONFIG, b"\xff\xfe", "is no JSON"),
-        (CONFIG, b'{"a": ' * 10**5, "is no JSON"),
-        (CONFIG, b'{"a": ' + b"1" * 10**5 + b"}", "is no JSON"),
+        (CONFIG, b"{", "invalid JSON"),
+        (CONFIG, b"\xff\xfe", "invalid JSON"),
+        (CONFIG, b'{"a": ' * 10**5, "invalid JSON"),
+        (CONFIG, b'{"a": ' + b"1" * 10**5 + b"}", "invalid JSON"),
         (CONFIG, b" " * (8 * 2**20 + 1), "bytes, expected at most 8388608"),
-        ("generation_config.json", b"nothing", "is no JSON"),
+        ("generation_config.json", b"nothing", "invalid JSON"),
         (TOKENIZER, b"null", "got None, expected a JSON object"),
         ("tokenizer.json", b" " * (64 * 2**20 + 1), "bytes, expected at most 67108864"),
     ],
@@ -270,7 +270,7 @@ def test_files_that_are_no_settings_are_named(name: str, content: bytes, reason:
 
 def test_a_panic_of_the_tokenizers_library_is_one_line(folder: Path) -> None:
     edit(folder / "tokenizer.json", normalizer={"type": "Precompiled", "precompiled_charsmap": "x"})
-    assert "the tokenizer: Precompiled: Error" in refusal(folder)
+    assert "tokenizer: Precompiled: Error" in refusal(folder)
 
 
 # Weights: the index, the headers, and what the config says of them.

@@ -137,12 +137,12 @@ def test_mistakes_are_one_line(
     mesh, vanilla = str(runs / "mesh"), str(runs / "vanilla")
     assert "no folder" in line(str(tmp_path / "nowhere"))
     assert "--dtype: got 'float8'" in line(mesh, "--dtype", "float8")
-    assert "is not a layout" in line(mesh, "--cut", "1+R2")
+    assert "layout '1+R2': segment 'R2' is invalid" in line(mesh, "--cut", "1+R2")
     assert "--sequence-length: got 9999, expected at most the" in line(mesh, "--sequence-length", "9999")
     assert "can't be cut as 1+2R2+1, which has 6" in line(vanilla, "--cut", "1+2R2+1")
     assert "no" in line(mesh, "--data", str(tmp_path / "nothing"))
     assert (
-        "there is no validation set: open a run that has one, or give held-out token files with --data"
+        "there is no validation set: give a run that has one, or give held-out token files with --data"
         in line(str(shutil_copy(runs / "mesh" / "model", tmp_path / "model")))
     )
     emptied = shutil_copy(runs / "mesh", tmp_path / "emptied")
@@ -182,7 +182,7 @@ def test_a_model_without_finite_states_is_one_line(
         *(str(folder), "--data", str(runs / "mesh" / "data"), "--dtype", "float16", "--samples", "2"),
         *("--sequence-length", "16", "--out", str(tmp_path / "out")),
     )
-    assert "large: computes states in float16 that aren't finite" in told
+    assert "large: states in float16 aren't finite" in told
 
 
 def test_a_comparison_ends_with_a_page_of_its_models_and_the_command_that_makes_it_again(
@@ -227,4 +227,4 @@ def test_a_vanilla_model_alone_is_one_block_and_is_told_so(
     assert (
         found.states.stages == ["block"] and found.states.states == ["h_emb", "h_out"] and found.cut is None
     )
-    assert "is probed as a single block; --cut" in capsys.readouterr().err
+    assert "is probed as a single block; give --cut" in capsys.readouterr().err

@@ -133,7 +133,7 @@ BASE = ["--layout", "1+2R2+1"]
     ("prepare", "arguments", "message"),
     [
         (nothing, ["llama", "--layout", "2+4R2+2"], "computes 12 layers and the model has 6; these would fit: 2+1R2+2,"),
-        (nothing, ["llama", "--layout", "2+R2"], "'2+R2' is not a layout"),
+        (nothing, ["llama", "--layout", "2+R2"], "layout '2+R2': segment 'R2' is invalid"),
         (nothing, ["llama", *BASE, "--recurrence", "mash"], "unknown recurrence 'mash' (did you mean 'mesh'?)"),
         (nothing, ["llama", "--layout", "6", "--recurrence", "mesh"], "needs two stages or more"),
         (nothing, ["llama", *BASE, "--fill", "avrage"], "fill: got 'avrage'; did you mean average"),

@@ -66,7 +66,9 @@ def test_what_is_no_prompt_of_the_model_is_an_error(run: Path) -> None:
     model, tokenizer = open_model(run)
     with pytest.raises(ConfigError, match="isn't UTF-8 text, from character 3 on"):
         generate(model, tokenizer, "ab\udcff")
-    with pytest.raises(ConfigError, match=f"token {tokenizer.eos_token_id}, and the model knows 0"):
+    with pytest.raises(
+        ConfigError, match=f"token {tokenizer.eos_token_id}, but the model's vocabulary has 0"
+    ):
         prompt_ids(tokenizer, "", GPTNeoXConfig(vocab_size=0))
     tokenizer.eos_token = tokenizer.bos_token = None
     with pytest.raises(ConfigError, match="the prompt is empty"):

@@ -1,6 +1,6 @@
-"""Text to tokens to fixed-length samples. Knows nothing of models, training or the command line.
+"""From text to tokens to fixed-length samples. Knows nothing of models, training or the command line.
 
-Names load what they need when they are first used: the processes that encode text need neither torch nor transformers.
+Names are imported on first use: the processes that encode text need neither torch nor transformers.
 """
 
 from importlib import import_module

@@ -1,7 +1,7 @@
-"""Beginnings of documents: the special tokens that are put before a text, the same ones wherever it is read.
+"""Beginnings of documents: special tokens before a text, the same in training files, prompts and questions.
 
-A tokenizer holds the choice: what it puts before one text is what training files, prompts and questions begin with. What it
-puts behind one counts nowhere, since preparation ends documents itself. Knows nothing of files and models.
+The tokenizer defines them: documents begin with the tokens that it puts before a text. Tokens that it puts after a text
+are ignored, since preparation ends documents itself. Knows nothing of files and models.
 """
 
 import logging
@@ -18,22 +18,22 @@ _SAMPLES = ("a", "1", ".", "\n")
 
 
 def beginning_of(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids of the special tokens that a tokenizer puts before one text."""
+    """Return the ids of the special tokens that a tokenizer puts before a text."""
     return _around(tokenizer)[0]
 
 
 def chosen_beginning(tokenizer: PreTrainedTokenizerBase, add_bos_token: bool | None) -> list[int]:
-    """Return what documents begin with by ``data.add_bos_token``; warn where the tokenizer itself does otherwise.
+    """Return the ids that documents begin with under ``data.add_bos_token``; warn if the tokenizer's own choice differs.
 
     Raises:
-        DataError: a beginning-of-text token is wanted, and the tokenizer has none.
+        DataError: ``add_bos_token`` is true, and the tokenizer has no bos_token.
     """
     own = beginning_of(tokenizer)
     if add_bos_token is None:
         return own
     if add_bos_token and tokenizer.bos_token_id is None:
         raise DataError(
-            "data.add_bos_token: got true, but the tokenizer has no bos_token; leave it out, or set the tokenizer's "
+            "data.add_bos_token: got true, but the tokenizer has no bos_token; omit it, or set the tokenizer's "
             "bos_token and save it again"
         )
     chosen = [int(str(tokenizer.bos_token_id))] if add_bos_token else []
@@ -42,11 +42,11 @@ def chosen_beginning(tokenizer: PreTrainedTokenizerBase, add_bos_token: bool | N
 
 
 def warn_of_difference(tokenizer: PreTrainedTokenizerBase, beginning: Sequence[int], what: str) -> None:
-    """Log a warning where documents begin otherwise than ``tokenizer`` lets a text begin; ``what`` says where."""
+    """Log a warning if documents begin with other tokens than ``tokenizer`` uses; ``what`` names the data or key."""
     if (own := beginning_of(tokenizer)) != list(beginning):
         logger.warning(
-            "%s: documents begin with %s, but the tokenizer begins a text with %s; a model that was trained with it "
-            "expects that",
+            "%s: documents begin with %s, but the tokenizer begins a text with %s; a model trained with this "
+            "tokenizer expects the latter",
             what,
             _named(tokenizer, beginning),
             _named(tokenizer, own),
@@ -54,10 +54,10 @@ def warn_of_difference(tokenizer: PreTrainedTokenizerBase, beginning: Sequence[i
 
 
 def set_beginning(tokenizer: PreTrainedTokenizerFast, beginning: Sequence[int]) -> None:
-    """Make a tokenizer put these tokens before a text, and nothing behind it; also after it was saved."""
+    """Make a tokenizer put these tokens before a text and none after it, also once it is saved and reloaded."""
     if _around(tokenizer) == (list(beginning), []):
         return
-    # Classes of families, such as GPT-NeoX's, put their own choice back when they are opened.
+    # Family classes, such as GPT-NeoX's, would restore their own choice on loading.
     tokenizer.__class__ = PreTrainedTokenizerFast
     tokens = [str(token) for token in tokenizer.convert_ids_to_tokens(list(beginning))]
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
@@ -68,7 +68,7 @@ def set_beginning(tokenizer: PreTrainedTokenizerFast, beginning: Sequence[int]) 
 
 
 def _around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """Ids before and behind a text."""
+    """Return the ids that a tokenizer puts before and after a text."""
     for text in _SAMPLES:
         inner = list(tokenizer(text, add_special_tokens=False)["input_ids"])  # type: ignore[arg-type]
         whole = list(tokenizer(text)["input_ids"])  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What `loopway prepare` does with its options, and what it says in the end."""
+"""`loopway prepare`: from its options to the work and its summary."""
 
 import time
 from collections.abc import Sequence
@@ -22,9 +22,10 @@ def prepare_command(
     out: Path | None,
     processes: int | None,
 ) -> str:
-    """Prepare text, as :class:`PreparationConfig` describes it. Return what there is now.
+    """Prepare text as described by :class:`PreparationConfig`. Return a summary of the result.
 
-    Raises :class:`LoopwayError` for a mistake in the options or the text.
+    Raises:
+        LoopwayError: the options or the text are invalid.
     """
     if not train:
         raise ConfigError(
@@ -32,7 +33,7 @@ def prepare_command(
         )
     if out is None:
         raise ConfigError(
-            "give --out, the folder to make; for example loopway prepare texts/ --out data/texts"
+            "give --out, the folder to create; for example loopway prepare texts/ --out data/texts"
         )
     try:
         config = PreparationConfig(train=train, validation=validation, **text.model_dump())  # type: ignore[arg-type]
@@ -60,9 +61,10 @@ def prepare_command(
 
 
 def check_command(sources: Sequence[str], validation: Sequence[str] | None, tokenizer: str | None) -> str:
-    """Read token files whole; with `tokenizer`, ids must be in its vocabulary. Return what was found.
+    """Check all content of token files; with `tokenizer`, also that ids are in its vocabulary. Return a summary.
 
-    Raises :class:`LoopwayError` if they are damaged, or not what their manifest says.
+    Raises:
+        LoopwayError: files are damaged, or differ from their manifest.
     """
     if not sources:
         raise ConfigError("nothing to check; name prepared folders or .bin files")

@@ -1,8 +1,8 @@
-"""A prepared folder: a tokenizer, token files and a manifest that says what they were made from.
+"""A prepared folder: a tokenizer, token files and a manifest of what they were made from.
 
     tokenizer/  train.bin  train.idx  validation.bin  validation.idx  left_out.jsonl  manifest.json (last)
 
-Knows how such a folder is opened and checked, not how it is made.
+Opens and checks such folders. Knows nothing of how they are made.
 """
 
 import json
@@ -24,12 +24,16 @@ LEFT_OUT = "left_out.jsonl"
 
 
 def is_prepared(folder: Path) -> bool:
-    """Whether a folder is a prepared one."""
+    """Return whether a folder is a prepared folder."""
     return (folder / MANIFEST).is_file()
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return the manifest of a prepared folder. Raises :class:`DataError` if it is none that this version can read."""
+    """Return the manifest of a prepared folder.
+
+    Raises:
+        DataError: it is no manifest, or another version's.
+    """
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -54,11 +58,11 @@ class PreparedData:
     validation: TokenFile | None
     manifest: dict[str, Any]
     missing: tuple[str, ...] = ()
-    """Entries of its config that name nothing any more, where they were looked for."""
+    """Entries of its config that no longer exist."""
 
     @property
     def notice(self) -> str | None:
-        """One line about the missing entries; None where there are none."""
+        """One line about missing entries; None if there are none."""
         if not self.missing:
             return None
         more = f" and {len(self.missing) - 3} more" if len(self.missing) > 3 else ""
@@ -66,20 +70,20 @@ class PreparedData:
 
     @property
     def beginning(self) -> list[int]:
-        """Ids of the special tokens that every document begins with; the tokenizer puts them before a text."""
+        """Ids of the special tokens that every document begins with; the tokenizer puts the same before a text."""
         return self.manifest["tokenizer"].get("beginning", [])
 
     @property
     def vocab_size(self) -> int:
-        """Of the tokenizer itself, the end-of-text token included; a model's may be larger."""
+        """Vocabulary size of the tokenizer, including the end-of-text token; a model's may be larger."""
         return vocabulary_size(self.tokenizer)
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """Open a prepared folder.
+        """Open a prepared folder. To check the files' content too, call :meth:`verify`.
 
-        Raises :class:`DataError` if a file is missing, cut off, or not the one that the manifest was written for. That
-        the files' contents are still what they were is checked by :meth:`verify`.
+        Raises:
+            DataError: a file is missing or truncated, or doesn't match the manifest.
         """
         manifest = read_manifest(folder)
         tokenizer = load_tokenizer(str((folder / "tokenizer").absolute()))
@@ -91,11 +95,15 @@ class PreparedData:
         train, validation = (_open_split(folder, split, manifest) for split in ("train", "validation"))
         assert train is not None
         prepared = cls(folder, tokenizer, train, validation, manifest)
-        set_beginning(tokenizer, prepared.beginning)  # which earlier versions didn't write into it
+        set_beginning(tokenizer, prepared.beginning)  # earlier versions didn't save it with the tokenizer
         return prepared
 
     def verify(self) -> None:
-        """Read everything and hold it against the manifest; raise :class:`DataError` where it differs."""
+        """Read all files and compare them with the manifest.
+
+        Raises:
+            DataError: a file is damaged or differs from the manifest.
+        """
         for file in filter(None, (self.train, self.validation)):
             file.verify(self.vocab_size)
             for suffix, key in ((".bin", "sha256"), (".idx", "index_sha256")):

@@ -1,6 +1,6 @@
-"""A whole look at token files: is every byte what it should be, and which documents are in both splits.
+"""Full check of token files: damaged content, and documents that are in both splits.
 
-Reads everything once, in bounded memory but for one hash a validation document.
+Reads everything once, in bounded memory except for one hash per validation document.
 """
 
 import hashlib
@@ -16,15 +16,16 @@ _SHOWN = 10  # documents that are in both splits
 def inspect(
     train: Sequence[str], validation: Sequence[str] | None = None, vocab_size: int | None = None
 ) -> str:
-    """Read token files from the first byte to the last; return what was found, in some lines.
+    """Check the whole content of token files; return a summary of some lines.
 
     Args:
         train: prepared folders or ``.bin`` files, as in ``data.train``.
-        validation: likewise; None: the prepared folders' own.
-        vocab_size: that ids must stay below; None: of a prepared folder its tokenizer's, of others any.
+        validation: likewise; None means the prepared folders' own.
+        vocab_size: exclusive upper bound of ids; None means a prepared folder's own vocabulary, and no bound for other
+            files.
 
     Raises:
-        DataError: a damaged index, ids outside the vocabulary, a file whose checksum isn't the manifest's.
+        DataError: an index is damaged, ids lie outside the vocabulary, or a checksum differs from the manifest's.
     """
     found = [find_tokens(entry, field="data.train") for entry in train]
     given = [find_tokens(entry, field="data.validation") for entry in validation or []]
@@ -45,13 +46,13 @@ def inspect(
         twice = duplicates(files, others)
         shown = [f"  {document} is {other}" for document, other in islice(twice, _SHOWN)]
         more = sum(1 for _ in twice)
-        lines += [f"{len(shown) + more:,} training documents are validation documents too", *shown]
+        lines += [f"{len(shown) + more:,} training documents are also validation documents", *shown]
         lines += [f"  and {more:,} more"] if more else []
     return "\n".join(lines)
 
 
 def duplicates(train: Sequence[TokenFile], validation: Sequence[TokenFile]) -> Iterator[tuple[str, str]]:
-    """Yield the training documents whose tokens are those of a validation document, each with the first such document."""
+    """Yield each training document that equals a validation document, with the first such validation document."""
     first: dict[bytes, str] = {}
     for digest, document in _documents(validation):
         first.setdefault(digest, document)
@@ -63,7 +64,7 @@ def duplicates(train: Sequence[TokenFile], validation: Sequence[TokenFile]) -> I
 
 
 def _documents(files: Sequence[TokenFile]) -> Iterator[tuple[bytes, str]]:
-    """A hash of the ids of each document, whatever their width, and its name."""
+    """Yield a hash of each document's ids, independent of their integer width, and the document's name."""
     for file in files:
         for number, ids in enumerate(file.documents()):
             digest = hashlib.blake2b(ids.astype("<i8").tobytes(), digest_size=16).digest()

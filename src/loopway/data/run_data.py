@@ -1,6 +1,6 @@
-"""What a run needs of its data: a tokenizer, training samples, validation samples.
+"""The data of a run: tokenizer, training samples and validation samples.
 
-From text, which is prepared first, or from token files. Knows nothing of models beyond the size of their vocabulary.
+They come from text, which is prepared first, or from token files. Knows nothing of models but their vocabulary size.
 """
 
 import dataclasses
@@ -38,12 +38,16 @@ class RunData:
 
     @property
     def notice(self) -> str | None:
-        """One line, where the text is gone that the tokens were prepared from."""
+        """One line, if the text that the tokens were prepared from no longer exists; else None."""
         notices = (folder.notice for tokens in self.train for folder in tokens.folders)
         return next(filter(None, notices), None)
 
     def keep_identity(self, path: Path, *, has_begun: bool) -> None:
-        """Note in a file which tokens these are. Raise :class:`DataError` if a run has begun with others."""
+        """Record in a file which tokens these are.
+
+        Raises:
+            DataError: the run has begun with other tokens.
+        """
         now = TokensNote(
             fingerprint(self.tokenizer),
             _identities(self.train),
@@ -58,19 +62,23 @@ class RunData:
             now.write(path)
 
     def check_ids(self, vocab_size: int) -> None:
-        """Raise :class:`DataError` if a token lies outside a model's vocabulary, as far as can be seen at once."""
+        """Validate that tokens lie in a model's vocabulary, as far as a quick check can tell.
+
+        Raises:
+            DataError: a token lies outside the vocabulary.
+        """
         for found in (*self.train, *self.validation):
             found.check_ids(vocab_size)
 
     @property
     def samples_per_epoch(self) -> int:
-        """Training samples of an epoch."""
+        """Number of training samples per epoch."""
         return self.training_samples().samples_per_epoch
 
     def training_samples(
         self, num_samples: int | None = None, *, vocab_size: int | None = None
     ) -> TokenSamples:
-        """Return the samples in the order in which they are trained on; ``num_samples`` None is one epoch."""
+        """Return the samples in training order; ``num_samples`` None means one epoch."""
         return TokenSamples(
             [Source(found.files, found.weight) for found in self.train],
             self.config.sequence_length,
@@ -89,16 +97,17 @@ class RunData:
 def open_data(
     config: DataConfig, folder: Path | str, note: Path | None = None, *, check_pins: bool = True
 ) -> RunData:
-    """Open the data of a run; text is prepared in ``folder``, unless that is done already.
+    """Open the data of a run; prepare text in ``folder`` unless that is already done.
 
-    Token files of a run that has begun are looked for where its ``note``, of :meth:`RunData.keep_identity`, says; then
-    where the config says. Comparing tokens with ``config.sha256`` reads all of them. It is omitted where the note says
-    that this was done (the note's fingerprints are compared anyway), and with ``check_pins`` False, for all workers but
-    the first.
+    For a run that has begun, token files are searched first at the places in its ``note`` (written by
+    :meth:`RunData.keep_identity`), then at those in the config. Comparing tokens with ``config.sha256`` reads all of
+    them. The comparison is skipped if the note records it (fingerprints are compared in any case), and with
+    ``check_pins`` False, which is meant for all workers but the first.
 
-    Raises :class:`DataError` for what :func:`prepare` refuses, for token files that are damaged, for tokens and text
-    side by side, for files whose tokenizers differ or aren't known, for too few tokens for a sample, and for other tokens
-    than ``config.sha256`` names.
+    Raises:
+        DataError: the text can't be prepared (see :func:`prepare`); token files are damaged; tokens and text are mixed;
+            tokenizers differ or are unknown; there are too few tokens for a sample; or digests differ from
+            ``config.sha256``.
     """
     noted = TokensNote.read(note)
     located, places = locate(config, noted.places if noted is not None else {})
@@ -113,7 +122,7 @@ def open_data(
 
 
 def remove_other_data(config: DataConfig, folder: Path) -> None:
-    """Remove text that was prepared in ``folder`` for another request than ``config``."""
+    """Remove the prepared text in ``folder`` if it doesn't match ``config``."""
     if is_prepared(folder):
         try:
             open_data(config, folder, check_pins=False)
@@ -122,13 +131,16 @@ def remove_other_data(config: DataConfig, folder: Path) -> None:
 
 
 def open_held_out(config: DataConfig, folders: Sequence[Path], note: Path) -> TokenSamples | None:
-    """Return the validation samples of a run that has begun; None if it has none. Nothing is prepared.
+    """Return the validation samples of a run that has begun; None if it has none. Never prepares text.
 
-    ``folders`` are where its prepared text may lie; the first one that is prepared counts. ``note`` is of
-    :meth:`RunData.keep_identity`; without one, nothing outside of ``folders`` is opened.
+    Args:
+        config: the run's data config.
+        folders: candidates for its prepared text; the first prepared folder is used.
+        note: the file of :meth:`RunData.keep_identity`; if it is missing, nothing outside ``folders`` is opened.
 
-    Raises :class:`NoTokensError` where the tokens are gone, :class:`DataError` where they are damaged, others than the
-    run began with, or too few for a sample.
+    Raises:
+        NoTokensError: the tokens no longer exist.
+        DataError: the tokens are damaged, differ from those that the run began with, or are too few for a sample.
     """
     noted = TokensNote.read(note)
     if noted is not None and not noted.validation:
@@ -153,9 +165,10 @@ def open_held_out(config: DataConfig, folders: Sequence[Path], note: Path) -> To
 
 
 def look_at_data(config: DataConfig) -> RunData | None:
-    """Find the data of a run without preparing it: open token files (their pins aren't compared), look for text (None).
+    """Find the data of a run without preparing it. Return opened token files without comparing pins; None for text.
 
-    Raises :class:`DataError` as :func:`open_data`, as far as that can be seen.
+    Raises:
+        DataError: as :func:`open_data`, as far as a check without preparation can tell.
     """
     if not any(map(names_tokens, config.train)):
         _check_text(config)
@@ -169,7 +182,7 @@ def look_at_data(config: DataConfig) -> RunData | None:
 
 
 def expected_vocab_size(config: DataConfig) -> int:
-    """Return what the tokenizer's size will be, before anything is prepared: the size asked for, if one is to be trained."""
+    """Return the tokenizer's size before anything is prepared; for a tokenizer to be trained, the maximum size."""
     if config.tokenizer is not None:
         return vocabulary_size(load_tokenizer(config.tokenizer))
     if any(map(names_tokens, config.train)):
@@ -192,7 +205,7 @@ def _validation_samples(
 
 
 def _unknown_ids(found: list[FoundTokens], vocab_size: int | None) -> int | None:
-    """What samples have to stay below as they are read; None where manifests say all that can be said."""
+    """Return the bound of ids to check while reading samples; None if manifests already guarantee it."""
     return vocab_size if any(tokens.foreign for tokens in found) else None
 
 
@@ -202,7 +215,7 @@ def _identities(found: list[FoundTokens]) -> list[list[dict[str, Any]]]:
 
 def _other_tokens(part: str, note: Path) -> DataError:
     return DataError(
-        f"data.{part}: not what this run began with ({note}): files were replaced, added or made anew; put them back, "
+        f"data.{part}: not what this run began with ({note}): files were replaced, added or regenerated; restore them, "
         "or choose another folder"
     )
 
@@ -222,16 +235,16 @@ def _open_text(
 
 
 def _check_text(config: DataConfig) -> None:
-    """Raise :class:`DataError` for tokens among entries of text, and for what only token files can have."""
+    """Raise :class:`DataError` for token entries beside text, and for options that need token files."""
     for entry in config.validation or []:
         if names_tokens(entry):
             raise DataError(
-                f"data.validation: {entry} is of tokens and data.train of text; prepare the training text first, with "
+                f"data.validation: {entry} names tokens, but data.train names text; prepare the training text first, with "
                 "the same tokenizer: loopway prepare"
             )
     if config.sampling == "preshuffled":
         raise DataError(
-            "data.sampling: preshuffled is for token files whose rows are samples; with text it is packed"
+            "data.sampling: preshuffled needs token files whose rows are samples; use packed for text"
         )
 
 
@@ -255,7 +268,7 @@ def _pins(config: DataConfig) -> dict[str, str]:
 
 
 def _check_digests(data: RunData, checked: Mapping[str, str]) -> None:
-    """Raise :class:`DataError` where tokens aren't the pinned ones; pins in ``checked`` were compared before."""
+    """Raise :class:`DataError` if tokens differ from the pinned ones; skip pins in ``checked``, compared earlier."""
     for field, expected in _pins(data.config).items():
         if expected == checked.get(field):
             continue
@@ -266,6 +279,6 @@ def _check_digests(data: RunData, checked: Mapping[str, str]) -> None:
         if digest.hexdigest() != expected:
             names = ", ".join(tokens.name for tokens in found) or "none"
             raise DataError(
-                f"data.sha256.{field}: the tokens of {names} have SHA-256 {digest.hexdigest()}, and the config wants "
+                f"data.sha256.{field}: the tokens of {names} have SHA-256 {digest.hexdigest()}, but the config requires "
                 f"{expected}; prepare the same text with the same options, or set data.sha256=null to use these"
             )

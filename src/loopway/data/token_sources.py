@@ -1,4 +1,4 @@
-"""The token files that a data config names, prepared folders and ``.bin`` files of any origin, and their one tokenizer."""
+"""Token files named by a data config (prepared folders, ``.bin`` files of any origin), and their common tokenizer."""
 
 import glob
 from dataclasses import dataclass
@@ -28,18 +28,21 @@ class FoundTokens:
 
     @property
     def foreign(self) -> list[TokenFile]:
-        """The files that no manifest tells about."""
+        """The files that belong to no manifest."""
         known = {prepared.folder / split for prepared in self.folders for split in ("train", "validation")}
         return [file for file in self.files if file.prefix not in known]
 
     def identity(self) -> list[dict[str, Any]]:
-        """Return what tells its tokens from others, wherever they lie."""
+        """Return what identifies its tokens, independent of their path."""
         return [{"tokens": file.num_tokens, "fingerprint": file.fingerprint()} for file in self.files]
 
     def check_ids(self, vocab_size: int) -> None:
-        """Raise :class:`DataError` if a token lies outside a model's vocabulary.
+        """Validate that tokens lie in a model's vocabulary.
 
-        Files that Loopway made say so themselves; of others that are large, only some places are looked at here.
+        For prepared folders the manifest knows the largest id. In other large files only some places are checked.
+
+        Raises:
+            DataError: a token lies outside the vocabulary.
         """
         for prepared in self.folders:
             counts = prepared.manifest["train"], prepared.manifest["validation"]
@@ -47,23 +50,24 @@ class FoundTokens:
             if largest >= vocab_size:
                 raise DataError(
                     f"{prepared.folder}: holds token {largest}, outside the model's vocabulary of {vocab_size}; "
-                    "leave model.vocab_size out, or make it larger"
+                    "omit model.vocab_size, or raise it"
                 )
         for file in self.foreign:
             file.check_ids(vocab_size)
 
 
 def names_tokens(entry: Entry) -> bool:
-    """Whether an entry is of tokens; else it is of text."""
+    """Return whether an entry names tokens; otherwise it names text."""
     if isinstance(entry, str):
         return entry.endswith(".bin") or is_prepared(Path(entry).expanduser())
     return isinstance(entry, TokenSource)
 
 
 def find_tokens(entry: Entry, *, field: str) -> FoundTokens:
-    """Open the token files of an entry; of a prepared folder, the split that ``field`` (``data.train``) asks for.
+    """Open the token files of an entry; in a prepared folder, those of the split that ``field`` names (``data.train``).
 
-    Raises :class:`DataError` where there are none, or where they are damaged.
+    Raises:
+        DataError: there are no such files, or they are damaged.
     """
     assert not isinstance(entry, HubDataset)
     name, weight = (entry, None) if isinstance(entry, str) else (entry.tokens, entry.weight)
@@ -83,11 +87,11 @@ def find_tokens(entry: Entry, *, field: str) -> FoundTokens:
     for found in paths:
         if not found.endswith(".bin"):
             raise DataError(f"{field}: {found!r} is neither a .bin file nor a folder of loopway prepare")
-    files = {file.prefix: file for file in map(TokenFile.open, paths)}  # the shards of a file are one
+    files = {file.prefix: file for file in map(TokenFile.open, paths)}  # all shards of a file open as one
     shards = sum(file.num_shards for file in files.values())
     if len(paths) not in (1, shards):
         raise DataError(
-            f"{field}: {name!r} matches {len(paths)} of {shards} shards; a token file is read whole, so match all of them"
+            f"{field}: {name!r} matches {len(paths)} of {shards} shards; match all shards of a token file"
         )
     folders = [
         PreparedData.open(at) for at in dict.fromkeys(prefix.parent for prefix in files) if is_prepared(at)
@@ -101,22 +105,26 @@ def find_tokens(entry: Entry, *, field: str) -> FoundTokens:
 
 
 def open_tokens(config: DataConfig) -> tuple[PreTrainedTokenizerFast, list[FoundTokens], list[FoundTokens]]:
-    """Open the token files of a config whose entries are of tokens: their tokenizer, those to train on, those to validate on.
+    """Open the token files of a config whose entries name tokens.
 
-    Raises :class:`DataError` for entries of text among them, for options of text, for files that are trained and validated
-    on, and for files whose tokenizers differ or aren't known.
+    Returns:
+        Their tokenizer, the training files and the validation files.
+
+    Raises:
+        DataError: an entry names text; an option applies to text only; a file is used for training and validation; or
+            tokenizers differ or are unknown.
     """
     for field, entries in (("train", config.train), ("validation", config.validation or [])):
         for entry in entries:
             if not names_tokens(entry):
                 raise DataError(
-                    f"data.{field}: {entry} is of text and others are of tokens; prepare it first, with the same "
+                    f"data.{field}: {entry} is text, but other entries are tokens; prepare it first, with the same "
                     "tokenizer: loopway prepare"
                 )
     for name in ("validation_fraction", "vocab_size", "text_field", "skip_unreadable"):
         given = getattr(config, name)
         if given != DataConfig.model_fields[name].default and (name, given) != ("validation_fraction", 0):
-            raise DataError(f"data.{name}: is for text, and data.train is of tokens already; leave it out")
+            raise DataError(f"data.{name}: applies to text only, and data.train names tokens; omit it")
     train = [find_tokens(entry, field="data.train") for entry in config.train]
     if config.validation is not None:
         validation = [find_tokens(entry, field="data.validation") for entry in config.validation]
@@ -126,13 +134,13 @@ def open_tokens(config: DataConfig) -> tuple[PreTrainedTokenizerFast, list[Found
     for found in validation:
         if any(file.prefix.resolve() in trained for file in found.files):
             raise DataError(
-                f"data.validation: {found.name} is trained on too; leave it out of one of the two"
+                f"data.validation: {found.name} is also in data.train; remove it from one of the two"
             )
     return _common_tokenizer(config, [*train, *validation]), train, validation
 
 
 def own_validation(train: list[FoundTokens]) -> list[FoundTokens]:
-    """Return the validation sets of the prepared folders that are trained on, each once."""
+    """Return the validation sets of the prepared training folders, each once."""
     own = {
         folder.validation.prefix.resolve(): FoundTokens(found.name, [folder.validation], [folder])
         for found in train
@@ -143,9 +151,10 @@ def own_validation(train: list[FoundTokens]) -> list[FoundTokens]:
 
 
 def _common_tokenizer(config: DataConfig, found: list[FoundTokens]) -> PreTrainedTokenizerFast:
-    """The one tokenizer of all files, which begins texts as they begin documents.
+    """Return the common tokenizer of all files, set to begin texts as the files begin documents.
 
-    Raises :class:`DataError` where they have several, none that is known, or begin documents differently.
+    Raises:
+        DataError: tokenizers differ or are unknown, or files begin documents with different tokens.
     """
     folders, wanted = [folder for tokens in found for folder in tokens.folders], config.add_bos_token
     if config.tokenizer is not None:
@@ -157,7 +166,7 @@ def _common_tokenizer(config: DataConfig, found: list[FoundTokens]) -> PreTraine
             f"data.tokenizer is missing: {found[0].name} doesn't say which tokenizer made it; for Pythia's Pile it is "
             "EleutherAI/pythia-160m"
         )
-    if not folders:  # files of another origin are what the config says
+    if not folders:  # for files of another origin, trust the config
         set_beginning(tokenizer, chosen_beginning(tokenizer, wanted))
         return tokenizer
     first = folders[0]
@@ -168,12 +177,12 @@ def _common_tokenizer(config: DataConfig, found: list[FoundTokens]) -> PreTraine
             )
         if folder.beginning != first.beginning:
             raise DataError(
-                f"data.add_bos_token: documents of {folder.folder} begin otherwise than those of {first.folder}; prepare "
+                f"data.add_bos_token: documents of {folder.folder} begin differently from those of {first.folder}; prepare "
                 "both with the same value"
             )
     if wanted is not None and first.beginning != ([tokenizer.bos_token_id] if wanted else []):
         raise DataError(
-            f"data.add_bos_token: got {str(wanted).lower()}, but {first.folder} was prepared otherwise; leave it out, or "
+            f"data.add_bos_token: got {str(wanted).lower()}, but {first.folder} was prepared with another value; omit it, or "
             "prepare the text again"
         )
     warn_of_difference(tokenizer, first.beginning, str(first.folder))

@@ -1,6 +1,6 @@
-"""A byte-level BPE tokenizer trained on given texts, and the loading of one that exists.
+"""Train a byte-level BPE tokenizer on given texts, or load an existing tokenizer.
 
-Knows nothing of files of text, splits or samples: whoever calls :func:`train_tokenizer` decides which texts it sees.
+Knows nothing of text files, splits or samples: the caller of :func:`train_tokenizer` chooses the texts.
 """
 
 import hashlib
@@ -19,14 +19,14 @@ logger = logging.getLogger(__name__)
 
 END_OF_TEXT = "<|endoftext|>"
 _LONGEST_WORD = 2048
-"""Bytes of a word that is learned from in one piece: the time of training grows with the square of it."""
+"""Maximum bytes of a word in training; longer words are split, since training time grows with the square of it."""
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of at most ``vocab_size`` tokens, the same for the same texts.
+    """Train a byte-level BPE of at most ``vocab_size`` tokens; equal texts give equal tokenizers.
 
-    Any string survives encoding and decoding. Token 0 is ``<|endoftext|>``, which also begins a sequence and pads.
-    The vocabulary is smaller than asked where the texts hold too few distinct pairs: see :func:`vocabulary_size`.
+    Any string survives encoding and decoding. Token 0 is ``<|endoftext|>``, which is also the bos and pad token. The
+    vocabulary is smaller if the texts have too few distinct pairs: see :func:`vocabulary_size`.
     """
     bpe = Tokenizer(models.BPE())
     words = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -51,9 +51,10 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 
 
 def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerFast:
-    """The fast tokenizer of a local folder or of a model on the Hub; it is looked at first, and its code never run.
+    """Load the fast tokenizer of a local folder or of a model on the Hub, vetted first and without running its code.
 
-    Raises :class:`DataError` if there is none, or if it has no end-of-text token.
+    Raises:
+        DataError: there is no fast tokenizer, or it has no end-of-text token.
     """
     looks_local = name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1
     path = Path(name_or_path).expanduser()
@@ -74,8 +75,8 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerFast:
         )
     if getattr(model := tokenizer.backend_tokenizer.model, "dropout", None):
         logger.warning(
-            "data.tokenizer: %s drops merges at random (dropout %g); loopway uses all of them, so that the same text "
-            "gives the same tokens",
+            "data.tokenizer: %s drops merges at random (dropout %g); loopway disables this, since equal text "
+            "must give equal tokens",
             name_or_path,
             model.dropout,
         )
@@ -84,12 +85,12 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerFast:
 
 
 def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
-    """One more than the largest id; ids may leave gaps, so that there are fewer tokens."""
+    """Return the largest id plus one; with gaps between ids there are fewer tokens."""
     return max(tokenizer.get_vocab().values()) + 1
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
-    """What ids mean, as a hash: equal for two tokenizers that decode every id alike and end texts alike."""
+    """Return a hash of the vocabulary: equal for tokenizers with the same ids and the same end-of-text token."""
     vocabulary = sorted(tokenizer.get_vocab().items())
     content = json.dumps([vocabulary, tokenizer.eos_token_id], ensure_ascii=True)
     return hashlib.sha256(content.encode()).hexdigest()

@@ -1,6 +1,6 @@
-"""tokens.json: which tokens a run began with, and where its token files lay.
+"""tokens.json: the tokens that a run began with, and the paths of its token files.
 
-A run resumes with these tokens alone, wherever they lie by then. Knows nothing of how text or token files are opened.
+A run resumes only with these tokens, wherever they are by then. Knows nothing of how text or token files are opened.
 """
 
 import glob
@@ -18,7 +18,7 @@ from loopway.files import damage_told, write_json
 
 
 class NoTokensError(DataError):
-    """The tokens that a run began with aren't there any more."""
+    """The tokens that a run began with no longer exist."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,15 @@ class TokensNote:
     places: dict[str, str] = field(default_factory=dict)
     """Absolute paths of token files and their tokenizer's folder, by the names that the config gives them."""
     sha256: dict[str, str] = field(default_factory=dict)
-    """Digests of all tokens by part, as far as the config pins them: they were compared when this was written."""
+    """Digests by part, as far as the config pins them; they were verified when the note was written."""
 
     @classmethod
     def read(cls, path: Path | None) -> Self | None:
-        """Return the note, or None if there is none. Raises :class:`DataError` if it can't be read."""
+        """Return the note, or None if there is none.
+
+        Raises:
+            DataError: the note is damaged.
+        """
         if path is None or not path.exists():
             return None
         with damage_told(path, "put it back, or choose another folder", DataError):
@@ -45,16 +49,18 @@ class TokensNote:
         write_json(path, asdict(self))
 
     def differs_in(self, now: Self) -> str | None:
-        """Return the first part of which other tokens are there now."""
+        """Return the first part whose tokens differ from the present ones, or None."""
         parts = ("tokenizer", "train", "validation")
         return next((part for part in parts if getattr(self, part) != getattr(now, part)), None)
 
 
 def locate(config: DataConfig, places: Mapping[str, str]) -> tuple[DataConfig, dict[str, str]]:
-    """Return the config with noted places in place of the names it gives, where something is there; and the places now.
+    """Replace names in the config by noted places, if they exist. Return the new config and the present places.
 
-    Those are absolute paths of token files and their tokenizer's folder, by the names that the config gives them. Raises
-    :class:`NoTokensError` where there is nothing at a noted place, nor under the name.
+    Places are absolute paths of token files and their tokenizer's folder, by the names in the original config.
+
+    Raises:
+        NoTokensError: nothing exists at a noted place or under the name itself.
     """
     now: dict[str, str] = {}
     changed: dict[str, Any] = {}
@@ -71,7 +77,7 @@ def locate(config: DataConfig, places: Mapping[str, str]) -> tuple[DataConfig, d
 
 
 def locate_entries(entries: Sequence[Entry], places: Mapping[str, str], part: str) -> list[Entry]:
-    """Return the entries of one part with noted places in place of names, as :func:`locate` does."""
+    """Return the entries of one part with names replaced by noted places; raises as :func:`locate`."""
     found: list[Entry] = []
     for entry in entries:
         if isinstance(entry, str):

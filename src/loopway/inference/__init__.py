@@ -1,1 +1,1 @@
-"""Trained models: opened from where they lie, told apart, asked for text and for losses. Knows nothing of training."""
+"""Trained models: open them, identify them, generate text and compute losses. Knows nothing of training."""

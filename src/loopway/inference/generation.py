@@ -1,4 +1,4 @@
-"""Text from a trained model.
+"""Generate text with a trained model.
 
 Knows nothing of how the model was trained.
 """
@@ -24,16 +24,16 @@ def generate(
     *,
     streamer: TextStreamer | None = None,
 ) -> str:
-    """The prompt and what follows it, as far as the model's context goes; an empty prompt begins a document.
+    """Return the prompt and its continuation, up to the model's context; an empty prompt begins a document.
 
-    Before the prompt stands what the tokenizer puts there, which is what documents begin with in training.
+    The tokenizer puts the same special tokens before the prompt as before documents in training.
 
     Args:
-        streamer: is given the text as it comes; ``TextStreamer(tokenizer)`` prints it.
+        streamer: receives the text as it is generated; ``TextStreamer(tokenizer)`` prints it.
 
     Raises:
-        ConfigError: the prompt fills the context, is no text or has tokens that the model doesn't know; it is empty, and
-            no token begins a document.
+        ConfigError: the prompt fills the context, isn't valid text or has tokens outside the model's vocabulary; or it
+            is empty, and no token begins a document.
     """
     sampling = sampling or Sampling()
     ids = torch.tensor([prompt_ids(tokenizer, prompt, model.config)])
@@ -54,20 +54,24 @@ def generate(
         max_new_tokens=min(sampling.max_new_tokens, room),
         pad_token_id=tokenizer.eos_token_id,
         streamer=streamer,
-        num_beams=1,  # whatever the model's generation config says: a text comes token by token
+        num_beams=1,  # overrides the model's generation config: streaming needs one token at a time
         **choice,
     )
     return str(tokenizer.decode(output[0], skip_special_tokens=True))
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, config: PreTrainedConfig) -> list[int]:
-    """Return a prompt's tokens, with what documents begin with in training. Raises as :func:`generate` does."""
+    """Return a prompt's tokens, after the special tokens that documents begin with in training.
+
+    Raises:
+        ConfigError: as :func:`generate`.
+    """
     try:
         prompt.encode()
     except UnicodeEncodeError as error:
         raise ConfigError(f"the prompt isn't UTF-8 text, from character {error.start + 1} on") from None
     ids = [*beginning_of(tokenizer), *tokenizer(prompt, add_special_tokens=False).input_ids]
-    # Documents follow each other in training, so what comes before one is the end of another.
+    # In training, the end-of-text token of the previous document comes before a document.
     ids = ids or [tokenizer.eos_token_id]
     longest, size = config.max_position_embeddings, config.vocab_size  # type: ignore[attr-defined]
     if None in ids:
@@ -80,7 +84,7 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, config: PreTrain
         )
     if max(ids) >= size:
         raise ConfigError(
-            f"the tokenizer gives token {max(ids)}, and the model knows {size}: they don't belong together"
+            f"the tokenizer gives token {max(ids)}, but the model's vocabulary has {size}: use the model's tokenizer"
         )
     return ids
 
@@ -91,7 +95,11 @@ def stream(
     sampling: Sampling,
     plugins: Sequence[Path | str] = (),
 ) -> None:
-    """Print the prompt and what the model in `path` makes of it, as it comes. Raises as :func:`open_model` does."""
+    """Print the prompt and its continuation by the model in `path`, as it is generated.
+
+    Raises:
+        ConfigError: as :func:`open_model` and :func:`generate`.
+    """
     model, tokenizer = open_model(path, plugins)
     streamer = TextStreamer(tokenizer, skip_special_tokens=True)
     generate(model, tokenizer, prompt, sampling, streamer=streamer)

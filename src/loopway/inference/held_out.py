@@ -1,6 +1,6 @@
-"""Held-out text of a trained model: which samples it is asked about, and its losses on them.
+"""Held-out text of a trained model: choose its samples, and compute the model's losses on them.
 
-Knows models, runs and samples; nothing of what is made of the losses.
+Knows models, runs and samples; nothing of how losses are used.
 """
 
 import math
@@ -26,16 +26,17 @@ from loopway.training.run_folder import RunFolder
 
 
 def held_out_samples(trained: TrainedModel, held_out: list[str], sequence_length: int | None) -> TokenSamples:
-    """The samples to read: of the token files that are given, else of the validation set of the model's run.
+    """Return the samples of the given token files, or else of the validation set of the model's run.
 
     Args:
-        held_out: prepared folders or `.bin` files; none: the run's own.
-        sequence_length: tokens a sample; None: what the run was trained with, else what the model can read.
+        trained: the model.
+        held_out: prepared folders or `.bin` files; empty means the run's validation set.
+        sequence_length: tokens per sample; None means the run's, or else the model's context.
 
     Raises:
-        NoTokensError: there is no validation set, or it is gone; what to do about it.
+        NoTokensError: there is no validation set, or it no longer exists; the message says what to do.
         DataError: the files are damaged, or were made with another tokenizer.
-        ConfigError: samples longer than the model reads.
+        ConfigError: samples are longer than the model's context.
     """
     config = _data_config(trained.run)
     longest = getattr(trained.model.config, "max_position_embeddings", None)
@@ -45,14 +46,14 @@ def held_out_samples(trained: TrainedModel, held_out: list[str], sequence_length
         )
     if not held_out:
         if (samples := _of_run(trained.run, config, sequence_length)) is None:
-            raise NoTokensError("there is no validation set: open a run that has one")
+            raise NoTokensError("there is no validation set: give a run that has one")
         return samples
     found = [find_tokens(entry, field="data.validation") for entry in held_out]
     for folder in (folder for tokens in found for folder in tokens.folders):
         if folder.manifest["tokenizer"]["fingerprint"] != fingerprint(trained.tokenizer):  # type: ignore[arg-type]
             raise DataError(
                 f"{folder.folder}: was made with another tokenizer than {trained.name}; prepare its text with "
-                f"--tokenizer of that model"
+                f"--tokenizer set to that model"
             )
         warn_of_difference(trained.tokenizer, folder.beginning, str(folder.folder))
     vocab_size = trained.model.config.vocab_size
@@ -61,7 +62,7 @@ def held_out_samples(trained: TrainedModel, held_out: list[str], sequence_length
     length = sequence_length or (config.sequence_length if config else None)
     length = length or longest
     if length is None:
-        raise DataError(f"{trained.name}: doesn't say how many tokens it reads; give --sequence-length")
+        raise DataError(f"{trained.name}: its config has no context length; give --sequence-length")
     mask = config.mask_documents if config else False
     return TokenSamples(
         [Source(tokens.files) for tokens in found], length, mask_documents=mask, vocab_size=vocab_size
@@ -70,10 +71,11 @@ def held_out_samples(trained: TrainedModel, held_out: list[str], sequence_length
 
 @torch.no_grad()
 def sample_losses(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> list[float]:
-    """Summed loss of every sample, in nats.
+    """Return the summed loss of every sample, in nats.
 
     Args:
-        batch: `input_ids`, `shift_labels` and, where documents are masked, `position_ids`, [batch, seq].
+        model: the model.
+        batch: `input_ids`, `shift_labels` and, if documents are masked, `position_ids`, [batch, seq].
     """
     inputs = {key: value.to(model.device) for key, value in batch.items()}
     targets = inputs.pop("shift_labels")
@@ -84,12 +86,12 @@ def sample_losses(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> lis
 def document_error(sums: np.ndarray, targets: np.ndarray, documents: np.ndarray) -> float | None:
     """Standard error of a loss per token, in nats; None with one document.
 
-    Samples of one document are alike, so documents, not samples or tokens, are what was drawn at random.
+    Samples of one document are correlated, so the error is computed over documents, not samples or tokens.
 
     Args:
         sums: loss of every sample, or its difference between two models, ``[samples]``.
-        targets: number of its targets, ``[samples]``.
-        documents: the document in which it begins, ``[samples]``.
+        targets: number of targets of every sample, ``[samples]``.
+        documents: the document in which every sample begins, ``[samples]``.
     """
     total = targets.sum()
     residuals = np.bincount(documents, weights=sums - sums.sum() / total * targets)[np.unique(documents)]
@@ -98,11 +100,11 @@ def document_error(sums: np.ndarray, targets: np.ndarray, documents: np.ndarray)
 
 
 class Difference(NamedTuple):
-    """One variant's loss minus another's, with standard errors; None where they can't be known.
+    """One variant's loss minus another's, with standard errors; None if they can't be computed.
 
     Attributes:
         value: nats per token.
-        document_error: over documents alone, for these very models.
+        document_error: over documents only, for exactly these models.
         error: over documents and seeds.
     """
 
@@ -114,13 +116,13 @@ class Difference(NamedTuple):
 def paired_difference(a: np.ndarray, b: np.ndarray, targets: np.ndarray, documents: np.ndarray) -> Difference:
     """Return a's loss minus b's, and its standard errors.
 
-    Differences are paired (both models saw the same text), so the text's own difficulty cancels. The spread of the
-    per-seed differences is added in quadrature.
+    Differences are paired: both models read the same text, and its difficulty cancels. The spread of the per-seed
+    differences is added in quadrature.
 
     Args:
-        a, b: summed loss of every sample, ``[seeds, samples]``, in nats; seeds in one order.
+        a, b: summed loss of every sample, ``[seeds, samples]``, in nats; seeds in the same order.
         targets: number of targets of every sample, ``[samples]``.
-        documents: the document in which it begins, ``[samples]``.
+        documents: the document in which every sample begins, ``[samples]``.
     """
     differences = a - b
     per_sample, total = differences.mean(0), targets.sum()
@@ -141,10 +143,10 @@ def _of_run(run: RunFolder | None, config: DataConfig | None, length: int | None
 
 
 def _data_config(run: RunFolder | None) -> DataConfig | None:
-    """The data section of a run's config, read without its plugins."""
+    """Return the data section of a run's config, read without its plugins."""
     if run is None:
         return None
     try:
         return DataConfig(**yaml.safe_load(run.config.read_text(encoding="utf-8"))["data"])
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{run.config}: is no config of a run: {one_line(error)}") from None
+        raise DataError(f"{run.config}: is not a run's config: {one_line(error)}") from None

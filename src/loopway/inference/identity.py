@@ -1,6 +1,6 @@
-"""What tells one model from another: a hash of all that its answers depend on.
+"""Identify a model by a hash of everything that affects its outputs.
 
-Knows nothing of where a model lies.
+Knows nothing of a model's path.
 """
 
 import hashlib
@@ -17,18 +17,18 @@ from loopway.training.summary import library_versions
 
 
 def versions() -> dict[str, str]:
-    """Versions of all packages that affect an evaluation, as far as they are installed."""
+    """Return the versions of all installed packages that affect an evaluation."""
     return library_versions("lm_eval", "torch", "transformers", "tokenizers", "datasets")
 
 
 def identity_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, plugins: Sequence[Path]) -> str:
-    """A hash of weights and their precision, configs, tokenizer, plugins, and the code that runs them."""
+    """Return a hash of weights and their precision, configs, tokenizer, plugins, and the code that runs them."""
     digest = hashlib.sha256(json.dumps(versions()).encode())
     for content in (*map(_content, _code()), *(_content(path.resolve()) for path in plugins)):
         digest.update(hashlib.sha256(content).digest())
     config: dict[str, Any] = model.config.to_diff_dict()
     for name in ("_name_or_path", "transformers_version", "use_cache"):
-        config.pop(name, None)  # where it lies and what wrote it don't matter
+        config.pop(name, None)  # its path and the version that wrote it don't matter
     generation = model.generation_config.to_dict() if model.generation_config else {}
     generation.pop("transformers_version", None)
     digest.update(json.dumps([config, generation], sort_keys=True, default=str).encode())
@@ -43,7 +43,7 @@ def identity_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, plug
 
 
 def _code() -> Iterator[Path]:
-    """What of Loopway a model is made of: in a checkout it changes without the version."""
+    """Yield the files of Loopway that a model is built from: in a checkout they change without the version."""
     package = Path(__file__).parents[1]
     yield package / "layout.py"
     for part in ("modeling", "recurrence"):
@@ -52,5 +52,5 @@ def _code() -> Iterator[Path]:
 
 @cache
 def _content(path: Path) -> bytes:
-    """As it was when first asked for: a process runs a file once."""
+    """Return a file's content, cached at the first read: a process also imports a file only once."""
     return path.read_bytes()

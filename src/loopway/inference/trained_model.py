@@ -1,6 +1,6 @@
-"""Opening a trained model: a run folder, a checkpoint, a model folder, a name on the Hugging Face Hub.
+"""Open a trained model: a run folder, a checkpoint, a model folder, or a name on the Hugging Face Hub.
 
-Knows where models lie; nothing of what is done with them.
+Knows where models are stored; nothing of how they are used.
 """
 
 import os
@@ -26,9 +26,9 @@ class TrainedModel:
     """An open model.
 
     Attributes:
-        name: how the user called it.
+        name: the name that the user gave.
         run: the run that it comes from, if any.
-        plugins: Python files that registered what it is made of.
+        plugins: Python files that registered its parts.
     """
 
     name: str
@@ -39,8 +39,9 @@ class TrainedModel:
 
     @cached_property
     def key(self) -> str:
-        """A hash of all that its answers depend on: weights and their precision, configs, tokenizer, plugins, the code
-        that runs it. Two models with the same key give the same answers. Reads all weights.
+        """A hash of everything that affects its outputs: weights and precision, configs, tokenizer, plugins and code.
+
+        Models with equal keys give equal outputs. Reads all weights.
         """
         return identity_of(self.model, self.tokenizer, self.plugins)
 
@@ -49,12 +50,12 @@ def open_trained(name: str, plugins: Sequence[Path] = (), dtype: str | None = No
     """Open a run folder, a checkpoint, a model folder or a name on the Hub.
 
     Args:
-        name: which one.
-        plugins: Python files that register what the model is made of.
-        dtype: `float32`, `bfloat16` or `float16` instead of the precision in which the weights are stored.
+        name: its path or its name on the Hub.
+        plugins: Python files that register the model's parts, such as its recurrence.
+        dtype: `float32`, `bfloat16` or `float16`; None means the precision of the stored weights.
 
     Raises:
-        ConfigError: it can't be opened, or there is no such dtype.
+        ConfigError: it can't be opened, or the dtype is unknown.
     """
     check_dtype(dtype)
     path = Path(name).expanduser()
@@ -68,7 +69,11 @@ def open_trained(name: str, plugins: Sequence[Path] = (), dtype: str | None = No
 
 
 def look_at_models(names: Iterable[str], plugins: Sequence[Path] = ()) -> None:
-    """Raise ConfigError for the first name that is no model's, or whose config can't be read; no weights are read."""
+    """Validate that each name is a model with a readable config, without reading weights.
+
+    Raises:
+        ConfigError: for the first name that isn't.
+    """
     load_plugins(plugins)
     for name in names:
         folder = PretrainedFolder(name)
@@ -76,13 +81,17 @@ def look_at_models(names: Iterable[str], plugins: Sequence[Path] = ()) -> None:
 
 
 def check_dtype(dtype: str | None) -> None:
-    """Raise ConfigError unless it is None or a precision in which models are opened."""
+    """Validate a dtype: None, or a precision that models can be opened in.
+
+    Raises:
+        ConfigError: another dtype.
+    """
     if dtype not in (None, *_DTYPES):
         raise not_among("--dtype", dtype, _DTYPES)
 
 
 def _run_of(path: Path) -> RunFolder | None:
-    """The run that a path is, or whose model or checkpoint it is."""
+    """Return the run that a path is, or that its model or checkpoint belongs to."""
     path = path.resolve()
     places = [path]
     if path == RunFolder(path.parent).model:
@@ -95,12 +104,12 @@ def _run_of(path: Path) -> RunFolder | None:
 def open_model(
     path: Path | str, plugins: Sequence[Path | str] = (), dtype: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model and tokenizer in a run folder, a model folder or a checkpoint, on the GPU where there is one.
+    """Return the model and tokenizer of a run folder, a model folder or a checkpoint, on the GPU if there is one.
 
     Args:
-        plugins: Python files that register what the model is made of. No other code is run, also none that lies in
-            the run folder.
-        dtype: instead of the precision in which the weights are stored.
+        path: the folder.
+        plugins: Python files that register the model's parts. No other code is run, not even code in the run folder.
+        dtype: as in :func:`open_trained`.
 
     Raises:
         ConfigError: there is no model, or it can't be opened.
@@ -122,12 +131,16 @@ def open_model(
 
 
 def _open(folder: PretrainedFolder, dtype: str | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    # Not cast once it is open: that would round what is no weight, too, such as rotary frequencies.
+    # Load in this precision instead of casting afterwards, which would also round buffers such as rotary frequencies.
     return folder.model(dtype=dtype or "auto"), folder.tokenizer()
 
 
 def model_folder(path: Path) -> Path:
-    """Where the model lies that a run folder, a model folder or a checkpoint stands for. Raises as :func:`open_model`."""
+    """Return the folder that holds the model of a run folder, a model folder or a checkpoint.
+
+    Raises:
+        ConfigError: as :func:`open_model`.
+    """
     if not path.is_dir():
         raise ConfigError(f"no folder {path}; give a run folder or a model folder")
     for folder in (RunFolder(path).model, path):
@@ -136,5 +149,5 @@ def model_folder(path: Path) -> Path:
     if RunFolder(path).config.is_file():
         newest, _ = RunFolder(path).newest_checkpoint()
         instead = f", or give {newest}" if newest else ""
-        raise ConfigError(f"{path}: the run isn't finished, so there is no model yet; finish it{instead}")
+        raise ConfigError(f"{path}: the run isn't finished and has no model yet; finish it{instead}")
     raise ConfigError(f"{path}: holds no model (no config.json); give a run folder or a model folder")

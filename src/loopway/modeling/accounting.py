@@ -1,7 +1,7 @@
-"""What a recursive model costs: parameters, FLOPs per token, cache and optimizer bytes.
+"""Costs of a recursive model: parameters, FLOPs per token, cache and optimizer bytes.
 
-Everything is read off the modules of a model built on the meta device, so it holds for every family and allocates
-no weights. Knows nothing of how long a run is.
+All counts come from the modules of a model built on the meta device. They are valid for every family, and no weights
+are allocated. Knows nothing of how long a run is.
 """
 
 from dataclasses import asdict, dataclass
@@ -17,19 +17,19 @@ from loopway.modeling.stack import find_stack
 class ParameterReport:
     """Parameters and costs of a config.
 
-    FLOPs count one multiplication and one addition as two, matrix products only: every linear map as often as it
-    runs, the output head, the routers, and attention over ``context_length`` tokens without the causal discount
-    (as in PaLM's appendix B). Training is three times the forward pass.
+    FLOPs count matrix products only, with two FLOPs per multiply-add: every linear map as often as it runs, the output
+    head, the routers, and attention over ``context_length`` tokens without the causal discount (PaLM, appendix B).
+    Training costs three forward passes.
 
     Attributes:
-        layout, recurrence: of the config.
+        layout, recurrence: from the config.
         total: all parameters; tied embeddings count once.
         embedding: input embeddings and output head.
         non_embedding: total - embedding.
         router: parameters of the recurrence, part of non_embedding.
-        compute_depth, parameter_depth: layers executed per token, layers that hold parameters.
-        context_length: tokens that attention FLOPs are counted over.
-        forward_flops: per token, at full context: prefill, and a decoding step at the end of the context.
+        compute_depth, parameter_depth: layers executed per token; unique layers.
+        context_length: context over which attention FLOPs are counted, in tokens.
+        forward_flops: per token, at full context: in prefill, or in a decoding step at the end of the context.
         training_flops: per token.
         kv_cache_bytes: per token of context, in 16-bit precision.
         optimizer_bytes: AdamW's two float32 moments for all parameters.
@@ -50,7 +50,7 @@ class ParameterReport:
     optimizer_bytes: int
 
     def __str__(self) -> str:
-        """One line for each attribute."""
+        """Return one line per attribute."""
         numbers = {
             name: f"{value:,}" if isinstance(value, int) else value for name, value in asdict(self).items()
         }
@@ -59,11 +59,11 @@ class ParameterReport:
 
 
 def parameter_report(config: PreTrainedConfig, *, context_length: int | None = None) -> ParameterReport:
-    """Count parameters, FLOPs and bytes of a recursive config without allocating its weights.
+    """Count parameters, FLOPs and bytes of a recursive config without allocating weights.
 
     Args:
         config: from ``pythia_config`` or ``recursive_config``.
-        context_length: tokens that attention is counted over; None is the config's ``max_position_embeddings``.
+        context_length: context of attention in tokens; None means the config's ``max_position_embeddings``.
     """
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
@@ -109,7 +109,7 @@ def _count(module: nn.Module) -> int:
 
 
 def _multiplied_weights(layer: nn.Module, experts: int) -> int:
-    """Weights of a layer that a token is multiplied with: all matrices, and of stacked experts as many as it is sent to."""
+    """Count a layer's weights that one token is multiplied with: all matrices; of experts, only the active ones."""
     matrices = (weight for weight in layer.parameters() if weight.ndim > 1)
     return sum(w.numel() if w.ndim == 2 else w[0].numel() * experts for w in matrices)
 

@@ -1,7 +1,7 @@
-"""PEFT's adapters on layers that are chosen by index: those layers have them, or it is an error.
+"""Check that PEFT put adapters on the layers chosen by index.
 
-All layers lie inside ``layers.0``, and PEFT goes by the first number of a name unless it is given a pattern. Knows names;
-imports no PEFT.
+All layers lie inside ``layers.0``, and without ``layers_pattern`` PEFT takes the first number in a module's name as the
+layer index. Knows names; doesn't import PEFT.
 """
 
 import re
@@ -17,19 +17,19 @@ LAYERS_PATTERN = "layers.0.layers"
 
 
 class AdaptedLayersMixin:
-    """Checks the adapters of a model when PEFT has put them in."""
+    """Checks a model's adapters after PEFT has added them."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "peft_config":  # the last that PEFT does; the configs by the adapters' names
+        if name == "peft_config":  # PEFT's last step; a dict from adapter name to config
             check_adapted_layers(self, value)  # type: ignore[arg-type]
         super().__setattr__(name, value)
 
 
 def check_adapted_layers(model: nn.Module, configs: Mapping[str, Any]) -> None:
-    """Raise unless each adapter is on the layers that its config chooses.
+    """Validate that each adapter is on the layers that its config chooses.
 
     Raises:
-        ConfigError: it is on others; what to add to the config.
+        ConfigError: it is on other layers; the message says what to add to the config.
     """
     for adapter, config in configs.items():
         chosen = getattr(config, "layers_to_transform", None)

@@ -1,6 +1,6 @@
-"""A family's own model as a recursive one, so that what is made for recursive models can be held to it too.
+"""View a family's own model as a recursive model of one segment, to use code for recursive models on it.
 
-Knows nothing of other layouts than that of a single segment.
+Knows only layouts of a single segment.
 """
 
 import torch
@@ -11,12 +11,12 @@ from loopway.modeling.stack import find_stack
 
 
 def as_vanilla(model: PreTrainedModel) -> PreTrainedModel:
-    """The recursive model of a single segment that a family's own causal LM is.
+    """Return a family's own causal LM as a recursive model of a single segment.
 
-    The two share their modules, so nothing is copied, and give the same logits, bit for bit.
+    The two share their modules without copies and give the same logits, bit for bit.
 
     Raises:
-        FamilyError: an unsupported family.
+        FamilyError: the family isn't supported.
     """
     depth = str(model.config.num_hidden_layers)
     config = recursive_config(model.config, layout=depth, scale_embeddings=False)

@@ -1,7 +1,7 @@
-"""Recursive configs from a family's config or from plain values, with their names checked.
+"""Build recursive configs from a family's config or from plain values, with field names validated.
 
-The one way in which configs are made outside transformers' own loading; what is made here is known to the Auto
-classes. Knows nothing of presets and of files.
+All configs are built here, except those that transformers loads. Building a config registers its classes with the
+Auto classes. Knows nothing of presets or files.
 """
 
 import difflib
@@ -19,7 +19,7 @@ from loopway.modeling.families import Family, family_named
 from loopway.modeling.per_layer import of_unique_layers, without_followers
 from loopway.modeling.registration import register_models
 
-# What transformers' configs take beside their fields: run-time choices, and rotary settings under their older names.
+# Arguments that transformers' configs accept beside their fields: run-time options, and older names of rotary settings.
 _ALSO_UNDERSTOOD = (
     "attn_implementation",
     "name_or_path",
@@ -36,18 +36,20 @@ _ALSO_UNDERSTOOD = (
 def recursive_config(
     family_config: PreTrainedConfig, *, layout: str, recurrence: str = "base", **options: Any
 ) -> PreTrainedConfig:
-    """A recursive config from any supported family's config.
+    """Return a recursive config made from any supported family's config.
 
     Args:
-        family_config: ``LlamaConfig(...)`` or another; its own ``num_hidden_layers`` is ignored.
-        layout: the segments, ``6+9R2+6``.
+        family_config: for example ``LlamaConfig(...)``; its ``num_hidden_layers`` is ignored.
+        layout: the segments, for example ``6+9R2+6``.
         recurrence: ``base``, ``residual``, ``anchor``, ``anchor*``, sums, ``static``, ``dynamic``, ``mesh``, or a
             registered one.
         options: ``num_slots``, ``transition_router_input``, ``scale_embeddings``, ``depth_scaled_init`` and any
             field of the family's config.
 
     Raises:
-        FamilyError, LayoutError, RecurrenceError: for an unsupported family, or what can't be combined.
+        FamilyError: the family isn't supported, or a field is unknown or doesn't suit the layout.
+        LayoutError: the layout is invalid, or doesn't suit the recurrence.
+        RecurrenceError: the recurrence is unknown, or its options are invalid.
     """
     parsed = Layout.parse(layout)
     given = family_config.to_dict()
@@ -66,10 +68,10 @@ def recursive_config(
 
 
 def check_field_names(family: Family, names: Iterable[str]) -> None:
-    """Refuse what isn't a field of the family's recursive config; transformers would keep a misspelt one unread.
+    """Validate that all names are fields of the family's recursive config; transformers accepts misspelt ones.
 
     Raises:
-        FamilyError: naming the nearest field.
+        FamilyError: a name is unknown; the message names the nearest field.
     """
     known = [field.name for field in fields(config_class(family))] + list(_ALSO_UNDERSTOOD)
     for name in names:
@@ -82,12 +84,15 @@ def check_field_names(family: Family, names: Iterable[str]) -> None:
 
 
 def build_config(family: Family, values: dict[str, Any]) -> PreTrainedConfig:
-    """The family's recursive config from plain fields; our errors come out as they are.
+    """Return the family's recursive config made from plain fields.
 
-    transformers wraps what a config's validation raises; the cause is what a user needs to read.
+    transformers wraps errors of a config's validation; they are unwrapped, since users need the cause.
+
+    Raises:
+        LoopwayError: the values are invalid.
     """
     if values["layout"] is not None:
-        Layout.parse(values["layout"])  # what isn't even a string gets our message, not that of a type check
+        Layout.parse(values["layout"])  # before the type check: our message is clearer
     register_models(family)
     try:
         return config_class(family)(**values)

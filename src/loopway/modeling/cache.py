@@ -1,7 +1,7 @@
-"""A KV cache as one stage sees it.
+"""A stage's view of the KV cache.
 
-Every iteration of a shared layer has cache entries of its own. The layers know only their unique index, so each
-stage gets a view of the cache that adds the stage's offset. Knows nothing of layouts.
+Every iteration of a shared layer has separate cache entries. Layers know only their unique index, so each stage gets a
+view of the cache that adds the stage's offset. Knows nothing of layouts.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from transformers import Cache
 
 
 class StageCache:
-    """The cache with layer indices shifted by ``offset``; everything else is the cache's own."""
+    """View of a cache with layer indices shifted by ``offset``; delegates everything else to the cache."""
 
     def __init__(self, cache: Cache, offset: int) -> None:
         self.cache = cache
@@ -20,7 +20,7 @@ class StageCache:
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Append keys and values ``[batch, heads, seq, head_dim]`` of unique layer ``layer_idx`` in this stage."""
+        """Append keys and values of unique layer ``layer_idx`` in this stage, ``[batch, heads, seq, head_dim]``."""
         return self.cache.update(key_states, value_states, layer_idx + self.offset, *args, **kwargs)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:

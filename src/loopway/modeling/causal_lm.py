@@ -1,7 +1,7 @@
-"""Recursive models as native Hugging Face models: what all families share.
+"""Recursive models as native Hugging Face models: the code that all families share.
 
-The family's own base model is built with the unique layers, which then move into one RecursiveStack; its forward,
-masks, generation and weight names stay its own. Knows nothing of any one family.
+The family's base model is built with the unique layers, which then move into one RecursiveStack. Its forward, masks,
+generation and weight names stay unchanged. Knows nothing of individual families.
 """
 
 from functools import cache, partial
@@ -32,24 +32,24 @@ from loopway.modeling.stack import RecursiveStack
 
 
 class RecursiveModelMixin:
-    """The base model: the family's, with its layers inside one RecursiveStack."""
+    """The family's base model with its layers inside one RecursiveStack."""
 
-    # Stages share layers and mix states, so a device map must not cut the stack in two.
+    # Stages share layers and mix states, so a device map must not split the stack.
     _no_split_modules: ClassVar[list[str]] = ["RecursiveStack"]
 
     def __init__(self, config: PreTrainedConfig) -> None:
         with config.building_unique_layers():
             super().__init__(config)  # type: ignore[call-arg]
         stack = RecursiveStack(config, self.layers)
-        for part in stack.recurrence.children():  # its own to initialise, with its own random numbers
+        for part in stack.recurrence.children():  # the recurrence initialises them from its own random stream
             part.apply(_mark_initialized)
         self.layers = (HandingList if config.has_mixed_layers else nn.ModuleList)([stack])
         self.post_init()  # type: ignore[attr-defined]
 
     def init_parallel_plans(self) -> None:
-        """Collect transformers' parallelism plans; where layers are sharded, the embedding is, too.
+        """Collect transformers' parallelism plans; shard the embedding whenever layers are sharded.
 
-        A head that is tied to the embedding holds the same tensor, and the head's own rule shards it by vocabulary.
+        A tied head holds the embedding's tensor, and the head's rule shards it by vocabulary.
         """
         super().init_parallel_plans()  # type: ignore[misc]
         if self._tp_plan:
@@ -58,7 +58,7 @@ class RecursiveModelMixin:
             self._tp_plan = {name: "embedding_rowwise", **self._tp_plan}
 
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
-        # In code outside transformers, modules without parameters of their own are passed over: the stack, the recurrence.
+        # For code outside transformers, the base method skips modules without direct parameters: stack and recurrence.
         super()._initialize_weights(module)  # type: ignore[misc]
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -67,17 +67,17 @@ class RecursiveModelMixin:
 
 
 def _mark_initialized(module: nn.Module) -> None:
-    """Keep the family from initialising a module (transformers' own mark)."""
+    """Mark a module as initialised, which makes the family skip it (transformers' own flag)."""
     module._is_hf_initialized = True  # type: ignore[assignment]
 
 
 class RecursiveCausalLMMixin:
-    """The causal language model: base model, head, and a loss that need not hold all logits."""
+    """The causal language model: base model, head, and a loss that can avoid holding all logits."""
 
     _no_split_modules: ClassVar[list[str]] = ["RecursiveStack"]
-    _pp_plan: ClassVar[None] = None  # stages share layers, so layers can't be dealt out to workers
+    _pp_plan: ClassVar[None] = None  # stages share layers: no pipeline parallelism
     _base_model_class: ClassVar[type[PreTrainedModel]]
-    lm_head: Any  # a linear map, or what wraps one
+    lm_head: Any  # a linear map or a wrapper of one
 
     def __init__(self, config: PreTrainedConfig) -> None:
         construct(self, config, config.family, self._base_model_class)  # type: ignore[arg-type,attr-defined]
@@ -100,15 +100,15 @@ class RecursiveCausalLMMixin:
         loss_per_sample: bool = False,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """The family's forward, with a loss that keeps float64 and, if asked, doesn't make all logits at once.
+        """Run the family's forward, with a loss that keeps float64 and can be computed from chunks of logits.
 
         Args:
             input_ids: ``[batch, seq]``.
             labels: ``[batch, seq]``, shifted inside; -100 is ignored.
-            shift_labels: as ``labels``, already shifted: position n holds the token after n.
-            num_items_in_batch: divides the summed loss, instead of the number of targets.
-            skip_logits: don't return logits; with labels, the loss then needs only a chunk of them at a time.
-            loss_per_sample: the loss is each sample's, summed over its targets, ``[batch]``, and logits aren't returned.
+            shift_labels: labels that are already shifted: position n holds the token after n.
+            num_items_in_batch: divisor of the summed loss; defaults to the number of targets.
+            skip_logits: don't return logits; with labels, the loss then holds one chunk of logits at a time.
+            loss_per_sample: return the loss summed over each sample's targets, ``[batch]``, and no logits.
 
         Returns:
             ``loss`` in nats per target, ``logits`` ``[batch, seq, vocab]`` or None, cache, hidden states, attentions.
@@ -128,7 +128,7 @@ class RecursiveCausalLMMixin:
 
         result: Any
         loss = logits = None
-        # A wrapped head (LoRA, quantised, hooked, sharded) is more than its weight: it is called.
+        # A wrapped head (LoRA, quantised, hooked, sharded) must be called: its weight alone isn't enough.
         is_linear = type(self.lm_head) is nn.Linear and type(self.lm_head.weight) is nn.Parameter
         head_is_plain = is_linear and not self.lm_head._forward_hooks
         if loss_per_sample and targets is not None:
@@ -158,28 +158,32 @@ class RecursiveCausalLMMixin:
         return type(result)(**{**result, "loss": loss, "logits": logits})
 
     def head_logits(self, hidden: Tensor) -> Tensor:
-        """Logits ``[…, vocab]`` of hidden states ``[…, hidden]``, by a wrapped head, too."""
+        """Return the logits ``[…, vocab]`` of hidden states ``[…, hidden]``; the head may be wrapped."""
         return logits_of(self, hidden)
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """transformers' ``generate``, with a cache that is written in its place and fast products of few rows."""
+        """Run transformers' ``generate`` with a cache that is written in place and fast products of few rows."""
         with fast_few_rows(self):  # type: ignore[arg-type]
             return super().generate(*args, **kwargs)  # type: ignore[misc]
 
     def _prepare_generation_config(self, *args: Any, **kwargs: Any) -> tuple[GenerationConfig, dict]:
-        """Refuse to draft with the first layers: transformers counts ``num_hidden_layers``, here the compute depth."""
+        """Reject drafting with the first layers: transformers counts ``num_hidden_layers``, here the compute depth.
+
+        Raises:
+            ConfigError: ``assistant_early_exit`` is set.
+        """
         prepared, model_kwargs = super()._prepare_generation_config(*args, **kwargs)  # type: ignore[misc]
         if prepared.assistant_early_exit is not None:
             raise ConfigError(
                 f"assistant_early_exit={prepared.assistant_early_exit}: a recursive model can't draft with fewer layers yet; "
-                f"leave it out, or draft with a smaller model (assistant_model)"
+                f"omit it, or draft with a smaller model (assistant_model)"
             )
         return prepared, model_kwargs
 
     def _prepare_cache_for_generation(
         self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> None:
-        """The family's default cache becomes a growing one; what a caller gives or asks for stays."""
+        """Make the family's default cache a growing one; keep a cache that the caller gives or asks for."""
         given, wanted = model_kwargs.get("past_key_values"), generation_config.cache_implementation
         super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)  # type: ignore[misc]
         cache = model_kwargs.get("past_key_values")
@@ -188,7 +192,7 @@ class RecursiveCausalLMMixin:
 
 
 def _kept(tensor: Tensor, logits_to_keep: int | Tensor) -> Tensor:
-    """The positions of ``[batch, seq, …]`` that logits are asked for: the last n, the given ones, or (0) all."""
+    """Return the requested positions of ``[batch, seq, …]``: the last n, the given ones, or all (0)."""
     if isinstance(logits_to_keep, torch.Tensor):
         return tensor[:, logits_to_keep]
     return tensor[:, -logits_to_keep:] if logits_to_keep else tensor
@@ -196,13 +200,13 @@ def _kept(tensor: Tensor, logits_to_keep: int | Tensor) -> Tensor:
 
 @cache
 def model_class(family: Family) -> type[PreTrainedModel]:
-    """``Recursive<Prefix>Model`` of a family."""
+    """Return the ``Recursive<Prefix>Model`` class of a family."""
     return family_class(family, "Model", RecursiveModelMixin, family.model_class, {})
 
 
 @cache
 def causal_lm_class(family: Family) -> type[PreTrainedModel]:
-    """``Recursive<Prefix>ForCausalLM`` of a family."""
+    """Return the ``Recursive<Prefix>ForCausalLM`` class of a family."""
     members = {"_base_model_class": model_class(family)}
     return family_class(family, "ForCausalLM", RecursiveCausalLMMixin, family.causal_lm_class, members)
 
@@ -210,9 +214,9 @@ def causal_lm_class(family: Family) -> type[PreTrainedModel]:
 def family_class(
     family: Family, suffix: str, mixin: type, base: type, members: dict[str, Any]
 ) -> type[PreTrainedModel]:
-    """A family's recursive class: the mixin before one of the family's own classes."""
+    """Return a family's recursive class, which inherits from the mixin and then from the family's class."""
     config = config_class(family)
-    # transformers reads in the source of a class's module whether these can be chosen: in the family's.
+    # transformers derives these from the source of a class's module, so take the family's values.
     choices = ("_can_set_attn_implementation", "_can_set_experts_implementation")
     return type(  # type: ignore[return-value]
         f"Recursive{family.prefix}{suffix}",

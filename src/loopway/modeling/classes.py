@@ -1,4 +1,4 @@
-"""All recursive classes of a family, made known to transformers. Knows nothing of any one family."""
+"""Build all recursive classes of a family and register them with transformers. Knows no individual family."""
 
 import sys
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from loopway.modeling.configuration import config_class
 from loopway.modeling.families import Family
 from loopway.modeling.name_lists import AUTO_CLASSES
 
-# Of transformers: they ask AutoModel for the base model.
+# transformers' generic classes, which create their base model through AutoModel.
 _CLASSIFIERS = {
     "ForSequenceClassification": GenericForSequenceClassification,
     "ForTokenClassification": GenericForTokenClassification,
@@ -20,7 +20,7 @@ _CLASSIFIERS = {
 
 
 def recursive_classes(family: Family) -> dict[str, type]:
-    """A family's recursive classes, by how their names end: ``Config``, ``Model``, ``ForCausalLM`` and classifiers."""
+    """Return a family's recursive classes by name suffix: ``Config``, ``Model``, ``ForCausalLM`` and classifiers."""
     base = family.model_class
     members = {"base_model_prefix": base.base_model_prefix, "_no_split_modules": ["RecursiveStack"]}
     classifiers = {
@@ -32,9 +32,9 @@ def recursive_classes(family: Family) -> dict[str, type]:
 
 
 def announce(classes: Mapping[str, type]) -> None:
-    """Register a family's classes with the Auto classes, and name its models in ``transformers``.
+    """Register a family's classes with the Auto classes, and add its models to the module ``transformers``.
 
-    ``transformers serve`` and TRL look a model's class up there, by the name in its config.
+    ``transformers serve`` and TRL look up a model's class in that module by the name in its config.
     """
     for suffix, auto in AUTO_CLASSES.items():
         getattr(transformers, auto).register(classes["Config"], classes[suffix], exist_ok=True)
@@ -43,7 +43,7 @@ def announce(classes: Mapping[str, type]) -> None:
 
 
 def _modules_called_transformers() -> list[ModuleType]:
-    """Every module object of transformers: it imports itself twice, and who came early holds the first."""
+    """Return all module objects of transformers: it replaces itself on import, and early importers keep the first."""
     held = [getattr(module, "__dict__", {}).get("transformers") for module in list(sys.modules.values())]
     modules = [module for module in (sys.modules["transformers"], *held) if isinstance(module, ModuleType)]
     return [module for module in modules if module.__name__ == "transformers"]

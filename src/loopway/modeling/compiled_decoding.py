@@ -1,6 +1,6 @@
-"""Generation with a compiled decoding step, for many tokens of one shape: what a user passes to ``generate``.
+"""Arguments of ``generate`` for a compiled decoding step, which pays off for many tokens of one shape.
 
-Knows nothing of models but where they are.
+Knows nothing of a model but its device.
 """
 
 from typing import Any
@@ -12,13 +12,13 @@ from loopway.errors import ConfigError
 
 
 def compiled_decoding(model: nn.Module) -> dict[str, Any]:
-    """Keyword arguments of ``model.generate`` under which each new token runs compiled code, on a CPU, too.
+    """Return keyword arguments of ``model.generate`` that decode each new token with compiled code, on GPU or CPU.
 
-    The first call compiles for its batch size and length, which takes half a minute for 12 layers and, on a CPU, a C++
-    compiler; later ones of the same shape don't. The cache has a fixed length, every stage its own part of it.
+    The first call compiles for its batch size and length: half a minute for 12 layers. Later calls of the same shape
+    don't compile. A CPU needs a C++ compiler. The cache has a fixed length, with separate entries for every stage.
 
     Raises:
-        ConfigError: on a CPU without a C++ compiler.
+        ConfigError: the model is on a CPU and there is no C++ compiler.
 
     Example::
 

@@ -21,18 +21,18 @@ from loopway.recurrence import RecurrenceOptions, check_recurrence
 
 @dataclass(kw_only=True)
 class RecursiveConfigMixin:
-    """What a recursive config has beyond its family's.
+    """Fields of a recursive config beyond its family's.
 
-    ``num_hidden_layers`` is the compute depth (KV caches are sized by it) and follows from the layout;
+    ``num_hidden_layers`` is the compute depth, since it sizes KV caches; it follows from the layout.
     ``num_unique_layers`` is the parameter depth.
 
     Attributes:
-        layout: segments of layers, ``4+8R2+4``; None is one segment of ``num_hidden_layers``, the vanilla model.
-        recurrence: how the state passes between stages, ``base``, ``anchor``, ``mesh``, …
-        num_slots: MeSH's buffer length; None is boundaries + 2.
-        transition_router_input: what MeSH's routers after the first stage see, ``embedding`` or ``prelude``.
-        scale_embeddings: multiply the input embeddings by sqrt(hidden_size) (paper, section 4), unless the family multiplies
-            them itself; see :attr:`stack_embedding_scale`.
+        layout: segments of layers, ``4+8R2+4``; None means one segment of ``num_hidden_layers``, the vanilla model.
+        recurrence: how the state passes between stages: ``base``, ``anchor``, ``mesh``, …
+        num_slots: MeSH's buffer length; None means boundaries + 2.
+        transition_router_input: input of MeSH's routers after the first stage, ``embedding`` or ``prelude``.
+        scale_embeddings: multiply the input embeddings by sqrt(hidden_size) (paper, section 4), unless the family
+            already scales them; see :attr:`stack_embedding_scale`.
         depth_scaled_init: divide the initial std of residual output projections by sqrt(2 · compute depth).
     """
 
@@ -48,19 +48,19 @@ class RecursiveConfigMixin:
     def __post_init__(self, **kwargs: Any) -> None:
         layout = Layout.parse(str(self.num_hidden_layers) if self.layout is None else self.layout)
         self.layout = str(layout)
-        self.num_hidden_layers = layout.parameter_depth  # for the lists that the family makes from it
+        self.num_hidden_layers = layout.parameter_depth  # the family derives lists from it
         for name, values in self.per_layer_lists.items():
             setattr(self, name, of_unique_layers(name, values, layout))
         if self._auto_class is None:  # type: ignore[attr-defined]
-            # Code that a folder brings along (loopway export --self-contained) and that isn't run here: a model that is
-            # saved again comes without it.
+            # It names code in the model's folder (loopway export --self-contained) that isn't used here. A model saved
+            # again must not refer to it.
             kwargs.pop("auto_map", None)
         super().__post_init__(**kwargs)  # type: ignore[misc]
         self._unroll(layout)
         check_recurrence(self.recurrence, self.recurrence_options)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set a field; a new layout also changes the depth and the lists of one entry a layer."""
+        """Set a field; a new layout also updates the depth and all per-layer lists."""
         given: Any = vars(self).get("layout")
         if name != "layout" or None in (given, value) or Layout.parse(given) == Layout.parse(value):
             super().__setattr__(name, value)
@@ -77,18 +77,18 @@ class RecursiveConfigMixin:
 
     @property
     def per_layer_lists(self) -> dict[str, list[Any]]:
-        """Lists of the family's config with one entry a layer, by their names."""
+        """Lists of the family's config with one entry per layer, by field name."""
         return per_layer_lists(self, self.family.config_class)
 
     def _unroll(self, layout: Layout) -> None:
-        """Make depth and lists of the unique layers those of the unrolled graph."""
+        """Convert depth and per-layer lists from the unique layers to the unrolled graph."""
         self.num_hidden_layers = layout.compute_depth
         for name, values in self.per_layer_lists.items():
             setattr(self, name, [values[unique] for unique in unrolled_layers(layout)])
 
     @property
     def has_mixed_layers(self) -> bool:
-        """Whether layers are of several kinds of attention, each with a mask of its own."""
+        """Whether layers use several kinds of attention, each with its own mask."""
         return len(set(getattr(self, "layer_types", None) or ())) > 1
 
     @property
@@ -97,7 +97,7 @@ class RecursiveConfigMixin:
 
     @property
     def num_unique_layers(self) -> int:
-        """The parameter depth: layers that hold weights of their own."""
+        """The parameter depth: the number of unique layers."""
         return self.parsed_layout.parameter_depth
 
     @property
@@ -112,9 +112,9 @@ class RecursiveConfigMixin:
 
     @property
     def stack_embedding_scale(self) -> float | None:
-        """The factor of the embeddings at the stack's input; None where the family multiplies them itself, or none is wanted.
+        """Factor applied to the embeddings at the stack's input; None without scaling, or if the family scales them.
 
-        Families that do: by sqrt(hidden_size) in their code, or by an ``embedding_multiplier`` other than 1.
+        A family scales embeddings in its code by sqrt(hidden_size), or by an ``embedding_multiplier`` other than 1.
         """
         multiplied = getattr(self, "embedding_multiplier", None) not in (None, 1)
         wanted = self.scale_embeddings and not multiplied and not self.family.scales_embeddings
@@ -122,9 +122,9 @@ class RecursiveConfigMixin:
 
     @contextmanager
     def building_unique_layers(self) -> Iterator[None]:
-        """Give depth and per-layer lists of the unique layers while the family's constructor runs, so it builds those.
+        """Set depth and per-layer lists to the unique layers while the family's constructor builds them.
 
-        The config object itself is changed and put back: attention modules keep a reference to it.
+        Changes and restores the config object itself, since attention modules keep a reference to it.
         """
         layout = self.parsed_layout
         self.num_hidden_layers = layout.parameter_depth
@@ -138,7 +138,7 @@ class RecursiveConfigMixin:
 
 @cache
 def config_class(family: Family) -> type[PreTrainedConfig]:
-    """``Recursive<Prefix>Config`` of a family."""
+    """Return the ``Recursive<Prefix>Config`` class of a family."""
     base = family.config_class
     name = f"Recursive{family.prefix}Config"
     return strict(  # type: ignore[return-value]
@@ -153,7 +153,7 @@ def config_class(family: Family) -> type[PreTrainedConfig]:
                 "base_model_tp_plan": _inside_stack(base.base_model_tp_plan),
                 "base_model_ep_plan": _inside_stack(base.base_model_ep_plan),
                 "base_model_fsdp_plan": _inside_stack(base.base_model_fsdp_plan),
-                "base_model_pp_plan": None,  # stages share layers, so layers can't be dealt out to workers
+                "base_model_pp_plan": None,  # stages share layers: no pipeline parallelism
                 "__annotations__": {"family": ClassVar[Family]},
             },
         )
@@ -161,9 +161,9 @@ def config_class(family: Family) -> type[PreTrainedConfig]:
 
 
 def _inside_stack(plan: dict | None) -> dict | None:
-    """Return a parallelism plan that names the layers where they are: inside the one RecursiveStack.
+    """Return a parallelism plan with layer names inside the RecursiveStack.
 
-    transformers replaces every number in a module's name by ``*`` before it looks the name up, the stack's 0 too.
+    transformers replaces every number in a module's name by ``*`` before it looks up the name, also the stack's 0.
     """
 
     def moved(key: Any) -> Any:

@@ -1,8 +1,8 @@
-"""The decoder families: one row each.
+"""The supported decoder families, one row each.
 
-A row names a family of transformers and the projections whose output joins the residual stream; everything else
-is the family's own. Supporting another family is adding a row, here or from your own code with
-``loopway.register_family``. Knows nothing of layouts, recurrences and the recursive classes made from a row.
+A row names a family of transformers and the projections whose output joins the residual stream. Everything else comes
+from the family's code. To support another family, add a row here, or register one from your own code with
+``loopway.register_family``. Knows nothing of layouts, recurrences or the recursive classes made from a row.
 """
 
 import difflib
@@ -18,12 +18,12 @@ class Family:
     """One decoder family of transformers.
 
     Attributes:
-        model_type: transformers' name of it, ``gpt_neox``; the recursive one is ``recursive_gpt_neox``.
-        prefix: how its classes begin: ``GPTNeoX`` for ``GPTNeoXConfig``, ``GPTNeoXModel``, ``GPTNeoXForCausalLM``.
+        model_type: transformers' model type, ``gpt_neox``; the recursive one is ``recursive_gpt_neox``.
+        prefix: prefix of its class names: ``GPTNeoX`` for ``GPTNeoXConfig``, ``GPTNeoXModel``, ``GPTNeoXForCausalLM``.
         residual_outputs: paths inside a layer of the linear maps, or of the experts' weights, whose output is added to
             the residual stream; their initial standard deviation shrinks with depth (paper, section 4).
-        causal_lm: the causal LM's class, where it isn't called ``<prefix>ForCausalLM``.
-        scales_embeddings: its own code multiplies embeddings by sqrt(hidden_size), so ours doesn't once more.
+        causal_lm: name of the causal LM's class, if it isn't ``<prefix>ForCausalLM``.
+        scales_embeddings: the family's code multiplies embeddings by sqrt(hidden_size), so Loopway doesn't.
     """
 
     model_type: str
@@ -73,16 +73,16 @@ FAMILIES: dict[str, Family] = {
 
 
 def family_named(model_type: str) -> Family:
-    """The family with this model type.
+    """Return the family with this model type.
 
     Raises:
-        FamilyError: if it isn't supported; the message lists those that are and says how one is added.
+        FamilyError: it isn't supported; the message lists supported families and says how to add one.
     """
     if model_type in FAMILIES:
         return FAMILIES[model_type]
     nearest = difflib.get_close_matches(model_type, FAMILIES, n=1)
     hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
     raise FamilyError(
-        f"family {model_type!r} is not supported{hint}; supported: {', '.join(FAMILIES)}; add another with one "
-        f"row: loopway.register_family(loopway.Family(model_type, prefix)), see CONTRIBUTING.md"
+        f"family {model_type!r} is not supported{hint}; supported: {', '.join(FAMILIES)}; add another with "
+        f"loopway.register_family(loopway.Family(model_type, prefix)), see CONTRIBUTING.md"
     )

@@ -1,6 +1,6 @@
-"""One more decoder family: it fits if one segment of a tiny model of it gives the family's own logits and loss.
+"""Register another decoder family, after a check: one segment of a tiny model must give the family's logits and loss.
 
-Knows nothing of any one family.
+Knows no individual family.
 """
 
 import warnings
@@ -18,7 +18,7 @@ from loopway.modeling.families import FAMILIES, Family
 from loopway.modeling.initialization import residual_weights
 from loopway.modeling.registration import register_names_of
 
-_DEPTH = 6  # so that layers of several kinds come
+_DEPTH = 6  # enough for layers of several kinds
 _TINY = {
     "vocab_size": 61,
     "hidden_size": 32,
@@ -40,17 +40,17 @@ _TINY = {
 
 
 def register_family(family: Family) -> None:
-    """Support another decoder family of transformers; its recursive classes are known to the Auto classes at once.
+    """Register another decoder family of transformers, and its recursive classes with the Auto classes.
 
     Raises:
-        FamilyError: if the name is taken by another row, transformers has no such classes, or a tiny model of it
-            gives other logits or another loss than the family's own.
+        FamilyError: the name belongs to another row, transformers has no such classes, or a tiny recursive model gives
+            other logits or another loss than the family's own model.
     """
     if FAMILIES.get(family.model_type) == family:
         return
     if family.model_type in FAMILIES:
         raise FamilyError(
-            f"family {family.model_type!r} is registered already, as {FAMILIES[family.model_type]}"
+            f"family {family.model_type!r} is registered already, as {FAMILIES[family.model_type]}; choose another name"
         )
     causal_lm = family.causal_lm or f"{family.prefix}ForCausalLM"
     names = (f"{family.prefix}Config", f"{family.prefix}Model", causal_lm)
@@ -63,7 +63,7 @@ def register_family(family: Family) -> None:
     own_type = family.config_class.model_type  # type: ignore[attr-defined]
     if own_type != family.model_type:
         raise FamilyError(
-            f"family {family.model_type!r}: {family.prefix}Config is of model type {own_type!r}; give that"
+            f"family {family.model_type!r}: {family.prefix}Config is of model type {own_type!r}; give that type"
         )
     FAMILIES[family.model_type] = family
     try:
@@ -76,12 +76,12 @@ def register_family(family: Family) -> None:
 
 @torch.no_grad()
 def check_family(family: Family) -> None:
-    """Compare a tiny recursive model of one segment with the family's own that has the same modules.
+    """Compare a tiny recursive model of one segment with the family's own model, which shares its modules.
 
-    A family whose own model can't be that small isn't compared; a warning says why.
+    If the family doesn't support a model that small, skip the comparison and warn.
 
     Raises:
-        FamilyError: what doesn't fit.
+        FamilyError: logits, loss or residual outputs differ from the family's; the message says which.
     """
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         try:
@@ -91,7 +91,7 @@ def check_family(family: Family) -> None:
         except Exception as error:
             warnings.warn(
                 f"family {family.model_type!r} is registered without a comparison with its own model, which can't be "
-                f"made of hidden size {_TINY['hidden_size']}: {one_line(error)}",
+                f"built with hidden size {_TINY['hidden_size']}: {one_line(error)}",
                 stacklevel=4,
             )
             return
@@ -109,13 +109,13 @@ def check_family(family: Family) -> None:
             raise
         except Exception as error:
             raise FamilyError(
-                f"family {family.model_type!r} doesn't fit: a tiny model of one segment fails with {one_line(error)}; a "
-                f"family fits whose base model has a list `layers` that take and return hidden states"
+                f"family {family.model_type!r} doesn't fit: a tiny model of one segment fails with {one_line(error)}; the "
+                f"family's base model needs a list `layers` whose members take and return hidden states"
             ) from error
     for what, difference in differences.items():
         if not difference < 1e-5:
             raise FamilyError(
-                f"family {family.model_type!r} doesn't fit: one segment of a tiny model gives another {what} than "
+                f"family {family.model_type!r} doesn't fit: a tiny model of one segment differs in {what} from "
                 f"{family.causal_lm_class.__name__} (largest difference {difference:.1e}, expected none)"
             )
     for path in family.residual_outputs:
@@ -124,15 +124,15 @@ def check_family(family: Family) -> None:
                 {n.removesuffix(".weight") for n, p in layers[-1].named_parameters() if p.ndim > 1}
             )
             raise FamilyError(
-                f"family {family.model_type!r}: its layers have no {path!r}; give the maps whose output joins the residual "
-                f"stream as residual_outputs, of {', '.join(known)}"
+                f"family {family.model_type!r}: its layers have no {path!r}; set residual_outputs to the maps whose output joins "
+                f"the residual stream, chosen from {', '.join(known)}"
             )
 
 
 def _tiny_model(family: Family) -> PreTrainedModel:
     known = {field.name for field in fields(family.config_class)}  # type: ignore[arg-type]
     config: Any = family.config_class(**{name: value for name, value in _TINY.items() if name in known})
-    model = family.causal_lm_class(config).eval()  # float32: experts' products aren't made of float64
+    model = family.causal_lm_class(config).eval()  # float32: expert products don't support float64
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         parameter.normal_(std=0.3, generator=generator)

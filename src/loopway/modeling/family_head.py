@@ -1,6 +1,7 @@
-"""A family's own code around its base model: the constructor of its causal LM, and the way from hidden states to logits.
+"""Run a family's own code around its base model: its causal LM's constructor, and the path from states to logits.
 
-A scale, a cap or a bias of the head, and the auxiliary loss of experts, are so the family's own. Knows of no family.
+The family's code thus applies its scale, cap or head bias, and the auxiliary loss of experts. Knows no individual
+family.
 """
 
 import inspect
@@ -20,10 +21,10 @@ from loopway.modeling.families import Family
 def construct(
     model: PreTrainedModel, config: PreTrainedConfig, family: Family, base: type[PreTrainedModel]
 ) -> None:
-    """Run the constructor of the family's causal LM on ``model``, with another base model than the family's.
+    """Run the constructor of the family's causal LM on ``model``, with ``base`` as the class of its base model.
 
     Raises:
-        FamilyError: the constructor makes its base model or its head in a way that isn't known.
+        FamilyError: the constructor builds its base model or its head in an unsupported way.
     """
     own: Any = inspect.unwrap(family.causal_lm_class.__init__)
     names = {**own.__globals__, family.model_class.__name__: base}
@@ -36,7 +37,7 @@ def construct(
 
 
 class _Answered:
-    """A causal LM as its family's forward sees it when the base model has answered already."""
+    """Stand-in for a causal LM whose base model returns given outputs."""
 
     def __init__(self, model: Any, outputs: Any, head: Callable[[Tensor], Tensor] | None) -> None:
         self._model = model
@@ -51,32 +52,32 @@ class _Answered:
 def after_base(
     model: Any, outputs: Any, *, head: Callable[[Tensor], Tensor] | None = None, **given: Any
 ) -> Any:
-    """Run the family's forward on its base model's outputs: return logits, and what it makes beside them.
+    """Run the family's forward on given outputs of its base model; return the family's output, with logits.
 
     Args:
         model: a recursive causal LM.
-        outputs: of its base model.
-        head: called in the place of the model's own.
-        given: what else the forward is called with.
+        outputs: outputs of its base model.
+        head: replaces the model's own head.
+        given: further arguments of the forward.
     """
     forward: Any = model.config.family.causal_lm_class.forward
     return forward(_Answered(model, outputs, head), **given, return_dict=True)
 
 
 def logits_of(model: Any, hidden: Tensor, head: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-    """Logits ``[…, vocab]`` of hidden states ``[…, hidden]`` by the family's forward."""
+    """Return the logits ``[…, vocab]`` of hidden states ``[…, hidden]``, computed by the family's forward."""
     rows = hidden.unsqueeze(0) if hidden.ndim == 2 else hidden
     logits = after_base(model, MoeModelOutputWithPast(last_hidden_state=rows), head=head).logits  # type: ignore[arg-type]
     return logits.squeeze(0) if hidden.ndim == 2 else logits
 
 
 def unchanged(tensor: Tensor) -> Tensor:
-    """A head that does nothing, so that only what the family does around its head is done."""
+    """Return the argument: a head that leaves only the family's code around it."""
     return tensor
 
 
 def changes_logits(model: Any) -> bool:
-    """Whether the family does more to logits than its head's linear map does."""
+    """Return whether the family changes logits after its head's linear map."""
     probe = torch.zeros(1, 1, 8, device="cpu")
     found = logits_of(model, probe, unchanged)
     return found.shape != probe.shape or (found is not probe and found._base is not probe)

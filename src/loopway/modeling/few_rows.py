@@ -1,8 +1,8 @@
-"""Matrix products of few rows on a CPU: those that decoding is made of.
+"""Fast matrix products of few rows on a CPU, which dominate decoding.
 
-PyTorch multiplies float32 matrices with its BLAS library, which reads the weights for a few rows at half of what the
-memory gives or less (MKL on an AMD processor: half for one row, a sixth for four). Its other library, oneDNN, doesn't.
-Sums come out in another order, so logits differ in their last digits. Knows nothing of models.
+PyTorch multiplies float32 matrices with its BLAS library. With few rows, BLAS reaches at most half of the memory
+bandwidth (MKL on an AMD processor: half for one row, a sixth for four). oneDNN doesn't have this problem. It sums in
+another order, so logits differ in their last digits. Knows nothing of models.
 """
 
 import threading
@@ -12,12 +12,12 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-# Rows up to which oneDNN was the faster of the two (2 cores of an AMD EPYC, 768 columns); beyond, they are equal.
+# oneDNN was faster up to this many rows (2 cores of an AMD EPYC, 768 columns); with more rows, both are equal.
 _FEW = 256
-# A smaller weight, such as a router's, is in a cache: what counts is the call, 4 microseconds against oneDNN's 30.
+# Smaller weights, such as a router's, fit into the CPU's cache: call overhead dominates, 4 µs against oneDNN's 30 µs.
 _SMALL = 2**18
 
-# How many are generating with each map, and who may change that.
+# Number of threads that generate with each linear map, and the lock that guards it.
 _users: dict[nn.Module, int] = {}
 _lock = threading.Lock()
 
@@ -30,9 +30,9 @@ def _product_on_meta(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tens
     return input.new_empty((*input.shape[:-1], weight.shape[0]))
 
 
-# What compiled code calls, since torch's compiler has oneDNN's product for constant weights only. Not a `custom_op`:
-# that would add 20 microseconds to each of the products that a token is made of. A process may hold this code several
-# times: models can bring it with them (loopway export --self-contained).
+# For compiled code: torch's compiler supports oneDNN's product for constant weights only. Not a `custom_op`, which would
+# add 20 microseconds to every product. A process may load this code several times, since exported models can contain
+# it (loopway export --self-contained).
 if not hasattr(torch.ops.loopway, "few_rows_linear"):
     torch.library.define("loopway::few_rows_linear", "(Tensor input, Tensor weight, Tensor? bias) -> Tensor")
     torch.library.impl("loopway::few_rows_linear", "cpu", _product)
@@ -40,7 +40,7 @@ if not hasattr(torch.ops.loopway, "few_rows_linear"):
 
 
 class FewRowsLinear(nn.Linear):
-    """A linear map that gives few rows to oneDNN."""
+    """Linear map that multiplies few rows with oneDNN."""
 
     def forward(self, input: Tensor) -> Tensor:
         rows = input.numel() // input.shape[-1]
@@ -54,9 +54,9 @@ class FewRowsLinear(nn.Linear):
 
 @contextmanager
 def fast_few_rows(model: nn.Module) -> Iterator[None]:
-    """Within, the model's plain float32 linear maps on a CPU give few rows to oneDNN; others stay as they are.
+    """Let the model's plain float32 linear maps on a CPU use oneDNN for few rows within the block.
 
-    Threads may generate with one model at once: the last to leave puts the maps back.
+    Several threads may generate with one model at once: the last one to finish restores the maps.
     """
     maps = [module for module in model.modules() if _is_plain(module)] if _has_onednn() else []
     try:
@@ -81,7 +81,7 @@ def _has_onednn() -> bool:
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """Not small, not an adapter, not quantised: a weight of another class is more than its numbers."""
+    """Return whether a module is a large float32 linear map on a CPU, neither an adapter nor quantised."""
     if type(module) not in (nn.Linear, FewRowsLinear) or type(module.weight) is not nn.Parameter:
         return False
     weight = module.weight

@@ -1,6 +1,6 @@
-"""A KV cache that is written in its place: a new token costs its own keys and values, not a copy of all before it.
+"""A KV cache that is written in place: a new token doesn't copy the keys and values of earlier tokens.
 
-Knows nothing of stages; each sees its own entries through a StageCache.
+Knows nothing of stages; each stage accesses its entries through a StageCache.
 """
 
 from typing import Any
@@ -10,17 +10,17 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-# Room for so many more tokens, or for a quarter of those that are there.
+# Spare room in tokens: at least 64, or a quarter of the present length.
 _SPARE_TOKENS, _SPARE_SHARE = 64, 4
 
 
 def let_grow(cache: DynamicCache) -> None:
-    """Give an empty cache layers that keep room to spare; those with a sliding window stay transformers' own."""
+    """Give an empty cache layers that reserve spare room; layers with a sliding window stay transformers' own."""
     cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
 
 
 class GrowingLayer(DynamicLayer):
-    """``keys`` and ``values`` are the filled beginnings of larger blocks, ``[batch, heads, seq, head_dim]``."""
+    """Cache layer whose ``keys`` and ``values`` are the filled part of larger blocks, ``[batch, heads, seq, head_dim]``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,9 +29,9 @@ class GrowingLayer(DynamicLayer):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Append keys and values; returns all of them, as views of the blocks."""
+        """Append keys and values; return all of them, as views of the blocks."""
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
-            # What an earlier step's gradient needs must not be written to; a compiler can't follow addresses.
+            # In-place writes would break earlier steps' gradients, and a compiler can't trace addresses.
             self._blocks = None
             return super().update(key_states, value_states, *args, **kwargs)
         if not self.is_initialized:
@@ -40,7 +40,7 @@ class GrowingLayer(DynamicLayer):
         old_keys, old_values = self.keys, self.values
         assert old_keys is not None and old_values is not None
         if not self._has_room(length, key_states):
-            self._blocks = None  # before there are new ones
+            self._blocks = None  # frees the old blocks before new ones are allocated
             spare = max(_SPARE_TOKENS, length // _SPARE_SHARE)
             self._blocks = (
                 _block(old_keys, key_states, length + spare),
@@ -54,9 +54,10 @@ class GrowingLayer(DynamicLayer):
         return self.keys, self.values
 
     def _has_room(self, length: int, new: Tensor) -> bool:
-        """Whether the blocks are long enough, and keys and values still theirs: beams and crops may replace them.
+        """Return whether the new tokens fit into the blocks.
 
-        Not where the new ones are of another precision, or the blocks can't be written to outside inference mode.
+        False if keys and values no longer belong to the blocks (beam search or cropping replaces them), have another
+        precision, or the blocks were made in inference mode and this call is outside it.
         """
         if self._blocks is None or self.keys is None or self.values is None:
             return False
@@ -74,7 +75,7 @@ class GrowingLayer(DynamicLayer):
 
 
 def _block(seen: Tensor, new: Tensor, length: int) -> Tensor:
-    """Room for so many tokens like the new ones, with those already seen at its beginning."""
+    """Return a block for ``length`` tokens that begins with the tokens already seen."""
     dtype = torch.promote_types(seen.dtype, new.dtype) if seen.numel() else new.dtype
     block = new.new_empty((*new.shape[:-2], length, new.shape[-1]), dtype=dtype)
     if seen.numel():
@@ -83,6 +84,6 @@ def _block(seen: Tensor, new: Tensor, length: int) -> Tensor:
 
 
 def _written(block: Tensor, new: Tensor, length: int) -> Tensor:
-    """The block's beginning of this length, the new tokens at its end."""
+    """Write the new tokens so that the filled part ends at ``length``; return the filled part."""
     block[..., length - new.shape[-2] : length, :] = new
     return block[..., :length, :]

@@ -1,7 +1,7 @@
-"""Arguments that a family's forward gives to some layers only: masks and rotary tables by kind of layer.
+"""Collect the arguments that a family's forward passes to each layer, such as masks and rotary tables by layer kind.
 
-The forward runs over the layers of the unrolled graph, and finds stand-ins that note what they are called with; in the
-place of the last one the stack runs. Knows nothing of kinds.
+The forward iterates over stand-ins for the layers of the unrolled graph. They record their arguments; the last one runs
+the stack. Knows nothing of layer kinds.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from loopway.modeling.per_layer import unrolled_layers
 
 
 class HandingList(nn.ModuleList):
-    """Holds the stack alone, as the plain list does; when a forward runs over it, it seems to hold every layer."""
+    """Module list that holds only the stack, but iterates over stand-ins for all unrolled layers."""
 
     def __getitem__(self, index: Any) -> Any:
         return (
@@ -27,7 +27,7 @@ class HandingList(nn.ModuleList):
 
 
 class _StandIn:
-    """One layer of the unrolled graph in a single forward: ``noted`` is shared by all of them."""
+    """Stand-in for one layer of the unrolled graph during one forward; all stand-ins share ``noted``."""
 
     def __init__(self, stack: Any, unique: int, is_last: bool, noted: dict[int, dict[str, Any]]) -> None:
         self._stack, self._unique, self._is_last, self._noted = stack, unique, is_last, noted

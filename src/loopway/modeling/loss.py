@@ -1,6 +1,6 @@
-"""The language-modelling loss, without holding all logits where that pays.
+"""Language-modelling losses, computed from chunks of logits when there are many.
 
-Knows nothing of models: hidden states, a head and targets in, a scalar or a loss per sample out.
+Knows nothing of models. Takes hidden states, a head and targets; returns a scalar or a loss per sample.
 """
 
 from collections.abc import Callable
@@ -13,24 +13,24 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 IGNORE_INDEX = -100
-# Measured on 2 CPU cores: below this many logits holding them costs nothing; above, chunks of 512 rows are as fast
-# at hidden size 768 and 2.5 times as fast at 256 (vocabulary 50,304), where torch's own choice is 4 times slower.
+# Measured on 2 CPU cores, vocabulary 50,304: with fewer logits, holding all of them costs nothing. With more, chunks of
+# 512 rows are equally fast at hidden size 768 and 2.5 times as fast at 256, where torch's own chunking is 4 times slower.
 _LOGITS_HELD = 2**24
 _CHUNK_ROWS = 512
 
 
 def shifted(labels: Tensor) -> Tensor:
-    """Labels ``[batch, seq]`` moved so that position n holds what follows token n; the last has no target."""
+    """Shift labels ``[batch, seq]``: position n gets the label of the token after n; the last position is ignored."""
     return F.pad(labels[..., 1:], (0, 1), value=IGNORE_INDEX)
 
 
 def loss_from_logits(logits: Tensor, targets: Tensor, num_items: Tensor | int | None = None) -> Tensor:
-    """Mean cross entropy in nats per target, at least in float32; float64 stays float64.
+    """Mean cross entropy in nats per target, computed in float32, or in float64 for float64 logits.
 
     Args:
         logits: ``[batch, seq, vocab]``.
         targets: already shifted, ``[batch, seq]``; -100 is ignored.
-        num_items: what to divide the sum by instead of the number of targets.
+        num_items: divisor of the sum; defaults to the number of targets.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     loss = F.cross_entropy(
@@ -51,11 +51,14 @@ def loss_from_hidden(
     bias: Tensor | None = None,
     finish: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Mean cross entropy as in :func:`loss_from_logits`, from hidden states ``[batch, seq, hidden]``; long inputs in chunks.
+    """Mean cross entropy in nats per target from hidden states ``[batch, seq, hidden]``; long inputs run in chunks.
 
     Args:
-        bias: of the head, ``[vocab]``.
-        finish: what becomes of the linear map's logits, ``[…, vocab]`` each: a scale, a cap.
+        hidden: the last hidden state.
+        head_weight: the head's weight, ``[vocab, hidden]``.
+        targets, num_items: as in :func:`loss_from_logits`.
+        bias: the head's bias, ``[vocab]``.
+        finish: applied to the linear map's logits ``[…, vocab]``, such as a scale or a cap.
     """
     if targets.numel() * head_weight.shape[0] <= _LOGITS_HELD:
         logits = F.linear(hidden, head_weight, bias)
@@ -68,10 +71,10 @@ def loss_from_hidden(
 
 
 class _ChunkedLoss(torch.autograd.Function):
-    """Cross entropy of the head's logits, summed over rows; a chunk's gradients are made beside its logits, if wanted.
+    """Cross entropy of the head's logits, summed over rows. The forward computes each chunk's gradients, if needed.
 
-    The weight's gradient adds up in float32 (float64) whatever the products are in: added up in half precision, its error
-    would grow with the number of chunks.
+    The weight's gradient is summed in float32 or float64, whatever the precision of the products: in half precision
+    its error would grow with the number of chunks.
     """
 
     @staticmethod
@@ -94,7 +97,7 @@ class _ChunkedLoss(torch.autograd.Function):
         losses = []
         with torch.autocast(hidden.device.type, enabled=False):
             head, offset = weight.to(narrow), None if bias is None else bias.to(narrow)
-            # What finishes logits keeps several copies of them.
+            # `finish` keeps several copies of the logits.
             size = _CHUNK_ROWS if finish is None else _CHUNK_ROWS // 4
             chunks = zip(hidden.split(size), targets.split(size), strict=True)
             for index, (rows, wanted) in enumerate(chunks):
@@ -140,9 +143,9 @@ def _chunk_loss_and_error(
     finish: Callable[[Tensor], Tensor] | None,
     differentiated: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Return what :func:`_loss_and_error` does, for the linear map's logits ``[rows, vocab]``.
+    """Return loss and error as :func:`_loss_and_error`, for the linear map's logits ``[rows, vocab]``.
 
-    Unless ``differentiated``, the second means nothing.
+    The error is valid only if ``differentiated``.
     """
     if finish is None or not differentiated:
         return _loss_and_error((logits if finish is None else finish(logits)).to(exact), targets)
@@ -154,8 +157,8 @@ def _chunk_loss_and_error(
 def _with_pullback(
     function: Callable[[Tensor], Tensor], tensor: Tensor
 ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """A function's value, and what gives the gradient of its argument for that of its value."""
-    if torch.compiler.is_compiling():  # the compiler follows this one, which refuses hooks of saved tensors
+    """Return a function's value, and a function that maps the value's gradient to the argument's."""
+    if torch.compiler.is_compiling():  # the compiler can trace vjp, which doesn't support saved-tensor hooks
         value, pull, *_ = torch.func.vjp(function, tensor)
         return value, lambda gradient: pull(gradient)[0]
     with torch.enable_grad():
@@ -164,9 +167,9 @@ def _with_pullback(
 
 
 def _loss_and_error(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the summed loss and softmax minus one-hot, ``[rows, vocab]``, which is made in the logits' place.
+    """Return the summed loss, and softmax minus one-hot ``[rows, vocab]``, which overwrites the logits.
 
-    In rows whose target is ignored the second means nothing.
+    In rows with an ignored target the second result is invalid.
     """
     column = targets.clamp(min=0).unsqueeze(1)
     largest = logits.amax(dim=1, keepdim=True)
@@ -178,7 +181,7 @@ def _loss_and_error(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _product_dtype(hidden: Tensor) -> torch.dtype:
-    """The precision in which a linear map of these states computes, autocast included."""
+    """Return the precision in which a linear map of these states computes, including autocast."""
     device = hidden.device.type
     if torch.is_autocast_enabled(device) and hidden.dtype != torch.float64:
         return torch.get_autocast_dtype(device)
@@ -186,16 +189,16 @@ def _product_dtype(hidden: Tensor) -> torch.dtype:
 
 
 def sample_losses_from_hidden(hidden: Tensor, head: Callable[[Tensor], Tensor], targets: Tensor) -> Tensor:
-    """Summed loss in nats of every sample, ``[batch]``, at least in float32; logits are made in chunks.
+    """Summed loss in nats of every sample, ``[batch]``, at least in float32, from chunks of logits.
 
-    For evaluation: where gradients are wanted, all logits are kept for them.
+    For evaluation: with gradients enabled, autograd keeps all logits.
 
     Args:
         hidden: the last hidden state, ``[batch, seq, hidden]``.
-        head: gives the logits ``[rows, vocab]`` of hidden states ``[rows, hidden]``.
+        head: maps hidden states ``[rows, hidden]`` to logits ``[rows, vocab]``.
         targets: already shifted, ``[batch, seq]``; -100 is ignored.
     """
-    # Half of training's rows: their logits stay beside their logarithms, where training works in one place.
+    # Half as many rows as in training: here logits and their logarithms coexist; training works in place.
     chunks = (part.split(_CHUNK_ROWS // 2) for part in (hidden.flatten(0, -2), targets.flatten()))
     losses = []
     for rows, wanted in zip(*chunks, strict=True):
@@ -204,7 +207,7 @@ def sample_losses_from_hidden(hidden: Tensor, head: Callable[[Tensor], Tensor], 
         losses.append(
             F.cross_entropy(logits, wanted.to(logits.device), ignore_index=IGNORE_INDEX, reduction="none")
         )
-        del logits  # or it would stay while the next chunk's are made
+        del logits  # else it would coexist with the next chunk's logits
     return torch.cat(losses).view(targets.shape).sum(dim=-1)
 
 
@@ -219,13 +222,14 @@ def distillation_loss(
 ) -> Tensor:
     """(1 − share)·cross entropy + share·T²·KL(softmax(taught/T) ‖ softmax(logits/T)), at least in float32.
 
-    As in Hinton et al. (arXiv 1503.02531), whose T² keeps the gradients' size when the temperature changes.
+    As in Hinton et al. (arXiv 1503.02531): T² keeps the size of gradients independent of the temperature.
 
     Args:
-        logits, taught: the student's and the teacher's, ``[batch, seq, vocab]``.
-        targets: already shifted, ``[batch, seq]``; at -100 neither part counts.
-        share: 0 to 1.
-        num_items: what to divide the sum by instead of the number of targets.
+        logits, taught: the student's and the teacher's logits, ``[batch, seq, vocab]``.
+        targets: already shifted, ``[batch, seq]``; positions with -100 count in neither part.
+        share: weight of the distillation part, 0 to 1.
+        temperature: T.
+        num_items: divisor of the sum; defaults to the number of targets.
     """
     dtype = torch.promote_types(logits.dtype, torch.float32)
 

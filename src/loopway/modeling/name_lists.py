@@ -1,14 +1,14 @@
-"""Lists of model types and class names that other libraries keep, and that registering with the Auto classes doesn't reach.
+"""Extend other libraries' lists of model types and class names that registration with Auto classes doesn't reach.
 
-Hugging Face's Trainer, for example, shifts labels for label smoothing only where a class name is in one of them. Knows
-names; imports none of the libraries.
+For example, Hugging Face's Trainer shifts labels for label smoothing only if a model's class name is in such a list.
+Knows names; imports none of the libraries.
 """
 
 import sys
 from types import ModuleType
 from typing import Any
 
-#: The Auto class that finds a family's recursive class, by how the name of that class ends.
+#: The Auto class of each of a family's recursive classes, by the suffix of the class's name.
 AUTO_CLASSES = {
     "Model": "AutoModel",
     "ForCausalLM": "AutoModelForCausalLM",
@@ -16,21 +16,21 @@ AUTO_CLASSES = {
     "ForTokenClassification": "AutoModelForTokenClassification",
 }
 _AUTO_MODULE = "transformers.models.auto.modeling_auto"
-#: The modules that hold the lists. All but the first have dictionaries whose keys are model types, or tuples of them.
+#: The modules that hold the lists. All but the first have dictionaries keyed by model type or tuples of model types.
 MODULES_WITH_LISTS = (
     _AUTO_MODULE,
-    "transformers.cli.serving.utils",  # how tool calls and reasoning are read
-    "peft.utils.constants",  # the layers that an adapter adapts by default, for each kind of adapter
+    "transformers.cli.serving.utils",  # parsers of tool calls and reasoning
+    "peft.utils.constants",  # default target modules of each kind of adapter
     "peft.tuners.adaption_prompt.config",
 )
 
 
 def complete_lists(model_type: str, prefix: str, home: ModuleType) -> None:
-    """Add a family's recursive model type wherever a list of an imported module has the family's own.
+    """Add a family's recursive model type to all lists of imported modules that contain the family's own.
 
     Args:
-        model_type: the family's own, ``llama``.
-        prefix: how the names of its classes begin, ``Llama``.
+        model_type: the family's own model type, ``llama``.
+        prefix: prefix of its class names, ``Llama``.
         home: the module that holds its recursive classes.
     """
     recursive = f"recursive_{model_type}"
@@ -42,13 +42,13 @@ def complete_lists(model_type: str, prefix: str, home: ModuleType) -> None:
             for suffix, auto in AUTO_CLASSES.items():
                 mapping = getattr(module, auto)._model_mapping
                 mapping._model_mapping[recursive] = f"Recursive{prefix}{suffix}"
-                mapping._modules[recursive] = home  # it would look in transformers.models.recursive_llama
+                mapping._modules[recursive] = home  # else it looks in transformers.models.recursive_llama
         else:
             _copy_entries(module, model_type, recursive)
 
 
 def _copy_entries(module: ModuleType, model_type: str, recursive: str) -> None:
-    """Copy the family's entries in the module's dictionaries to its recursive model type."""
+    """Copy the family's entries in the module's dictionaries to the recursive model type."""
     for entries in list(vars(module).values()):
         if isinstance(entries, dict):
             for key, value in list(entries.items()):

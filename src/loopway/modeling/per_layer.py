@@ -1,8 +1,7 @@
-"""Lists of a family's config that have one entry a layer (kinds of attention, layers without rotary positions).
+"""Per-layer lists of a family's config, such as kinds of attention or layers without rotary positions.
 
-A layer that runs several times has one entry: such lists are those of the unique layers, repeated as the layout repeats
-them. What a config says by index, which layers are dense among layers with experts, moves with the layers. Knows nothing
-of what the entries mean.
+A unique layer has one entry, which is repeated as the layout repeats the layer. Fields that list layers by index, such
+as dense layers among layers with experts, move with the layers. Knows nothing of the entries' meaning.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,13 +12,13 @@ from typing import Any
 from loopway.errors import FamilyError
 from loopway.layout import Layout
 
-# Two depths at which a family's config is made to see which of its lists follow; no list of another kind is as long.
+# Two depths at which a config is built to find the lists that follow the depth. No other list has these lengths.
 _DEPTHS = (7, 11)
 
 
 @cache
 def per_layer_fields(config_class: type) -> tuple[str, ...]:
-    """The fields of a family's config whose lists have one entry a layer."""
+    """Return the names of a family config's fields that hold lists with one entry per layer."""
     names: list[str] = [field.name for field in fields(config_class)]  # type: ignore[arg-type]
     configs = [config_class(num_hidden_layers=depth) for depth in _DEPTHS]
 
@@ -32,18 +31,19 @@ def per_layer_fields(config_class: type) -> tuple[str, ...]:
 
 
 def per_layer_lists(config: Any, config_class: type | None = None) -> dict[str, list[Any]]:
-    """The lists of a config that have one entry a layer, by their names; the class is its family's, if it isn't its own."""
+    """Return a config's per-layer lists by field name; ``config_class`` defaults to the config's own class."""
     found = {name: getattr(config, name, None) for name in per_layer_fields(config_class or type(config))}
     return {name: values for name, values in found.items() if values is not None}
 
 
 def dense_layers_moved(config: Any, sources: Sequence[int]) -> dict[str, Any]:
-    """Fields that say by index which layers have no experts, for a model whose layer ``i`` was layer ``sources[i]``.
+    """Return the fields that list layers without experts, for a model whose layer ``i`` was layer ``sources[i]``.
 
-    Empty where the config has no such fields, or they say the same of the moved layers.
+    Empty if the config has no such fields, or they need no change.
 
     Args:
-        config: of the layers that ``sources`` counts.
+        config: the config of the source model, whose layers ``sources`` indexes.
+        sources: for each new layer, its index in the source model.
     """
     if not hasattr(config, "mlp_only_layers"):
         return {}
@@ -59,19 +59,20 @@ def dense_layers_moved(config: Any, sources: Sequence[int]) -> dict[str, Any]:
 
 
 def unrolled_layers(layout: Layout) -> list[int]:
-    """The unique layer that each layer of the unrolled graph is."""
+    """Return the index of the unique layer for each layer of the unrolled graph."""
     return [unique for stage in layout.stages for unique in stage.layers]
 
 
 def of_unique_layers(name: str, values: Sequence[Any], layout: Layout) -> list[Any]:
-    """A per-layer list for the unique layers alone.
+    """Reduce a per-layer list to the unique layers.
 
     Args:
-        name: of the field.
-        values: one entry for each unrolled layer, for each unique layer, or all alike.
+        name: the field's name.
+        values: one entry per unrolled layer, one per unique layer, or equal entries of any number.
+        layout: the layout that defines both.
 
     Raises:
-        FamilyError: another number of entries, or two iterations of a layer that have different ones.
+        FamilyError: the number of entries is wrong, or iterations of one layer have different entries.
     """
     unrolled = unrolled_layers(layout)
     if len(values) == len(unrolled):
@@ -81,8 +82,8 @@ def of_unique_layers(name: str, values: Sequence[Any], layout: Layout) -> list[A
             if values[earlier] != values[position]:
                 raise FamilyError(
                     f"layout {layout} would fold layers {earlier} ({values[earlier]}) and {position} "
-                    f"({values[position]}) into one, which differ in {name}: choose a layout that loops over whole periods "
-                    f"of {name}"
+                    f"({values[position]}) into one, but they differ in {name}: choose a layout that loops over whole "
+                    f"periods of {name}"
                 )
         return [values[position] for position in first_at.values()]
     if len(values) == layout.parameter_depth:
@@ -91,15 +92,20 @@ def of_unique_layers(name: str, values: Sequence[Any], layout: Layout) -> list[A
         return list(values[:1]) * layout.parameter_depth
     raise FamilyError(
         f"{name} has {len(values)} entries, and layout {layout} has {layout.parameter_depth} unique layers: give one "
-        f"entry for each of them"
+        f"entry per unique layer"
     )
 
 
 def without_followers(config_class: type, given: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
-    """A family config's values without the lists that it makes itself from its depth, where they don't fit the layout.
+    """Drop per-layer lists that the family derives from its depth and that don't fit the layout.
 
     Args:
-        given: all values of the family's config, its own depth among them.
+        config_class: the family's config class.
+        given: all values of the family's config, including its own depth.
+        layout: the layout of the recursive config.
+
+    Returns:
+        The remaining values.
     """
     names = [name for name in per_layer_fields(config_class) if given.get(name) is not None]
     made = config_class(**{name: value for name, value in given.items() if name not in names})

@@ -8,7 +8,7 @@ from loopway.errors import ConfigError
 from loopway.modeling.building import build_config, check_field_names
 from loopway.modeling.families import FAMILIES
 
-#: layers, hidden size, heads, vocabulary and the peak learning rate of Pythia's recipe (and, where it ran, the paper's)
+#: Layers, hidden size, heads, vocabulary and peak learning rate of Pythia's recipe, as in the paper for the sizes that it trains.
 PYTHIA_SIZES: dict[str, dict[str, Any]] = {
     size: dict(
         zip(
@@ -33,10 +33,10 @@ PYTHIA_SIZES: dict[str, dict[str, Any]] = {
 
 
 def pythia_size(size: str) -> str:
-    """``160m`` from ``160m``, ``160M`` or ``pythia-160m``.
+    """Normalise the name of a size: ``160m`` for ``160m``, ``160M`` or ``pythia-160m``.
 
     Raises:
-        ConfigError: if Pythia has no such size.
+        ConfigError: Pythia has no such size.
     """
     name = str(size).lower().removeprefix("pythia-")
     if name not in PYTHIA_SIZES:
@@ -47,16 +47,19 @@ def pythia_size(size: str) -> str:
 def pythia_config(
     size: str, *, layout: str | None = None, recurrence: str = "base", **family_fields: Any
 ) -> PreTrainedConfig:
-    """A recursive GPT-NeoX config of one of Pythia's sizes.
+    """Return a recursive GPT-NeoX config of one of Pythia's sizes.
 
     Args:
         size: ``160m`` or ``pythia-160m``.
-        layout: segments of layers; None is Pythia's own depth in one segment, the vanilla model.
+        layout: segments of layers; None means one segment of Pythia's depth, the vanilla model.
         recurrence: how the state passes between stages.
-        family_fields: any field of the config, which it overrides: ``vocab_size``, ``num_slots``, …
+        family_fields: overrides of any field of the config: ``vocab_size``, ``num_slots``, …
 
     Raises:
-        ConfigError, LayoutError, RecurrenceError, FamilyError: what was given, what is allowed, what to do.
+        ConfigError: Pythia has no such size.
+        LayoutError: the layout is invalid, or doesn't suit the recurrence.
+        RecurrenceError: the recurrence is unknown, or its options are invalid.
+        FamilyError: a field is unknown, or its value is invalid.
     """
     check_field_names(FAMILIES["gpt_neox"], family_fields)
     preset = {key: value for key, value in PYTHIA_SIZES[pythia_size(size)].items() if key != "learning_rate"}

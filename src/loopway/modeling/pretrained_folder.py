@@ -1,6 +1,6 @@
-"""Opening model folders and names on the Hugging Face Hub, whoever they come from: looked at first, never run.
+"""Open model folders and models of the Hugging Face Hub from any source, vetted first and without running their code.
 
-Knows nothing of runs; gives what transformers gives.
+Knows nothing of runs; returns transformers' objects.
 """
 
 import contextlib
@@ -33,15 +33,15 @@ from loopway.modeling.weights import check_loading, first_bad_weight
 
 
 class PretrainedFolder:
-    """A folder with a model or a tokenizer, or a name on the Hub: nothing is opened before it has been looked at.
+    """A model or tokenizer folder, or a name on the Hub. All files are vetted before they are opened.
 
-    Nobody is asked whether to run a folder's code, and none of it is run.
+    A folder's code is never run, and there is no prompt for it.
 
     Args:
-        name: a folder; or, if there is none and it doesn't look like a path, a name on the Hub.
+        name: a folder; or a name on the Hub, if no such folder exists and it doesn't look like a path.
 
     Raises:
-        ConfigError: in all methods, if it can't be opened; what is wrong with it.
+        ConfigError: in all methods, if it can't be opened; the message says why.
     """
 
     def __init__(self, name: Path | str) -> None:
@@ -51,38 +51,38 @@ class PretrainedFolder:
         self._folder = path if self.is_local else None
 
     def config(self) -> PreTrainedConfig:
-        """The model's config; no weights are fetched or read."""
+        """Return the model's config; no weights are downloaded or read."""
         with self._named():
             return read_config(self._model_settings())
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Its tokenizer; no weights are fetched or read, and there need not be a model."""
+        """Return the tokenizer; no weights are downloaded or read, and the folder needs no model."""
         with self._named():
             folder = self._settings()
             config = read_tokenizer_config(folder)
-            config._name_or_path = self.name  # by which transformers knows some tokenizers of the Hub
+            config._name_or_path = self.name  # transformers recognises some Hub tokenizers by it
             return _tokenizer(folder, config)
 
     def model(self, *, every_weight: bool = False, **options: Any) -> PreTrainedModel:
-        """The model, on the GPU where there is one.
+        """Return the model, on the GPU if there is one.
 
         Args:
-            every_weight: refuse a checkpoint that lacks weights, which transformers would start at random, or has more;
-                for a recursive model always so.
-            options: of ``from_pretrained``.
+            every_weight: reject a checkpoint with missing weights, which transformers would initialise at random, or
+                with unexpected ones. Recursive models are always checked this way.
+            options: options of ``from_pretrained``.
         """
         with self._named():
             folder = self._model_settings()
             if not self.is_local:
-                read_config(folder)  # before gigabytes are fetched
+                read_config(folder)  # fails before gigabytes are downloaded
                 _download(self.name, weight_files(folder), revision=folder.name)
             every_weight |= isinstance(check_model_folder(folder), RecursiveConfigMixin)
             options = {"device_map": "cuda" if torch.cuda.is_available() else "cpu", **options}
             options |= {
                 "output_loading_info": True,
                 "ignore_mismatched_sizes": True,
-            }  # of which check_loading tells
-            # These only say once more what the check makes sure of.
+            }  # check_loading reports mismatches
+            # Redundant: check_model_folder has ensured both.
             options |= {"use_safetensors": True, "trust_remote_code": False}
             with no_file_bars(), _no_warnings() if every_weight else contextlib.nullcontext():
                 loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
@@ -96,7 +96,7 @@ class PretrainedFolder:
             return model
 
     def _settings(self) -> Path:
-        """The folder that holds everything but perhaps the weights; the Hub's is named after its revision."""
+        """Return the folder with all files except, perhaps, weights. A Hub folder is named after its revision."""
         if self._folder is None:
             self._folder = Path(_download(self.name, [f"*{end}" for end in BESIDE_WEIGHTS]))
         return self._folder
@@ -109,7 +109,7 @@ class PretrainedFolder:
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:
-        """Within, every error is a ConfigError that says what can't be opened."""
+        """Turn every error within the block into a ConfigError that names what can't be opened."""
         try:
             yield
         except Exception as error:
@@ -135,15 +135,15 @@ def _tokenizer(folder: Path, config: PreTrainedConfig) -> PreTrainedTokenizerBas
     try:
         return AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False)
     except BaseException as error:
-        is_panic = type(error).__module__ == "pyo3_runtime"  # of Rust code, and no Exception
+        is_panic = type(error).__module__ == "pyo3_runtime"  # a panic of Rust code isn't an Exception
         if not isinstance(error, Exception) and not is_panic:
             raise
-        raise ConfigError(f"the tokenizer: {one_line(error)}") from error
+        raise ConfigError(f"tokenizer: {one_line(error)}") from error
 
 
 @contextlib.contextmanager
 def no_file_bars() -> Iterator[None]:
-    """Within, transformers shows no bars for the files that it reads and writes."""
+    """Disable transformers' progress bars for files within the block."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
@@ -155,7 +155,7 @@ def no_file_bars() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _no_warnings() -> Iterator[None]:
-    """Within, transformers doesn't warn: of weights that don't fit, an error tells."""
+    """Disable transformers' warnings within the block: check_loading raises an error for weights that don't fit."""
     before = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:

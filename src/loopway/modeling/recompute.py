@@ -1,8 +1,8 @@
-"""Memory for time: what of a stage is kept for the backward pass, and what is computed once more.
+"""Gradient checkpointing by stage: which activations are kept for the backward pass, and which are recomputed.
 
-Gradient checkpointing that knows stages. Gradients are the same at every level, bit for bit on a CPU; under autocast
-``selective`` adds up those of shared weights in the weights' own precision, the others in autocast's. Knows nothing of
-recurrences: what they keep, one state a boundary, is kept at every level.
+Gradients are equal at every level, bit for bit on a CPU. Under autocast, ``selective`` sums the gradients of shared
+weights in the weights' precision, other levels in autocast's. Knows nothing of recurrences: the state that they keep
+at each boundary is kept at every level.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,8 +15,8 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 
 from loopway.modeling.cache import StageCache
 
-#: What is kept: everything; matrix products and attention (norms, activation functions and rotary embeddings are
-#: computed once more, which costs little); each layer's input; each stage's input.
+#: Kept at each level: everything; matrix products and attention (recomputing norms, activation functions and rotary
+#: embeddings costs little); each layer's input; each stage's input.
 RECOMPUTE_LEVELS = ("none", "selective", "layer", "stage")
 
 _aten = torch.ops.aten
@@ -35,12 +35,16 @@ _KEPT = {
 def run_layers(
     layers: Sequence[tuple[nn.Module, dict[str, Any]]], hidden_states: Tensor, level: str
 ) -> Tensor:
-    """The layers one after the other, keeping for the backward pass what the level says.
+    """Run the layers of a stage in order, keeping for the backward pass what the level says.
 
     Args:
-        layers: those of one stage, each with what it is given. With another level than ``none`` they get no KV cache: what
-            runs once more would be appended once more.
+        layers: the layers with their arguments. With any level but ``none`` they get no KV cache: a recomputed layer
+            would append its entries twice.
         hidden_states: ``[batch, seq, hidden]``.
+        level: one of :data:`RECOMPUTE_LEVELS`.
+
+    Returns:
+        The last layer's output, ``[batch, seq, hidden]``.
     """
     if level != "none":
         layers = [(layer, _without_cache(kwargs)) for layer, kwargs in layers]
@@ -72,9 +76,12 @@ def _checkpointed(call: Callable[[Tensor], Tensor], hidden_states: Tensor, **opt
 
 
 def _casting_anew(call: Callable[[Tensor], Tensor], hidden_states: Tensor) -> Tensor:
-    """Under autocast, which casts a weight once for all loops: then the backward pass would meet casts that were not there."""
+    """Run a layer without autocast's cache of cast weights.
+
+    The cache casts a weight once for all loops, and recomputation would then run casts that the forward skipped.
+    """
     device = hidden_states.device.type
-    if device == "meta":  # which has no autocast
+    if device == "meta":  # it has no autocast
         return call(hidden_states)
     with torch.autocast(device, enabled=torch.is_autocast_enabled(device), cache_enabled=False):
         return call(hidden_states)

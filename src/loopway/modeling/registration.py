@@ -1,8 +1,8 @@
-"""Makes the recursive families known to transformers' Auto classes, and names their classes.
+"""Register the recursive families with transformers' Auto classes, and look up their classes by name.
 
-Config classes can't be made while transformers is still importing its own, so its registry of configs is given
-names only, to be looked up in ``loopway`` when first asked for; whoever asks for a family's config class has its
-model classes registered too. Other lists of names get the families' when the modules that hold them are imported.
+Config classes can't be made while transformers imports its own. Its config registry therefore gets only names, which
+resolve in ``loopway`` on first use. Resolving a family's config class also registers its model classes. Other lists of
+names are extended when the modules that hold them are imported.
 """
 
 import sys
@@ -15,34 +15,34 @@ from packaging.version import Version
 from loopway.modeling.families import FAMILIES, Family
 from loopway.modeling.name_lists import AUTO_CLASSES, complete_lists
 
-#: The releases of transformers that the tests have passed with: from the first to before the second.
+#: Releases of transformers that the tests passed with: from the first (inclusive) to the second (exclusive).
 TESTED_TRANSFORMERS = ("5.17", "5.24")
 
 _HOME = sys.modules[__name__.partition(".")[0]]
-"""Where a family's recursive classes are looked up."""
+"""The module in which a family's recursive classes are looked up."""
 
 
 def register_configs() -> None:
-    """Register every family's config; called when transformers' registry of configs has been imported."""
+    """Register every family's config; called after transformers' config registry is imported."""
     _warn_outside_tested_range()
     for family in FAMILIES.values():
         _register_config(family)
 
 
 def register_names() -> None:
-    """Add every family to the lists of names; called when a module that holds some has been imported."""
+    """Add every family to the lists of names; called after a module with such lists is imported."""
     for family in FAMILIES.values():
         _register_names(family)
 
 
 def register_names_of(family: Family) -> None:
-    """Make one more family's classes known, in all places at once."""
+    """Register one more family's config and names."""
     _register_config(family)
     _register_names(family)
 
 
 def recursive_class(name: str) -> type | None:
-    """The class called ``RecursiveLlamaConfig``, ``RecursiveLlamaModel``, ``RecursiveLlamaForCausalLM`` …, or None."""
+    """Return the class named ``RecursiveLlamaConfig``, ``RecursiveLlamaForCausalLM``, …, or None if there is none."""
     for family in FAMILIES.values():
         if name in [f"Recursive{family.prefix}{suffix}" for suffix in ("Config", *AUTO_CLASSES)]:
             return register_models(family)[name]
@@ -51,7 +51,7 @@ def recursive_class(name: str) -> type | None:
 
 @cache
 def register_models(family: Family) -> dict[str, type]:
-    """Register a family's model classes; all of its recursive classes by name."""
+    """Register a family's model classes; return all of its recursive classes by name."""
     from loopway.modeling.classes import announce, recursive_classes
 
     classes = recursive_classes(family)
@@ -60,11 +60,11 @@ def register_models(family: Family) -> dict[str, type]:
 
 
 def _register_config(family: Family) -> None:
-    """Name a family's recursive config in transformers' registry, without making the class."""
+    """Add the name of a family's recursive config to transformers' registry, without creating the class."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     CONFIG_MAPPING._mapping[family.recursive_model_type] = f"Recursive{family.prefix}Config"
-    # The registry looks names up in a module a model type; it would import transformers.models.recursive_llama.
+    # The registry looks up names in one module per model type; by default transformers.models.recursive_llama.
     CONFIG_MAPPING._modules[family.recursive_model_type] = _HOME
 
 

@@ -1,4 +1,4 @@
-"""The loss of every sample under any causal language model, without holding all logits.
+"""Loss per sample under any causal language model, computed without holding all logits.
 
 Knows models and batches; nothing of where samples come from.
 """
@@ -16,11 +16,11 @@ from loopway.modeling.loss import IGNORE_INDEX, sample_losses_from_hidden
 
 @torch.no_grad()
 def losses_of_samples(model: Any, inputs: dict[str, Any], targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Summed loss in nats and number of targets of every sample, ``[batch]`` each.
+    """Return the summed loss in nats and the number of targets of every sample, each ``[batch]``.
 
     Args:
         model: a recursive model, wrapped or not, or any causal language model of transformers.
-        inputs: what it is called with, without labels.
+        inputs: the model's keyword arguments, without labels.
         targets: already shifted, ``[batch, seq]``; -100 is ignored.
     """
     inputs = {**inputs, "use_cache": False}
@@ -32,9 +32,9 @@ def losses_of_samples(model: Any, inputs: dict[str, Any], targets: Tensor) -> tu
 
 
 def _states_and_head(model: Any, inputs: dict[str, Any]) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """The last hidden state, and the model's own way from there to logits: scale, cap and bias included.
+    """Return the last hidden state, and a function from it to the model's logits, including scale, cap and bias.
 
-    Of a model that has no such parts: its logits, and a head that changes nothing.
+    If a model can't be split like this, return its logits and the identity.
     """
     if model.base_model is not model:
         outputs = model.base_model(**inputs, return_dict=True)
@@ -45,13 +45,13 @@ def _states_and_head(model: Any, inputs: dict[str, Any]) -> tuple[Tensor, Callab
 
 
 def _own_logits(model: Any, outputs: Any, rows: Tensor) -> tuple[Tensor, bool]:
-    """Logits ``[rows, vocab]`` by the model's own forward, whose base model gives the states ``[rows, hidden]``.
+    """Return the logits ``[rows, vocab]`` that the model's forward makes from states ``[rows, hidden]``.
 
-    Also whether the base model was asked for them; else the logits mean nothing.
-    The model itself is called, not a stand-in as in family_head: it may be compiled, or ask a part of its base model.
+    The second result says whether the forward called the base model; otherwise the logits are invalid.
+    This calls the model itself, not a stand-in as in family_head: it may be compiled, or call a part of its base model.
     """
     base, asked = model.base_model, False
-    own = base.__dict__.get("forward")  # accelerate's hooks put one there
+    own = base.__dict__.get("forward")  # accelerate's hooks set one
 
     def answer(*_: Any, **__: Any) -> Any:
         nonlocal asked

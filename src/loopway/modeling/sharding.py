@@ -1,4 +1,4 @@
-"""FSDP2 for recursive models: which weights workers gather together, and how often for the loops.
+"""FSDP2 for recursive models: which weights workers gather together, and how often per loop.
 
 Knows nothing of training.
 """
@@ -12,17 +12,17 @@ from loopway.modeling.stack import find_stack
 
 
 def shard_model(model: PreTrainedModel, *, gather_core_once: bool = False, **options: Any) -> None:
-    """Spread a recursive model's weights over the workers, in place, with torch's ``fully_shard``.
+    """Shard a recursive model's weights over the workers, in place, with torch's ``fully_shard``.
 
-    Every layer is gathered each time it runs, so a shared layer once a loop, forward and backward. With
-    ``gather_core_once`` the layers that loop, and the routers, are gathered together and stay while the stack runs: once
-    forward, once backward, whatever the number of loops. It takes the memory of the whole core. Gradients are summed over
-    the loops first and over the workers once, either way.
+    By default, workers gather a layer each time it runs: a shared layer once per loop, forward and backward. With
+    ``gather_core_once``, they gather all looped layers and the routers together, once forward and once backward,
+    whatever the number of loops. This needs the memory of the whole core. In both cases gradients are summed over the
+    loops first, then once over the workers.
 
     Args:
-        model: a recursive model, before its optimizer is made.
-        gather_core_once: the layers that loop as one unit.
-        options: of ``fully_shard``: ``mesh``, ``mp_policy``, ``offload_policy``, ``reshard_after_forward``.
+        model: a recursive model, before its optimizer is created.
+        gather_core_once: shard the looped layers as one unit.
+        options: options of ``fully_shard``: ``mesh``, ``mp_policy``, ``offload_policy``, ``reshard_after_forward``.
 
     Raises:
         TypeError: the model isn't recursive.
@@ -32,5 +32,5 @@ def shard_model(model: PreTrainedModel, *, gather_core_once: bool = False, **opt
         if not (gather_core_once and stack.layout.uses_of_layer(index) > 1):
             fully_shard(layer, **options)
     if gather_core_once:
-        fully_shard(stack, **options)  # what of it has no unit of its own yet
+        fully_shard(stack, **options)  # the parts that are in no unit yet
     fully_shard(model, **options)

@@ -1,7 +1,7 @@
-"""RecursiveStack: where layout, layers and recurrence meet.
+"""RecursiveStack: combines layout, layers and recurrence.
 
-It stands in a decoder's layer list as its only layer. The decoder's own forward calls it like any layer; inside,
-it runs the stages. Knows nothing of embeddings, masks or heads.
+It is the only layer in a decoder's layer list. The decoder's forward calls it like any layer, and it runs the stages.
+Knows nothing of embeddings, masks or heads.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,13 +25,13 @@ _CACHE_ARGUMENTS = ("past_key_values", "layer_past")
 
 @dataclass
 class StageRecord:
-    """What one stage did, as :func:`trace_stages` sees it.
+    """Record of one stage's run, made by :func:`trace_stages`.
 
     Attributes:
-        stage: which stage.
-        input, output: ``[batch, seq, hidden]``.
+        stage: the stage that ran.
+        input, output: its hidden states, ``[batch, seq, hidden]``.
         write, read: router weights over the slots after the stage, ``[batch, seq, slots]``; None without routers.
-        weights: how much of h_emb and of each stage output so far the next input is, ``[batch, seq, states]``.
+        weights: weight of h_emb and of each stage output so far in the next input, ``[batch, seq, states]``.
     """
 
     stage: Stage
@@ -62,11 +62,14 @@ class RecursiveStack(nn.Module):
 
         Args:
             hidden_states: token embeddings, ``[batch, seq, hidden]``.
-            by_layer: what the decoder gives each unique layer, where that isn't the same for all.
-            kwargs: what the decoder gives its layers (mask, positions, cache, …), passed on to every layer.
+            by_layer: the decoder's arguments for each unique layer, if they differ between layers.
+            kwargs: the decoder's arguments for all layers (mask, positions, cache, …).
 
         Returns:
             The last stage's output, ``[batch, seq, hidden]``.
+
+        Raises:
+            ConfigError: stages are recomputed, and the KV cache already holds tokens.
         """
         if self.embedding_scale is not None:
             hidden_states = hidden_states * self.embedding_scale
@@ -92,7 +95,7 @@ class RecursiveStack(nn.Module):
 
 
 def _with_stage_cache(kwargs: dict[str, Any], stage: Stage) -> dict[str, Any]:
-    """The layers' arguments with the KV cache, if there is one, shifted to the stage's entries."""
+    """Return a layer's arguments, with the KV cache (if any) shifted to the stage's entries."""
     offset = stage.cache_offset - stage.layers.start
     return {
         name: StageCache(value, offset) if name in _CACHE_ARGUMENTS and isinstance(value, Cache) else value
@@ -104,14 +107,14 @@ def _check_no_past(kwargs: dict[str, Any]) -> None:
     for value in kwargs.values():
         if isinstance(value, Cache) and value.get_seq_length() > 0:
             raise ConfigError(
-                "a KV cache that holds tokens can't be continued where stages are recomputed: "
-                "loopway.set_recompute(model, 'none'), or give no past_key_values"
+                "a KV cache that holds tokens can't be extended while stages are recomputed: "
+                "call loopway.set_recompute(model, 'none'), or omit past_key_values"
             )
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Within, without dropout; afterwards the model is in the mode that it was in."""
+    """Put the model into eval mode within the block, then restore its mode."""
     was_training = model.training
     model.eval()
     try:
@@ -121,17 +124,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def set_recompute(model: nn.Module, level: str) -> None:
-    """Choose what a recursive model keeps of its stages for the backward pass while it trains.
+    """Choose which activations a recursive model recomputes in the backward pass during training.
 
-    What is computed once more runs the layers' hooks once more, too.
+    Recomputation also runs the layers' hooks again.
 
     Args:
-        model: a recursive model, also inside a wrapper.
-        level: ``none``: nothing is computed once more. ``selective``: all but matrix products and attention is.
-            ``layer``: every layer is, ``stage``: every stage is, so that only stage inputs and outputs are kept.
+        model: a recursive model, wrapped or not.
+        level: ``none`` recomputes nothing; ``selective`` everything but matrix products and attention; ``layer`` every
+            layer from its input; ``stage`` every stage from its input, which keeps least.
 
     Raises:
-        ConfigError: another level.
+        ConfigError: the level is unknown.
         TypeError: the model isn't recursive.
     """
     if level not in RECOMPUTE_LEVELS:
@@ -140,10 +143,10 @@ def set_recompute(model: nn.Module, level: str) -> None:
 
 
 def find_stack(model: nn.Module) -> RecursiveStack:
-    """The model's RecursiveStack, also inside a wrapper (PEFT, DDP, torch.compile).
+    """Return the model's RecursiveStack; the model may be wrapped (PEFT, DDP, torch.compile).
 
     Raises:
-        TypeError: if the model isn't recursive.
+        TypeError: the model isn't recursive.
     """
     for module in model.modules():
         if isinstance(module, RecursiveStack):
@@ -155,7 +158,7 @@ def find_stack(model: nn.Module) -> RecursiveStack:
 
 
 def core_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """What recursion is made of: the parameters of layers that run several times, and of the recurrence.
+    """Return the parameters of the looped layers and of the recurrence.
 
     Raises:
         TypeError: the model isn't recursive.
@@ -169,18 +172,18 @@ def core_parameters(model: nn.Module) -> list[nn.Parameter]:
 def trace_stages(
     model: PreTrainedModel | nn.Module, *, cut: str | None = None
 ) -> Iterator[list[StageRecord]]:
-    """Record every stage of every forward pass within the block, in the order in which they ran.
+    """Record every stage of every forward pass within the block, in execution order.
 
-    Tensors are kept as they are, with their graph if gradients are on: use ``torch.no_grad()`` to only look. Layers
-    that gradient checkpointing runs once more are not recorded once more.
+    Records hold the tensors themselves, with their graph if gradients are enabled: use ``torch.no_grad()`` to save
+    memory. Recomputation by gradient checkpointing adds no records.
 
     Args:
-        model: a recursive model, also inside a wrapper (PEFT, DDP).
-        cut: of a vanilla model, the layout of equal compute depth as whose blocks it is recorded.
+        model: a recursive model, wrapped or not (PEFT, DDP).
+        cut: for a vanilla model only: record it as the stages of this layout, which must have equal compute depth.
 
     Raises:
         TypeError: the model isn't recursive.
-        LayoutError: the model can't be cut so.
+        LayoutError: the model can't be recorded as ``cut``.
 
     Example::
 
@@ -200,10 +203,10 @@ def trace_stages(
 
 @contextmanager
 def running_stages(model: PreTrainedModel | nn.Module, stages: Sequence[Stage]) -> Iterator[None]:
-    """Within, the model runs these stages instead of its layout's; the last one's output goes to the head.
+    """Run these stages instead of the layout's within the block; the last one's output goes to the head.
 
-    After each of the others the recurrence acts as at the boundary of the stage's index. A stage may run several
-    times or not at all; a KV cache fits only stages that are all of the layout's, each once.
+    After every other stage the recurrence acts as at the boundary with the stage's index. A stage may run several
+    times or not at all. A KV cache is valid only if every stage of the layout runs exactly once.
     """
     stack = find_stack(model)
     before, stack.stages = stack.stages, stages
@@ -214,12 +217,18 @@ def running_stages(model: PreTrainedModel | nn.Module, stages: Sequence[Stage]) 
 
 
 def blocks_of(vanilla: Layout, cut: str) -> Sequence[Stage]:
-    """The stages of layout ``cut`` as blocks of a vanilla model. Raises LayoutError where it can't be cut so."""
+    """Return the stages of layout ``cut`` as blocks of a vanilla model.
+
+    Raises:
+        LayoutError: the model isn't vanilla, or ``cut`` has another compute depth.
+    """
     layout = Layout.parse(cut)
     if len(vanilla.stages) > 1:
-        raise LayoutError(f"a model of layout {vanilla} has stages of its own; only a vanilla one can be cut")
+        raise LayoutError(
+            f"layout {vanilla} already has several stages; only a vanilla model can be cut as {cut}"
+        )
     if layout.compute_depth != vanilla.compute_depth:
         raise LayoutError(
-            f"a vanilla model of {vanilla} layers can't be cut as {cut}, which has {layout.compute_depth}"
+            f"a vanilla model of {vanilla} layers can't be cut as {cut}, which has {layout.compute_depth} layers"
         )
     return layout.unshared_stages

@@ -1,7 +1,7 @@
-"""A model taken apart into the weights of its layers and those outside them, and put together from such.
+"""Split a model into the weights of its layers and those outside, and build a model from such weights.
 
-The same for a family's own model and for a recursive one, whose unique layers lie inside its stack; a layer's weights
-have the same names in both. Knows nothing of which layers go where.
+Works for a family's own model and for a recursive one, whose unique layers lie inside its stack. A layer's weights have
+the same names in both. Knows nothing of how layers are rearranged.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,11 +19,11 @@ _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # other
 
 
 class Weights(NamedTuple):
-    """All weights of a model but its recurrence's.
+    """All weights of a model except its recurrence's.
 
     Attributes:
-        outside: of embeddings, final norm and head, by their full names.
-        layers: of every layer, by their names inside it.
+        outside: weights of embeddings, final norm and head, by full name.
+        layers: weights of every layer, by name inside the layer.
     """
 
     outside: dict[str, Tensor]
@@ -31,13 +31,13 @@ class Weights(NamedTuple):
 
 
 def layers_of(model: PreTrainedModel) -> nn.ModuleList:
-    """The layers of a family's own model, or the unique layers of a recursive one."""
+    """Return the layers of a family's own model, or the unique layers of a recursive one."""
     layers = model.base_model.layers
     return find_stack(model).layers if isinstance(layers[0], RecursiveStack) else layers  # type: ignore[return-value,index]
 
 
 def weights_of(model: PreTrainedModel) -> Weights:
-    """The model's own tensors, not copies."""
+    """Return the model's weights: its own tensors, not copies."""
     inside = f"{model.base_model_prefix}.layers."
     outside = {name: value for name, value in model.state_dict().items() if not name.startswith(inside)}
     return Weights(outside, [layer.state_dict() for layer in layers_of(model)])
@@ -51,16 +51,17 @@ def model_with(
     *,
     like: PreTrainedModel,
 ) -> PreTrainedModel:
-    """A model with copies of these weights, in eval mode; nothing is initialised at random, and nothing left over.
+    """Return a model with copies of these weights, in eval mode. Every weight must find its place.
 
     Args:
         cls: the causal LM's class, a family's own or a recursive one.
-        config: of that class.
-        recurrence: the recurrence's parameters, of a recursive model.
-        like: whose precision, device, attention backend and generation config it gets.
+        config: a config of that class.
+        weights: the weights of its layers and those outside.
+        recurrence: the recurrence's parameters, for a recursive model.
+        like: the model that precision, device, attention backend and generation config are taken from.
 
     Raises:
-        ConfigError: weights are missing, left over or of another shape than the config says.
+        ConfigError: weights are missing, unexpected or of another shape than in the config.
     """
     stack = f"{cls.base_model_prefix}.layers."
     inside = stack if recurrence is None else f"{stack}0.layers."
@@ -81,14 +82,14 @@ def model_with(
     )
     model, info = loaded
     check_loading(info)
-    # It would be saved under the names that it was made with; without this, under those that its family publishes.
+    # Without this attribute, the model is saved under the weight names that its family publishes.
     vars(model).pop("_weight_conversions", None)
     return model
 
 
 @torch.no_grad()
 def first_bad_weight(model: nn.Module) -> str | None:
-    """Return the name of the first weight that isn't finite; of a sharded one, each worker looks at its own part."""
+    """Return the name of the first non-finite weight, or None. For a sharded model, each worker checks its own part."""
     for name, parameter in model.named_parameters():
         part = parameter.to_local() if isinstance(parameter, DTensor) else parameter
         if part.dtype in _FLOATS and not part.isfinite().all():
@@ -97,9 +98,10 @@ def first_bad_weight(model: nn.Module) -> str | None:
 
 
 def check_loading(info: Mapping[str, Sequence]) -> None:
-    """Raise unless what ``from_pretrained`` says about its loading is that every weight found its place.
+    """Validate the loading info of ``from_pretrained``; transformers itself initialises missing weights at random.
 
-    transformers would start what is missing at random and go on.
+    Raises:
+        ConfigError: weights are missing, unexpected or of another shape.
     """
     for problem in ("missing_keys", "mismatched_keys", "unexpected_keys"):
         found = sorted(
@@ -110,5 +112,5 @@ def check_loading(info: Mapping[str, Sequence]) -> None:
             more = f" and {len(found) - 1} more" if len(found) > 1 else ""
             raise ConfigError(
                 f"weights don't fit the config ({problem.replace('_', ' ')}: {found[0]}{more}); give a "
-                f"checkpoint whose files are all there, as they were published"
+                f"complete, unmodified checkpoint"
             )

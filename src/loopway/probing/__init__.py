@@ -1,4 +1,4 @@
-"""Probes of recursive models: how the loops share the work, whether states stagnate or collapse, what routers do.
+"""Probe recursive models: how loops share the work, whether states stagnate or collapse, how routers act.
 
-Knows models and held-out samples; nothing of how models were trained. Section 6 of the paper, and beyond it.
+Implements section 6 of the paper, and further probes. Knows models and held-out samples; nothing of training.
 """

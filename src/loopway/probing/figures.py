@@ -1,4 +1,4 @@
-"""The figures of probed models, each with its words."""
+"""Figures of probed models, each with its caption."""
 
 import re
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ from loopway.traces.findings import ModelProbes
 
 
 def draw_figures(probes: Sequence[ModelProbes]) -> dict[str, Picture]:
-    """Every figure that there is something to draw for, by file stem.
+    """Draw all figures that have data; return them by file stem.
 
-    ``relative-updates``, ``similarity``, ``spectra`` and ``glance`` always; ``loops`` where a model has any; for each
-    model with routers ``routers-<label>``, ``positions-<label>`` and ``frequencies-<label>``.
+    Always: ``relative-updates``, ``similarity``, ``spectra`` and ``glance``. If a model has loop probes: ``loops``. For
+    each model with routers: ``routers-<label>``, ``positions-<label>`` and ``frequencies-<label>``.
     """
     labels = model_labels([found.name for found in probes])
     with matplotlib.rc_context(LOOK):
@@ -37,7 +37,7 @@ def draw_figures(probes: Sequence[ModelProbes]) -> dict[str, Picture]:
 
 
 def _file_stems(labels: Sequence[str]) -> list[str]:
-    """Each label without what files and ids may not hold; numbered where that makes two equal."""
+    """Return each label without characters that file names and ids don't allow; numbered if two become equal."""
     stems: list[str] = []
     for label in labels:
         stem = re.sub(r"[^A-Za-z0-9._-]+", "-", label).strip("-")

@@ -1,6 +1,6 @@
-"""Figures of what each loop contributes: loss by the number of loops, and without one loop's write.
+"""Figures of each loop's contribution: loss by the number of loops, and without one loop's write.
 
-Knows results of probing; nothing of how they were found.
+Knows results of probing; nothing of how they are measured.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ _DIFFERENCE = "loss − loss as trained\n(nats per token)"
 
 
 def draw_loops(probes: Sequence[ModelProbes], labels: Sequence[str]) -> Picture:
-    """Loss with fewer and more loops, and with one loop's write withheld, a series for each looped segment."""
+    """Draw the loss with fewer and more loops, and with one loop's write withheld; one series per looped segment."""
     series = _series(probes, labels)
     drawn = [loops for _, loops in series if loops is not None]
     names = [name for name, loops in series if loops is not None]
@@ -61,7 +61,7 @@ def draw_loops(probes: Sequence[ModelProbes], labels: Sequence[str]) -> Picture:
 
 
 def _series(probes: Sequence[ModelProbes], labels: Sequence[str]) -> list[tuple[str, LoopProbes | None]]:
-    """The first looped segment of each model, None where there is none, so that its number is the model's; the others."""
+    """Return the series: each model's first looped segment (None without one), in model order, then the others."""
     first = [
         (name if len(found.loops) < 2 else f"{name}, {found.loops[0].segment}", next(iter(found.loops), None))
         for found, name in zip(probes, labels, strict=True)
@@ -103,7 +103,7 @@ def _without(loops: LoopProbes | None) -> tuple[list[str], np.ndarray, np.ndarra
 
 
 def _difference_axis(axes: Axes, changes: Sequence[LossChange]) -> None:
-    """From hundredths of a nat to the many that a model without its loops can lose."""
+    """Scale the axis for differences from hundredths of a nat to the many nats that a model without loops loses."""
     sizes = np.abs([change.difference for change in changes if change.difference])
     axes.axhline(0, color=BLACK, linewidth=0.8)
     if not np.isfinite(sizes).any():

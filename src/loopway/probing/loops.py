@@ -1,6 +1,6 @@
-"""What each loop contributes: the loss with fewer loops and with more, and with one loop's output withheld.
+"""Measure each loop's contribution: the loss with fewer and more loops, and with one loop's output withheld.
 
-Knows recursive models and batches of samples; nothing of where these come from.
+Knows recursive models and batches of samples; nothing of their origin.
 """
 
 import math
@@ -24,14 +24,14 @@ ADDED_LOOPS = 2
 
 
 def probe_loops(model: PreTrainedModel, batches: Sequence[dict[str, Tensor]]) -> list[LoopProbes]:
-    """Losses of every change to the loops of a model, on the same samples.
+    """Measure the loss under every change to a model's loops, on the same samples.
 
     Args:
         model: a recursive model.
-        batches: ``input_ids``, ``shift_labels`` and, where documents are masked, ``position_ids``, ``[batch, seq]``.
+        batches: ``input_ids``, ``shift_labels`` and, if documents are masked, ``position_ids``, ``[batch, seq]``.
 
     Returns:
-        One for each looped segment; none for a vanilla model.
+        One result per looped segment; none for a vanilla model.
     """
     stages = list(find_stack(model).layout.stages)
     loops = loops_of(stages)
@@ -55,9 +55,9 @@ def _probe_segment(
 
     before, after = stages[: loop[0]], stages[loop[-1] + 1 :]
     by_loops = []
-    # Where nothing follows the loop there is no boundary after its last iteration, so that none can be added.
+    # If nothing follows the loop, its last iteration has no boundary, so no loop can be added.
     for count in range(len(loop) + (ADDED_LOOPS if after else 0) + 1):
-        # As many of the trained iterations as there are, then the last one again.
+        # The trained iterations first, then the last one repeated.
         iterations = [stages[loop[min(number, len(loop) - 1)]] for number in range(count)]
         if not (run := [*before, *iterations, *after]):
             continue
@@ -67,7 +67,7 @@ def _probe_segment(
                 losses = _losses(model, batches)
         by_loops.append(change(f"{count} loop{'s' if count != 1 else ''}", count, losses))
     without_write = []
-    if not isinstance(find_stack(model).recurrence, Base):  # to which nothing would be left
+    if not isinstance(find_stack(model).recurrence, Base):  # with `base`, nothing else could be read
         for stage in (stages[index] for index in loop if index < len(stages) - 1):
             with _withholding(model, stage.index):
                 losses = _losses(model, batches)
@@ -84,7 +84,7 @@ def _probe_segment(
 
 @contextmanager
 def _withholding(model: PreTrainedModel, boundary: int) -> Iterator[None]:
-    """Within, the recurrence is given zeros for what the stage before a boundary computed: MeSH writes nothing."""
+    """Give the recurrence zeros as the stage output at a boundary within the block: MeSH then writes nothing."""
     recurrence = find_stack(model).recurrence
     advance = recurrence.advance
 

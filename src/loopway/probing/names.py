@@ -1,4 +1,4 @@
-"""Names that the figures of probes share: models, samples, tokens by frequency, states."""
+"""Names shared by the figures of probes: models, samples, tokens by frequency, states."""
 
 import re
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from loopway.report.style import plain
 
 
 def name_models(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
-    """A legend over all panels, in as many columns as the labels leave room for."""
+    """Add a legend above all panels, in as many columns as fit."""
     longest = max(len(name) for name in labels)
     columns = max(1, min(len(labels), int(15 * figure.get_figwidth() / (longest + 7))))
     names = [plain(name) for name in labels]
@@ -21,18 +21,18 @@ def name_models(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -
 
 
 def sample_count(counts: Sequence[int]) -> str:
-    """``20 samples``, or ``20 to 40 samples`` where models differ."""
+    """Return ``20 samples``, or ``20 to 40 samples`` if models differ."""
     least, most = min(counts), max(counts)
     return f"{least} samples" if least == most else f"{least} to {most} samples"
 
 
 def frequency_names(least: np.ndarray) -> list[str]:
-    """Of groups of tokens by frequency: how often their rarest token occurs; – for a group without tokens."""
+    """Return the names of frequency groups: the count of their rarest token; – for a group without tokens."""
     return ["–" if np.isnan(count) else f"{count:,.0f}" for count in least]
 
 
 def state_name(state: str) -> str:
-    """The state's name as a formula."""
+    """Return a state's name as a formula."""
     if found := re.fullmatch(r"h_(\w+)", state):
         return rf"$h_\mathrm{{{found[1]}}}$"
     return f"${state}$" if re.fullmatch(r"h\(\d+\)", state) else plain(state)

@@ -1,6 +1,6 @@
-"""The page of ``loopway probe``: what was found of one or several models, in words, figures, tables and drawings.
+"""The page of ``loopway probe``: results of one or several models, in text, figures, tables and diagrams.
 
-Knows results, their figures and tables, and what a page is; nothing of how anything was found.
+Knows results, their figures and tables, and pages; nothing of how results are measured.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,12 +39,12 @@ _GLANCE = (
     "with MeSH the second counts, since what is read after fewer loops was never meant for the coda.",
 )
 _MODELS = (
-    "Each drawing goes from the embeddings down to the head, with a bar for every layer. What the recurrence adds to "
-    "the way from block to block is in blue.",
+    "Each drawing goes from the embeddings down to the head, with a bar for every layer. Connections that "
+    "the recurrence adds are blue.",
 )
 _CUT = (
-    "A vanilla model is cut into the blocks of a recursive layout (dashed lines), so that it can stand beside one; its "
-    "blocks share no layers, and its “loops” are just blocks in the loops’ places.",
+    "For comparison, a vanilla model is cut into the blocks of a recursive layout (dashed lines). Its blocks share no "
+    "layers, and its “loops” are just the blocks in the loops’ places.",
 )
 _SKEW = (
     Markup(
@@ -54,10 +54,10 @@ _SKEW = (
         "are more alike."
     ),
     Markup(
-        "Balance makes one number of it: (exp(<i>H</i>(<i>p</i>)) − 1) / (<i>K</i> − 1), where <i>p</i> is the share "
+        "Balance summarises this in one number: (exp(<i>H</i>(<i>p</i>)) − 1) / (<i>K</i> − 1), where <i>p</i> is the share "
         "of each of the <i>K</i> loops in the sum of their updates, and <i>H</i> its entropy. 1: all loops change the "
-        "state equally. 0: one of them does it all. It doesn’t say whether a change is useful; loops that undo one "
-        "another are balanced, too."
+        "state equally. 0: one loop makes all of the change. It doesn’t say whether a change is useful: loops that undo "
+        "each other are also balanced."
     ),
 )
 _STAGNATION = (
@@ -72,7 +72,7 @@ _COLLAPSE = (
     "How many dimensions does a state use? Its singular values, divided by the largest, fall fast where a few "
     "directions hold nearly everything. In the paper they fall faster after naive recursion; with MeSH they are "
     "flatter.",
-    "Effective rank (Roy and Vetterli, 2007) makes one number of it: exp of the entropy of the singular values divided "
+    "Effective rank (Roy and Vetterli, 2007) summarises this in one number: exp of the entropy of the singular values divided "
     "by their sum. It is at most the smaller of tokens and hidden size, so it grows with the length of the samples, "
     "and a few huge dimensions, which language models often have, lower it.",
 )
@@ -110,14 +110,14 @@ def write_probe_page(
     command: str,
     versions: Mapping[str, str],
 ) -> None:
-    """Write the page; the same results give the same bytes.
+    """Write the page; equal results give equal bytes.
 
     Args:
-        path: of the file; its folder is there.
-        probes: of one model or more, in the order in which they are shown.
-        pictures: of them, by file stem, from :func:`loopway.probing.figures.draw_figures`.
-        command: what was typed.
-        versions: of the software, by name.
+        path: the file; its folder must exist.
+        probes: results of one or more models, in display order.
+        pictures: their figures by file stem, from :func:`loopway.probing.figures.draw_figures`.
+        command: the command that made the page.
+        versions: versions of the software, by name.
     """
     labels = model_labels([found.name for found in probes])
     write_page(
@@ -135,7 +135,7 @@ def _sections(
     probes: Sequence[ModelProbes], labels: Sequence[str], pictures: Mapping[str, Picture]
 ) -> list[Section]:
     def figures(stem: str, folded: bool = False) -> list[Figure]:
-        """Those pictures whose names begin so."""
+        """Return the figures whose file stem begins with ``stem``."""
         found = [picture for name, picture in pictures.items() if name.startswith(stem)]
         return [Figure(picture.page_svg, picture.caption, folded=folded) for picture in found]
 
@@ -218,12 +218,12 @@ def _models(labels: Sequence[str]) -> str:
 
 
 def _differences(probes: Sequence[ModelProbes]) -> list[str]:
-    """Why numbers of these models can't be compared."""
+    """Return reasons why numbers of these models can't be compared."""
     warnings = []
     if len({found.text for found in probes}) > 1:
         warnings.append(
             "The models didn’t read the same tokens, because their texts or tokenizers differ. Differences between "
-            "them are not of the models alone."
+            "their numbers also come from the text."
         )
     if len({(found.samples, found.sequence_length) for found in probes}) > 1:
         warnings.append(

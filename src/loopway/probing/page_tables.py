@@ -1,6 +1,6 @@
-"""The tables of the page of ``loopway probe``: every number that was found.
+"""The tables of the page of ``loopway probe``: all measured numbers.
 
-Knows results and what a table is; nothing of the page that they go to.
+Knows results and tables; nothing of the page around them.
 """
 
 import math
@@ -18,7 +18,7 @@ _DEVIATION = "mean ± standard deviation over samples"
 
 
 def glance_table(probes: Sequence[ModelProbes], labels: Sequence[str]) -> Table:
-    """One row a model: one number for each probe, and what the last loop is worth in loss."""
+    """Return the overview, one row per model: one number per probe, and the last loop's effect on the loss."""
     rows = [
         (
             label,
@@ -47,7 +47,7 @@ def state_tables(
     names: Callable[[StateProbes], Sequence[str]],
     values: Callable[[StateProbes], Spread],
 ) -> list[Table]:
-    """One row a model, one column a stage or state; models with others have a table of their own."""
+    """Return tables with one row per model and one column per stage or state; one table per set of columns."""
     columns = [tuple(names(found.states)) for found in probes]
     return [
         Table(
@@ -64,7 +64,7 @@ def state_tables(
 
 
 def similarity_tables(probes: Sequence[ModelProbes], labels: Sequence[str]) -> list[Table]:
-    """CKA of all pairs of states, a table a model."""
+    """Return one table per model: CKA of all pairs of states."""
     return [
         Table(
             f"CKA of all pairs of states, {label}: {_DEVIATION}.",
@@ -77,7 +77,7 @@ def similarity_tables(probes: Sequence[ModelProbes], labels: Sequence[str]) -> l
 
 
 def spectrum_tables(probes: Sequence[ModelProbes], labels: Sequence[str]) -> list[Table]:
-    """The singular values of all states, a table a model."""
+    """Return one table per model: the singular values of all states."""
     return [
         Table(
             f"Singular values divided by the largest, {label}: {_DEVIATION}.",
@@ -93,7 +93,7 @@ def spectrum_tables(probes: Sequence[ModelProbes], labels: Sequence[str]) -> lis
 
 
 def router_tables(found: ModelProbes, routers: RouterProbes, label: str) -> list[Table]:
-    """What a model's routers do: mixing, then what it is made of, then how it differs by token."""
+    """Return the tables of a model's routers: mixing, its components, and its differences between tokens."""
     slots = [f"slot {slot}" for slot in range(routers.write.mean.shape[1])]
     tables = [
         Table(
@@ -145,7 +145,7 @@ def router_tables(found: ModelProbes, routers: RouterProbes, label: str) -> list
 
 
 def loop_tables(probes: Sequence[ModelProbes], labels: Sequence[str]) -> list[Table]:
-    """Losses of changed models: of the number of loops, and of withheld writes."""
+    """Return the losses of changed models: by the number of loops, and with withheld writes."""
     kinds: list[tuple[str, Callable[..., list[LossChange]]]] = [
         ("Validation loss by the number of loops", lambda loops: loops.by_loops),
         ("Validation loss with one loop's output withheld", lambda loops: loops.without_write),
@@ -174,7 +174,7 @@ def loop_tables(probes: Sequence[ModelProbes], labels: Sequence[str]) -> list[Ta
 
 
 def _changes(found: ModelProbes, wanted: Callable[[LoopProbes], LossChange | None]) -> str:
-    """What the loss changes by, of each looped segment."""
+    """Return the change of the loss for each looped segment."""
     cells = [
         (f"{loops.segment}: " if len(found.loops) > 1 else "") + _difference(change)
         for loops in found.loops
@@ -188,7 +188,7 @@ def _rows(names: Sequence[str], spread: Spread) -> list[tuple[str, ...]]:
 
 
 def _cells(spread: Spread) -> list:
-    """The cells of an array, nested as it is."""
+    """Return an array's cells, nested as the array is."""
     if spread.mean.ndim == 1:
         return [measured(mean, std) for mean, std in zip(spread.mean, spread.std, strict=True)]
     return [_cells(Spread(mean, std)) for mean, std in zip(spread.mean, spread.std, strict=True)]

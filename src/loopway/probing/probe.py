@@ -1,8 +1,8 @@
-"""Probing from options to report: every model's probes on held-out samples, told side by side.
+"""Probe models on held-out samples and report the results side by side.
 
     probes.json  probes.html  figures/*.png, *.svg
 
-Knows what is probed and where it goes; nothing of how a measure is taken or drawn.
+Knows which probes run and where results are written; nothing of how they are measured or drawn.
 """
 
 from collections.abc import Sequence
@@ -52,16 +52,17 @@ def probe(
 
     Args:
         models: run folders, checkpoints, model folders or names on the Hub; also plain models of supported families.
-        folder: where everything goes.
-        command: what was typed, for the page.
-        console: where it is told; None is standard output.
+        folder: the output folder.
+        command: the command, for the page.
+        console: where the summary is printed; None means standard output.
 
     Raises:
-        LoopwayError: a model that can't be opened, is of an unsupported family or can't be cut as it should, no text.
+        LoopwayError: a model can't be opened, has an unsupported family or can't be cut as requested; or there is no
+            held-out text.
     """
     settings, folder, console = settings or ProbeOptions(), Path(folder), console or screen()
     log = screen(stderr=True)
-    # What can be seen to be wrong is told now, rather than after the first model.
+    # Report visible mistakes now, rather than after the first model.
     look_at_models(models, settings.plugin)
     layouts = [layout for name in models if (layout := _layout_of(name)) is not None]
     if settings.cut is not None:
@@ -70,11 +71,11 @@ def probe(
             blocks_of(vanilla, settings.cut)
     found = []
     for name in models:
-        # Nothing here holds a model while the next one is opened.
+        # Hold no reference to a model while the next one is opened.
         found.append(_probe_one(open_trained(name, settings.plugin, settings.dtype), layouts, settings, log))
     _write(folder, found, settings, command)
     console.print(glance(found))
-    say(console, f"Everything is in {folder}: probes.html, probes.json, figures/")
+    say(console, f"Results are in {folder}: probes.html, probes.json, figures/")
     return found
 
 
@@ -99,8 +100,8 @@ def _probe_one(
     for batch, records in shown:
         if not all(record.output.isfinite().all() for record in records):
             raise ConfigError(
-                f"{opened.name}: computes states in {str(model.dtype).removeprefix('torch.')} that aren't finite, so "
-                f"there is nothing to measure; give --dtype float32, unless its weights aren't finite either"
+                f"{opened.name}: states in {str(model.dtype).removeprefix('torch.')} aren't finite and can't be "
+                f"measured; give --dtype float32, unless the weights aren't finite either"
             )
         if states is None:
             stages = [record.stage for record in records]
@@ -110,7 +111,7 @@ def _probe_one(
         states.add(records)
         if routers is not None:
             routers.add(records, batch["input_ids"])
-    assert states is not None, "there is a sample at least"
+    assert states is not None, "there must be at least one sample"
     loops = []
     if settings.loop_samples and cut is None:
         few = evenly_spread(samples, settings.loop_samples)
@@ -142,7 +143,7 @@ def _as_recursive(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _layout_of(name: str) -> Layout | None:
-    """The layout that a model's config names; None for a plain model."""
+    """Return the layout in a model's config; None for a plain model."""
     folder = model_folder(Path(name)) if Path(name).exists() else name
     return getattr(PretrainedFolder(folder).config(), "parsed_layout", None)
 
@@ -157,7 +158,7 @@ def _cut_of(
         (str(layout) for layout in layouts if layout.is_looped and layout.compute_depth == depth), None
     )
     if cut is None:
-        say(log, f"{name}: is probed as a single block; --cut names the layout as whose blocks it should be")
+        say(log, f"{name}: is probed as a single block; give --cut LAYOUT to probe it in blocks")
     return cut
 
 
@@ -178,7 +179,7 @@ def _write(folder: Path, found: list[ModelProbes], settings: ProbeOptions, comma
 
 
 def glance(found: Sequence[ModelProbes]) -> Table:
-    """The page's first table for a terminal: a column a model, a row a number; and the blocks that they are of."""
+    """Return the page's first table for a terminal: one column per model, one row per number, with its blocks."""
     numbers = glance_table(found, model_labels([probes.name for probes in found]))
     (_, *labels), *rows = zip(numbers.heads, *numbers.rows, strict=True)
     table = Table("", *(Column(label, justify="right") for label in labels))

@@ -1,6 +1,6 @@
-"""Figures of what MeSH's routers do: weights, mixing, entropies; mixing by position and by frequency.
+"""Figures of MeSH's routers: weights, mixing and entropies; mixing by position and by frequency.
 
-Knows results of probing; nothing of how they were found.
+Knows results of probing; nothing of how they are measured.
 """
 
 import itertools
@@ -29,7 +29,7 @@ from loopway.traces.findings import ModelProbes, RouterProbes
 
 
 def draw_routers(found: ModelProbes, routers: RouterProbes, name: str, stem: str) -> list[Picture]:
-    """The three figures of one model's routers: weights and mixing; mixing by position; mixing by frequency."""
+    """Draw three figures of one model's routers: weights and mixing; mixing by position; mixing by frequency."""
     counts = sample_count([found.samples])
     return [
         _draw_weights(routers, name, stem, counts),
@@ -146,7 +146,7 @@ def _draw_groups(
     caption: str,
     name: str,
 ) -> Picture:
-    """A heat map for each boundary: sources down, groups across.
+    """Draw a heat map for each boundary: sources down, groups across.
 
     Args:
         mixing: ``[groups, boundaries, sources]``.
@@ -185,6 +185,6 @@ def _position_names(firsts: np.ndarray) -> list[str]:
 
 
 def _largest(*values: np.ndarray) -> float:
-    """The top of a colour scale for all of them: the largest, rounded up to tenths."""
+    """Return the upper end of a common colour scale: the largest value, rounded up to tenths."""
     largest = max(np.max(value, where=np.isfinite(value), initial=0) for value in values)
     return max(math.ceil(largest * 10 - 1e-6), 1) / 10

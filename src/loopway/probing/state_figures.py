@@ -38,13 +38,13 @@ _FLOOR = 1e-8  # of a spectrum's axis: below the rounding of float32
 
 
 def last_loop_state(states: StateProbes) -> int:
-    """Which state is h(K): after the last loop; without a loop, what the last block reads."""
+    """Return the index of h(K): the state after the last loop; without a loop, the last block's input."""
     looped = [number for number, is_looped in enumerate(states.looped) if is_looped]
     return looped[-1] + 1 if looped else max(len(states.stages) - 1, 1)
 
 
 def draw_relative_updates(probes: Sequence[ModelProbes], labels: Sequence[str]) -> Picture:
-    """How much each block changes its input: bars, models side by side (the paper's Figure 3)."""
+    """Draw how much each block changes its input: bars, models side by side (the paper's Figure 3)."""
     series = [(p.states.stages, p.states.relative_update.mean, p.states.relative_update.std) for p in probes]
     figure = new_figure(WIDTH, 2.9)
     axes = figure.subplots()
@@ -65,7 +65,7 @@ def draw_relative_updates(probes: Sequence[ModelProbes], labels: Sequence[str]) 
 
 
 def draw_similarity(probes: Sequence[ModelProbes], labels: Sequence[str]) -> Picture:
-    """CKA between all states of each model: heat maps side by side (the paper's Figure 4)."""
+    """Draw the CKA between all states of each model: heat maps side by side (the paper's Figure 4)."""
     most = max(len(found.states.states) for found in probes)
     most_columns = 3 if 6 < most <= 8 else 4
     rows, columns = grid_shape(len(probes), most_columns)
@@ -98,7 +98,7 @@ def draw_similarity(probes: Sequence[ModelProbes], labels: Sequence[str]) -> Pic
 
 
 def draw_spectra(probes: Sequence[ModelProbes], labels: Sequence[str]) -> Picture:
-    """Singular values of the states: a panel each model, and one of all models at h(K) (the paper's Figure 5)."""
+    """Draw the singular values of the states: one panel per model, and all models at h(K) (the paper's Figure 5)."""
     states = in_order([found.states.states for found in probes])
     heights = [grid_shape(len(probes))[0] * 1.9 + 0.8, 2.0][: len(probes)]
     figure = new_figure(WIDTH, sum(heights))
@@ -139,7 +139,7 @@ def draw_spectra(probes: Sequence[ModelProbes], labels: Sequence[str]) -> Pictur
 
 
 def draw_glance(probes: Sequence[ModelProbes], labels: Sequence[str]) -> Picture:
-    """One number for each of the three probes: bars, a row each model."""
+    """Draw one number for each of the three probes: bars, one row per model."""
     shown: list[tuple[str, list[tuple[float, float] | None], bool]] = [
         (
             "balance of the loops' work\n(0: one loop does all, 1: even)",
@@ -191,7 +191,7 @@ def draw_glance(probes: Sequence[ModelProbes], labels: Sequence[str]) -> Picture
 def _compare_spectra(
     figure: SubFigure, probes: Sequence[ModelProbes], labels: Sequence[str], limits: tuple[float, float]
 ) -> None:
-    """One panel: every model's spectrum at h(K)."""
+    """Draw one panel with every model's spectrum at h(K)."""
     axes = figure.subplots()
     axes.set_yscale("log")
     axes.set_ylim(limits)
@@ -210,7 +210,7 @@ def _samples(probes: Sequence[ModelProbes]) -> str:
 
 
 def _spectrum(axes: Axes, mean: np.ndarray, std: np.ndarray, style: dict[str, Any], number: int) -> Line2D:
-    """A line with its deviation; what a log axis can't show is left out."""
+    """Draw a line with its deviation, without values that a log axis can't show."""
     shown = np.where(mean > 0, mean, np.nan)
     index = np.arange(1, len(mean) + 1)
     (line,) = axes.plot(index, shown, marker=marker(number), markersize=3, markevery=(number % 6, 7), **style)
@@ -220,13 +220,13 @@ def _spectrum(axes: Axes, mean: np.ndarray, std: np.ndarray, style: dict[str, An
 
 
 def _row_by_row(handles: list[Line2D], names: list[str], columns: int) -> tuple[list[Line2D], list[str]]:
-    """In the order in which a legend, that fills column by column, reads row by row."""
+    """Reorder entries for a legend, which fills column by column, to read row by row."""
     order = [number for first in range(columns) for number in range(first, len(names), columns)]
     return [handles[number] for number in order], [names[number] for number in order]
 
 
 def _lowest(spectra: Sequence[Spread]) -> float:
-    """The least mean that a log axis can show."""
+    """Return the smallest mean that a log axis can show."""
     shown = np.concatenate([spectrum.mean.ravel() for spectrum in spectra])
     return max(np.min(shown, where=shown > 0, initial=1.0), _FLOOR)
 

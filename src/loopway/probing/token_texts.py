@@ -1,4 +1,4 @@
-"""Tokens as the text that each adds, for showing them one by one. Knows tokenizers only."""
+"""Text of single tokens, for display. Knows tokenizers only."""
 
 from collections.abc import Sequence
 
@@ -10,9 +10,9 @@ _SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 
 def token_texts(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Return what each token adds to the text before it.
+    """Return the text that each token adds to the text before it.
 
-    Tokens that make one character together are that character with the number of the part: ``日₁``, ``日₂``, ``日₃``.
+    Tokens that form one character together are shown as this character with a part number: ``日₁``, ``日₂``, ``日₃``.
     """
     texts: list[str] = []
     while len(texts) < len(ids):
@@ -22,7 +22,7 @@ def token_texts(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[
             added = _added(before, _decoded(ids[:end], tokenizer))
             if _UNFINISHED not in added:
                 break
-        else:  # no character: bytes that are none, or the text's own mark for them
+        else:  # no character: invalid bytes, or a replacement character in the text itself
             end, added = start + 1, _UNFINISHED
         parts = range(1, end - start + 1)
         texts += [added] if len(parts) == 1 else [added + str(part).translate(_SUBSCRIPTS) for part in parts]
@@ -30,7 +30,7 @@ def token_texts(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[
 
 
 def _added(before: str, text: str) -> str:
-    """Return what follows ``before``, at whose end several unfinished bytes may be one mark, or one more than later."""
+    """Return the text after ``before``, whose unfinished last bytes may decode to more replacement marks than later."""
     if not before.endswith(_UNFINISHED):
         return text.removeprefix(before)
     added = text.removeprefix(before.rstrip(_UNFINISHED))

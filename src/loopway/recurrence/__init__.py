@@ -1,4 +1,4 @@
-"""How a state passes between stages: knows tensors, not Hugging Face."""
+"""Recurrences: rules that pass a state between stages. Knows tensors, nothing of Hugging Face."""
 
 from loopway.recurrence.interface import Recurrence, RecurrenceOptions
 from loopway.recurrence.mixing import mix_states

@@ -1,7 +1,7 @@
-"""The schemes without a memory: base, residual, anchor, anchor* and their sums, static and dynamic (section 1).
+"""Recurrences without a memory: base, residual, anchor, anchor* and their sums, static, dynamic (paper, section 1).
 
-They apply their rule after every iteration of a looped segment that isn't the last stage, and pass the other
-boundaries through. ``h(0)`` of a looped segment is the state that enters its first iteration.
+They apply their rule after every iteration of a looped segment, except after the last stage. At other boundaries the
+stage output passes through unchanged. ``h(0)`` of a looped segment is the state that enters its first iteration.
 """
 
 from typing import NamedTuple
@@ -14,14 +14,14 @@ from loopway.recurrence.mixing import mix_states
 
 
 class LoopMemory(NamedTuple):
-    """What the schemes look back to: the embeddings, and the state that entered the current loop, ``h(0)``."""
+    """Earlier states that a rule can use: the embeddings, and ``h(0)``, which entered the current looped segment."""
 
     embeddings: Tensor
     anchor: Tensor
 
 
 class Base(Recurrence):
-    """h(t+1) = h_m(t): the next stage reads what the last one computed. Legal for every layout."""
+    """h(t+1) = h_m(t): the next stage reads the previous stage's output. Valid for every layout."""
 
     def start(self, embeddings: Tensor) -> None:
         return None
@@ -33,7 +33,7 @@ class Base(Recurrence):
 
 
 class LoopRecurrence(Recurrence):
-    """Keeps h_emb and h(0) and applies :meth:`combine` inside and at the end of every loop."""
+    """Base class of rules that keep h_emb and h(0) and apply :meth:`combine` after every iteration of a loop."""
 
     needs_loop = True
 
@@ -56,12 +56,12 @@ class LoopRecurrence(Recurrence):
         return self.combine(step, stage_input, stage_output, state), state
 
     def combine(self, step: int, stage_input: Tensor, stage_output: Tensor, memory: LoopMemory) -> Tensor:
-        """h(t+1) from h(t), h_m(t), h(0) and h_emb."""
+        """Return h(t+1) from h(t), h_m(t), h(0) and h_emb, each ``[batch, seq, hidden]``."""
         raise NotImplementedError
 
 
 class SupplementSum(LoopRecurrence):
-    """h(t+1) = h_m(t) + the named supplements: h(t) for ``residual``, h(0) for ``anchor``, h_emb for ``anchor*``."""
+    """h(t+1) = h_m(t) + supplements: h(t) for ``residual``, h(0) for ``anchor``, h_emb for ``anchor*``."""
 
     SUPPLEMENTS = ("residual", "anchor", "anchor*")
 
@@ -84,7 +84,7 @@ class SupplementSum(LoopRecurrence):
 
 
 class Static(LoopRecurrence):
-    """h(t+1) = a1·h_m(t) + a2·h(0) + a3·h_emb with one trained triple per step, starting at (1, 0, 0)."""
+    """h(t+1) = a1·h_m(t) + a2·h(0) + a3·h_emb, with one trained triple per step, initially (1, 0, 0)."""
 
     def __init__(self, options: RecurrenceOptions) -> None:
         super().__init__(options)
@@ -103,7 +103,7 @@ class Static(LoopRecurrence):
 
 
 class Dynamic(LoopRecurrence):
-    """As static, with the triple computed per token from h(t) by a linear map: zero weight, bias (1, 0, 0)."""
+    """As static, but a linear map computes the triple per token from h(t). Initially: zero weight, bias (1, 0, 0)."""
 
     def __init__(self, options: RecurrenceOptions) -> None:
         super().__init__(options)
@@ -122,8 +122,8 @@ class Dynamic(LoopRecurrence):
 
     def combine(self, step: int, stage_input: Tensor, stage_output: Tensor, memory: LoopMemory) -> Tensor:
         device, linear = stage_input.device.type, self.coefficients[str(step)]
-        # An autocast leaves a state in float32 if the weights are, and the map, too, must not go below: near 1 a half
-        # precision's steps are as large as what training changes. The map may be a quantised one: it is only called.
+        # With float32 states, run the map in float32 too: near 1, half precision can't represent the small changes
+        # that training makes. The map may be quantised, so only its forward is used.
         is_half = stage_input.dtype in (torch.float16, torch.bfloat16)
         with torch.autocast(device, enabled=is_half and torch.is_autocast_enabled(device)):
             coefficients = linear(stage_input).split(1, dim=-1)

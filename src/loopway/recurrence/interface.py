@@ -1,6 +1,6 @@
-"""What a recurrence is: the rule that turns one stage's output into the next stage's input.
+"""The interface of a recurrence: the rule that turns one stage's output into the next stage's input.
 
-A recurrence is asked at every boundary (after every stage but the last). It knows the layout and the hidden
+A recurrence is called at every boundary (after every stage but the last). It knows the layout and the hidden
 size, nothing of layers, caches or Hugging Face.
 """
 
@@ -15,14 +15,14 @@ from loopway.layout import Layout
 
 @dataclass(frozen=True)
 class RecurrenceOptions:
-    """What a recurrence is built from.
+    """Options that a recurrence is built from.
 
     Attributes:
-        layout: the stages between which it stands.
+        layout: the model's segments and stages.
         hidden_size: D, the last dimension of every state.
         num_slots: B, MeSH's buffer length; None means boundaries + 2 (loops + 3 for prelude-core-coda).
-        transition_router_input: what MeSH's routers after the first stage see, ``embedding`` or ``prelude``.
-        initializer_range: standard deviation of fresh router weights.
+        transition_router_input: input of MeSH's routers after the first stage, ``embedding`` or ``prelude``.
+        initializer_range: standard deviation of initial router weights.
     """
 
     layout: Layout
@@ -35,13 +35,13 @@ class RecurrenceOptions:
 class Recurrence(nn.Module):
     """Base class of all recurrences; subclass it and register it with ``loopway.register_recurrence``.
 
-    A subclass gives :meth:`start` and :meth:`advance`, and, if it has parameters, :meth:`reset_parameters`. The
-    state that travels between the two is its own: a tensor, a tuple, whatever the rule needs to remember.
+    A subclass defines :meth:`start` and :meth:`advance`, and :meth:`reset_parameters` if it has parameters. The state
+    passed between them may be any object: a tensor, a tuple, whatever the rule needs.
     """
 
-    #: Whether the rule does anything only where a segment is looped.
+    #: Whether the rule needs a looped segment to have any effect.
     needs_loop: ClassVar[bool] = False
-    #: Whether the rule does anything only where there are two stages or more.
+    #: Whether the rule needs at least two stages to have any effect.
     needs_boundary: ClassVar[bool] = False
 
     def __init__(self, options: RecurrenceOptions) -> None:
@@ -50,10 +50,14 @@ class Recurrence(nn.Module):
 
     @classmethod
     def check(cls, options: RecurrenceOptions) -> None:
-        """Raise ``RecurrenceError`` if the rule can't be used with these options; called before anything is built."""
+        """Validate the options; called before anything is built. Override it to reject options.
+
+        Raises:
+            RecurrenceError: the rule can't be used with these options.
+        """
 
     def start(self, embeddings: Tensor) -> Any:
-        """The state before the first stage.
+        """Return the state before the first stage.
 
         Args:
             embeddings: ``h_emb``, ``[batch, seq, hidden]``.
@@ -61,26 +65,32 @@ class Recurrence(nn.Module):
         raise NotImplementedError
 
     def advance(self, state: Any, step: int, stage_input: Tensor, stage_output: Tensor) -> tuple[Tensor, Any]:
-        """What the next stage reads, and the new state.
+        """Return the next stage's input, ``[batch, seq, hidden]``, and the new state.
 
         Args:
-            state: as returned by :meth:`start` or by the step before.
-            step: the boundary, counted in stage order from 0.
-            stage_input: what the stage before the boundary read, ``[batch, seq, hidden]``.
-            stage_output: what it computed, same shape.
+            state: as returned by :meth:`start` or by the previous step.
+            step: index of the boundary in stage order, from 0.
+            stage_input: input of the stage before the boundary, ``[batch, seq, hidden]``.
+            stage_output: output of that stage, same shape.
         """
         raise NotImplementedError
 
     def reset_parameters(self) -> None:
-        """Give every parameter its initial value. Values loaded from a checkpoint are kept all the same.
+        """Set every parameter to its initial value. Loopway restores values loaded from a checkpoint afterwards.
 
-        Random numbers drawn here come from a stream of the recurrence's own, so layers start alike with any recurrence.
+        Random numbers come from a separate stream: layers get the same initial values with any recurrence.
+
+        Raises:
+            NotImplementedError: the subclass has parameters and doesn't override this method.
         """
         if any(True for _ in self.parameters()):
             raise NotImplementedError(
-                f"{type(self).__name__} has parameters: give it reset_parameters, which sets their initial values"
+                f"{type(self).__name__} has parameters: define reset_parameters to set their initial values"
             )
 
     def routing(self, state: Any) -> Mapping[str, Tensor]:
-        """Routing tensors of the latest boundary, for traces: ``write``, ``read``, ``weights``; empty without routers."""
+        """Return the latest boundary's routing tensors for traces: ``write``, ``read``, ``weights``.
+
+        Shapes are those of :class:`loopway.StageRecord`. Empty without routers.
+        """
         return {}

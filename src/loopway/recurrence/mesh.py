@@ -1,8 +1,8 @@
-"""MeSH, memory as state highways (paper, section 2), in the form that needs no buffer (section 3).
+"""MeSH, memory as state highways (paper, section 2), in its factored form without a buffer (section 3).
 
-Nothing reads a slot except through the routers, and writes only add. So what a read returns is a weighted sum of
-the embeddings and of the stage outputs so far, and the buffer of B slots never exists: the highway keeps the
-outputs and a few scalars per token. Exact, forward and backward; the tests hold it against a plain buffer.
+Only routers read slots, and writes only add. A read therefore returns a weighted sum of the embeddings and the stage
+outputs so far. The buffer of B slots is never built: the highway keeps the outputs and a few scalars per token. This
+is exact, forward and backward; the tests compare it with a plain buffer.
 """
 
 from typing import NamedTuple
@@ -17,11 +17,11 @@ from loopway.recurrence.randomness import generator_for
 
 
 class Highway(NamedTuple):
-    """What the buffer would hold, unexpanded.
+    """The buffer's content in factored form.
 
     Attributes:
         states: h_emb, then every stage output written so far, each ``[batch, seq, hidden]``.
-        writes: for every output, its write weights over the slots, ``[batch, seq, slots]``.
+        writes: the write weights of every output over the slots, each ``[batch, seq, slots]``.
         read: the latest read weights over the slots, same shape; None before the first boundary.
     """
 
@@ -30,31 +30,31 @@ class Highway(NamedTuple):
     read: Tensor | None
 
     def written(self, output: Tensor, write: Tensor) -> "Highway":
-        """m_b += write[b] · output, for every slot b."""
+        """Return the highway after m_b += write[b] · output for every slot b."""
         return self._replace(states=(*self.states, output), writes=(*self.writes, write))
 
     def weights(self, read: Tensor) -> list[Tensor]:
-        """How much of each state a read returns: a_emb = read[0] (slot 0 starts as h_emb), a(s) = read · writes[s].
+        """Return the weight of each state in a read: a_emb = read[0] (slot 0 starts as h_emb), a(s) = read · writes[s].
 
         Returns:
-            One ``[batch, seq, 1]`` per state.
+            One tensor ``[batch, seq, 1]`` per state.
         """
         return [read[..., :1], *((read * write).sum(-1, keepdim=True) for write in self.writes)]
 
 
 def over_slots(logits: Tensor) -> Tensor:
-    """softmax over the slots; half-precision logits are normalised in float32.
+    """Apply softmax over the slots; half-precision logits are normalised in float32.
 
-    Apart from the routers, which stay plain linear maps: an adapter (LoRA) adds to what a linear map returns.
+    Kept outside the routers, which stay plain linear maps: an adapter (LoRA) adds to a linear map's output.
     """
     return logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
 
 
 class MeSH(Recurrence):
-    """Every boundary writes the stage's output to the slots and reads the next input back.
+    """MeSH: every boundary writes the stage's output to the slots, then reads the next stage's input from them.
 
-    The routers of boundary t see the input of the stage before it; those of boundary 0 (the transitional cycle)
-    see h_emb, or the prelude's output with ``transition_router_input="prelude"``.
+    The routers of boundary t take the input of the stage before it. Those of boundary 0 (the transitional cycle)
+    take h_emb, or the prelude's output with ``transition_router_input="prelude"``.
     """
 
     needs_boundary = True
@@ -100,6 +100,6 @@ class MeSH(Recurrence):
         return mix_states(state.weights(read), state.states), state
 
     def routing(self, state: Highway) -> dict[str, Tensor]:
-        assert state.read is not None, "routing is asked for after a boundary"
+        assert state.read is not None, "routing needs at least one boundary"
         weights = torch.cat(state.weights(state.read), dim=-1)
         return {"write": state.writes[-1], "read": state.read, "weights": weights}

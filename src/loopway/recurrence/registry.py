@@ -1,4 +1,4 @@
-"""Recurrences by name: the paper's, their sums, and those that a user registers.
+"""Recurrences by name: the paper's, sums of them, and user-registered ones.
 
 Knows nothing of what a recurrence does.
 """
@@ -17,16 +17,16 @@ _BUILT_IN = (*_RECURRENCES, *SupplementSum.SUPPLEMENTS)
 
 
 def register_recurrence(name: str, cls: type[Recurrence]) -> None:
-    """Make a recurrence of your own known to configs, ``train`` and ``compare`` under ``name``.
+    """Register your own recurrence under ``name`` for configs, ``train`` and ``compare``.
 
-    Registering the same name again replaces the class, so that a notebook cell can be run twice.
+    Registering a name again replaces the class: a notebook cell can run twice.
 
     Raises:
-        RecurrenceError: if the name is taken by a built-in recurrence, holds a ``+``, or ``cls`` is no Recurrence.
+        RecurrenceError: the name is built in or contains ``+``, or ``cls`` is not a subclass of Recurrence.
     """
     if not (isinstance(name, str) and name) or "+" in name or name in _BUILT_IN:
         raise RecurrenceError(
-            f"a recurrence can't be registered as {name!r}: choose a name without '+' that isn't one of "
+            f"a recurrence can't be registered as {name!r}: choose a name without '+' other than "
             f"{', '.join(_BUILT_IN)}"
         )
     if not (isinstance(cls, type) and issubclass(cls, Recurrence)):
@@ -37,11 +37,11 @@ def register_recurrence(name: str, cls: type[Recurrence]) -> None:
 
 
 def check_recurrence(name: str, options: RecurrenceOptions) -> None:
-    """Raise a clear error unless recurrence ``name`` exists and makes sense with ``options``.
+    """Validate that recurrence ``name`` exists and can be used with ``options``.
 
     Raises:
-        RecurrenceError: unknown name or impossible options.
-        LayoutError: the recurrence needs a loop or a boundary that the layout hasn't got.
+        RecurrenceError: unknown name or invalid options.
+        LayoutError: the recurrence needs a loop or a boundary, and the layout has none.
     """
     cls = _resolve(name)[0]
     layout = options.layout
@@ -67,9 +67,13 @@ def check_recurrence(name: str, options: RecurrenceOptions) -> None:
 
 
 def build_recurrence(name: str, options: RecurrenceOptions) -> Recurrence:
-    """Return the recurrence module, its parameters initialised unless on the meta device.
+    """Return the recurrence module, with parameters initialised unless they are on the meta device.
 
-    Torch's own random stream is left where it was. Raises as :func:`check_recurrence` does.
+    Torch's global random stream doesn't advance.
+
+    Raises:
+        RecurrenceError: as :func:`check_recurrence`.
+        LayoutError: as :func:`check_recurrence`.
     """
     check_recurrence(name, options)
     with own_stream():
@@ -91,5 +95,5 @@ def _resolve(name: str) -> tuple[type[Recurrence], Callable[[RecurrenceOptions],
     hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
     raise RecurrenceError(
         f"unknown recurrence {name!r}{hint}; known: {', '.join(known)}, and sums of residual, anchor and anchor*, "
-        f"each once, such as residual+anchor; your own: loopway.register_recurrence(name, cls) before this"
+        f"each once, such as residual+anchor; register your own first with loopway.register_recurrence(name, cls)"
     )

@@ -1,1 +1,1 @@
-"""What results look like: tables, figures, pages."""
+"""Present results: tables, figures, pages."""

@@ -1,7 +1,7 @@
-"""A layout as a drawing: blocks of layers, loops, and the ways that states take between them, as SVG.
+"""Draw a layout as SVG: blocks of layers, loops, and the paths of states between them.
 
-Knows layouts and the names of recurrences; nothing of models and of the page around it. Lines are drawn in
-``currentColor`` and the recurrence in the CSS variable ``--accent``, so that a drawing fits a light and a dark page.
+Knows layouts and the names of recurrences; nothing of models or of the page around it. Lines have ``currentColor`` and
+the recurrence the CSS variable ``--accent``: a drawing fits light and dark pages.
 """
 
 from collections.abc import Sequence
@@ -26,13 +26,13 @@ _MIXED = {"anchor": "a₂·h(0)", "anchor*": "a₃·h_emb"}  # what static and d
 def layout_diagram(
     layout: Layout, recurrence: str, *, slots: int | None = None, cut: Layout | None = None
 ) -> str:
-    """Draw a model from its embeddings down to its head: 300 px wide, as high as it needs to be.
+    """Draw a model from its embeddings down to its head, 300 px wide and as high as needed.
 
     Args:
-        layout: of the model.
-        recurrence: its name; one that Loopway doesn't have itself is a box with that name.
-        slots: of MeSH's memory, where it is known.
-        cut: for a model of one segment, the layout as whose blocks it is looked at: dashed lines.
+        layout: the model's layout.
+        recurrence: its name; a user's own recurrence is drawn as a box with that name.
+        slots: number of MeSH's slots, if known.
+        cut: for a model of one segment, the layout as whose blocks it is analysed, drawn as dashed lines.
 
     Returns:
         An ``<svg>`` element without ids, with a title and a description for screen readers.
@@ -50,7 +50,7 @@ def layout_diagram(
 
 
 class _Drawing:
-    """Pieces of SVG, drawn from the top down; ``y`` is where the next one begins, on the line through the blocks."""
+    """SVG elements, drawn from the top down; ``y`` is where the next one begins, on the line through the blocks."""
 
     def __init__(self) -> None:
         self.pieces: list[str] = []
@@ -66,7 +66,7 @@ class _Drawing:
         )
 
     def line(self, *points: _Point, accent: bool = False, dashed: bool = False, arrow: bool = False) -> None:
-        """A line through points, right-angled turns rounded, with a head at its end where it is an arrow."""
+        """Draw a line through points, with rounded right-angle turns and an optional arrow head."""
         style = _accent(accent) + (' stroke-dasharray="4 3"' if dashed else "")
         self.pieces.append(f'<path d="{_rounded(points)}"{style}/>')
         if arrow:
@@ -82,11 +82,11 @@ class _Drawing:
             self.pieces.append(f'<polygon points="{shape}" {_filled(accent)}/>')
 
     def dot(self, x: float, y: float, accent: bool = False) -> None:
-        """Where a line leaves another."""
+        """Draw a dot where a line branches off."""
         self.pieces.append(f'<circle cx="{x:g}" cy="{y:g}" r="3" {_filled(accent)}/>')
 
     def sum(self, x: float, y: float) -> None:
-        """A plus in a circle."""
+        """Draw a plus in a circle."""
         self.pieces.append(
             f'<circle cx="{x:g}" cy="{y:g}" r="9"{_accent(True)}/>'
             f'<path d="M{x - 5:g} {y:g}h10M{x:g} {y - 5:g}v10"{_accent(True)}/>'
@@ -95,7 +95,7 @@ class _Drawing:
     def text(
         self, x: float, y: float, words: str, *, anchor: str = "middle", size: int = 13, more: str = ""
     ) -> None:
-        """Words on the base line ``y``; ``more`` are further attributes."""
+        """Draw words on the base line ``y``; ``more`` are further attributes."""
         self.pieces.append(
             f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}" font-size="{size}" fill="currentColor" '
             f'stroke="none"{more}>{escape(words)}</text>'
@@ -104,7 +104,7 @@ class _Drawing:
     def box(
         self, x: float, y: float, width: float, height: float, radius: float, accent: bool = False
     ) -> None:
-        """A rounded box, its ground a little darker (or lighter) than the page's."""
+        """Draw a rounded box with a slightly darker (or lighter) background than the page's."""
         fill = "var(--accent, currentColor)" if accent else "currentColor"
         self.pieces.append(
             f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="{radius:g}" '
@@ -112,18 +112,18 @@ class _Drawing:
         )
 
     def end(self, name: str) -> None:
-        """Embeddings or head: a pill at ``y``."""
+        """Draw the embeddings or the head as a pill at ``y``."""
         self.box(_CENTRE - 52, self.y, 104, 28, 14)
         self.text(_CENTRE, self.y + 18.5, name)
         self.y += 28
 
     def down(self, distance: float, arrow: bool = False) -> None:
-        """The line through the blocks goes on."""
+        """Extend the line through the blocks."""
         self.line((_CENTRE, self.y), (_CENTRE, self.y + distance), arrow=arrow)
         self.y += distance
 
     def block(self, name: str, layers: int) -> None:
-        """A segment: its name, the number of its layers, and a bar for each of them."""
+        """Draw a segment: its name, its number of layers, and a bar per layer."""
         height = 44 + 2 * min(layers, 24)
         self.box(_LEFT, self.y, _BLOCK, height, 8)
         middle = self.y + height / 2
@@ -133,7 +133,7 @@ class _Drawing:
         self.y += height
 
     def cut_block(self, parts: Sequence[tuple[str, int] | None], height: float) -> None:
-        """A block of several parts, dashed lines between them; None stands for parts that are left out."""
+        """Draw a block of several parts with dashed lines between them; None stands for omitted parts."""
         self.box(_LEFT, self.y, _BLOCK, height * len(parts), 8)
         for number, part in enumerate(parts):
             top = self.y + number * height
@@ -149,14 +149,14 @@ class _Drawing:
 
     def _bars(self, top: float, height: float, layers: int) -> None:
         if layers > 48:
-            return  # closer than can be told apart
+            return  # too close to distinguish
         pitch = min((height - 14) / layers, 9)
         first = top + height / 2 - pitch * (layers - 1) / 2
         bars = "".join(f"M{_RIGHT - 34:g} {first + pitch * layer:g}h22" for layer in range(layers))
         self.pieces.append(f'<path d="{bars}" stroke-width="{min(3, pitch * 0.5):g}" stroke-opacity="0.55"/>')
 
     def times(self, y: float, loops: int) -> None:
-        """The number of loops, on the way back."""
+        """Draw the number of loops on the return path."""
         half = 8 + 4 * len(str(loops))
         self.pieces.append(
             f'<rect x="{_RETURN - half:g}" y="{y - 11:g}" width="{2 * half}" height="22" rx="11" '
@@ -166,7 +166,7 @@ class _Drawing:
 
 
 def _draw_fixed(drawing: _Drawing, layout: Layout, names: Sequence[str], recurrence: str) -> None:
-    """The state goes from block to block; what is added after a loop comes down on the left."""
+    """Draw a model whose state passes from block to block; supplements of a loop run down the left side."""
     labels = _MIXED if recurrence in ("static", "dynamic") else _SUPPLEMENTS
     added = [name for name in labels if labels is _MIXED or name in recurrence.split("+")]
     own_rule = recurrence if recurrence != "base" and not added else None
@@ -212,9 +212,9 @@ def _tap(drawing: _Drawing, lane: str, label: str) -> None:
 
 
 def _add(drawing: _Drawing, taps: dict[str, float], on_return: bool, mixed: bool) -> _Point:
-    """The sum after a block, and the lanes that lead to it; returns where the loop leaves.
+    """Draw the sum after a block, and the lanes that lead to it; return the point where the loop branches off.
 
-    What follows the loop reads the sum. After the last stage nothing is added: there the sum is on the way back.
+    The next block reads the sum. After the last stage nothing is added: there the sum is on the return path.
     """
     out = drawing.y
     if on_return:
@@ -250,7 +250,7 @@ def _add(drawing: _Drawing, taps: dict[str, float], on_return: bool, mixed: bool
 
 
 def _leave(drawing: _Drawing, own_rule: str | None, on_return: bool) -> _Point:
-    """Where the loop leaves; a rule that Loopway doesn't know stands there with its name."""
+    """Draw and return the point where the loop branches off; a user's own rule is drawn there with its name."""
     if own_rule is not None:
         shown = own_rule if len(own_rule) <= 16 else f"{own_rule[:15]}…"
         half = max(30, 4 * len(shown))
@@ -264,7 +264,7 @@ def _leave(drawing: _Drawing, own_rule: str | None, on_return: bool) -> _Point:
 
 
 def _draw_mesh(drawing: _Drawing, layout: Layout, names: Sequence[str], slots: int | None) -> None:
-    """Nothing goes from block to block: outputs are written to the memory, inputs are read from it."""
+    """Draw a model whose blocks write their outputs to a memory and read their inputs from it."""
     edge = _HIGHWAY[1]
     drawing.end("embeddings")
     drawing.down(22)
@@ -380,7 +380,7 @@ def _filled(accent: bool) -> str:
 
 
 def _rounded(points: Sequence[_Point]) -> str:
-    """The path through points, its corners rounded."""
+    """Return the path through points with rounded corners."""
     path = f"M{points[0][0]:g} {points[0][1]:g}"
     for before, (x, y), after in zip(points, points[1:], points[2:], strict=False):
         radius = min(6, *(max(abs(x - px), abs(y - py)) / 2 for px, py in (before, after)))

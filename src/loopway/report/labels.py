@@ -1,12 +1,12 @@
-"""What models are called in tables and figures."""
+"""Short labels of models for tables and figures."""
 
 from collections.abc import Sequence
 
 
 def model_labels(names: Sequence[str]) -> list[str]:
-    """Return the last part of each name; where others have the same, as many parts more as tell them apart.
+    """Return the last part of each name, with as many more parts as needed to distinguish it from others.
 
-    A name that is there several times gets a number.
+    Repeated names get a number.
     """
     parts = [[part for part in name.split("/") if part] or [name] for name in names]
     labels = []

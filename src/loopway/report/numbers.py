@@ -1,4 +1,4 @@
-"""How many digits of a number are shown: those that mean something. And which direction of it is better.
+"""Format numbers with their significant digits only, and mark which direction is better.
 
 Knows nothing of what is measured.
 """
@@ -6,14 +6,14 @@ Knows nothing of what is measured.
 import math
 
 UP, DOWN = "↑", "↓"
-"""In a column's head: higher is better, lower is better."""
+"""Marks for a column's head: higher is better, lower is better."""
 NOTHING = "–"
-"""Where there is no number."""
+"""Mark for a missing number."""
 _MOST_PLACES = 6
 
 
 def plain(value: float | None, places: int = 3, *, sign: bool = False) -> str:
-    """Return a number without uncertainty: so many decimals, but two digits of one that these would show as 0."""
+    """Return a number with ``places`` decimals, or with two significant digits if these decimals would show 0."""
     if value is None or math.isnan(value):
         return NOTHING
     if 0 < abs(value) < 10**-places:
@@ -26,10 +26,10 @@ def plain(value: float | None, places: int = 3, *, sign: bool = False) -> str:
 
 
 def measured(value: float | None, error: float | None, places: int = 3, *, sign: bool = False) -> str:
-    """Return ``value ± error``, both to the decimals that the error leaves any meaning.
+    """Return ``value ± error``, both rounded to the error's significant digits.
 
-    An error has two significant digits where they are below 36, else one (the Particle Data Group's rule: rounding
-    changes it by less than a seventh). Without an error, or with one of 0, it is :func:`plain` to so many ``places``.
+    An error has two significant digits if they are below 36, else one (the Particle Data Group's rule: rounding changes
+    it by less than a seventh). Without an error, or with an error of 0, the result is that of :func:`plain`.
     """
     if value is None or error is None or not math.isfinite(error) or error <= 0 or not math.isfinite(value):
         return plain(value, places, sign=sign)
@@ -47,7 +47,7 @@ def _error_places(error: float) -> int:
 
 
 def rounded(value: float, digits: int = 3) -> float:
-    """Return a number to so many significant digits."""
+    """Round a number to ``digits`` significant digits."""
     return value if value == 0 else round(value, digits - 1 - math.floor(math.log10(abs(value))))
 
 

@@ -1,7 +1,7 @@
-"""One HTML page that holds everything it shows: text, tables, drawings. No script, no network, no font of its own.
+"""Write a self-contained HTML page: text, tables, drawings. No scripts, no network, no embedded fonts.
 
-Knows nothing of what is reported. Every string is text and comes out as it is, ``<`` included; only a
-``markupsafe.Markup`` is HTML, and drawings are SVG.
+Knows nothing of what is reported. Every string is text and is escaped; only a ``markupsafe.Markup`` is HTML, and
+drawings are SVG.
 """
 
 import math
@@ -22,14 +22,14 @@ _SMALLEST_TEXT, _BEST_TEXT = 11, 15  # CSS pixels
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text, numbers to the right.
+    """A table with right-aligned numbers.
 
     Attributes:
         caption: what the numbers are.
         heads: one per column.
         rows: one cell per column.
-        text_columns: how many columns, from the first, name the row; the others are numbers.
-        folded: shown when its caption is clicked; for tables that are looked things up in.
+        text_columns: number of leading columns that name the row; the others are numbers.
+        folded: hidden until its caption is clicked; for reference tables.
     """
 
     caption: str
@@ -41,15 +41,15 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing as wide as the page; where that makes its text too small, it can be scrolled.
+    """A drawing as wide as the page; it scrolls if its text would become too small.
 
     Attributes:
         svg: an ``<svg>`` element with a ``viewBox`` and a label for screen readers; its ids are unique on the page. It
-            is drawn in ``currentColor`` on ``var(--ground)``, as :attr:`loopway.report.pictures.Picture.page_svg` is,
-            so that it is light or dark as the page is.
+            uses ``currentColor`` on ``var(--ground)``, like :attr:`loopway.report.pictures.Picture.page_svg`, and so
+            follows the page's light or dark colours.
         caption: what is shown and how to read it.
-        text_size: of its smallest text, in units of its ``viewBox``.
-        folded: shown when its caption is clicked; what is folded takes next to no time to load.
+        text_size: size of its smallest text, in units of its ``viewBox``.
+        folded: hidden until its caption is clicked; a folded figure loads fast.
     """
 
     svg: str
@@ -63,7 +63,7 @@ class Figure:
 
     @property
     def style(self) -> str:
-        """CSS that scales it: its shape, its least and its best width.
+        """CSS for its aspect ratio, its minimum width and its maximum width.
 
         Raises:
             ValueError: the drawing has no ``viewBox``.
@@ -78,10 +78,10 @@ class Figure:
 
 @dataclass(frozen=True)
 class Card:
-    """A thing with its facts.
+    """A card: a name with facts.
 
     Attributes:
-        name: of the thing.
+        name: the card's title.
         facts: names and values.
         drawing: an ``<svg>`` element in ``currentColor``, with a label for screen readers.
     """
@@ -97,13 +97,13 @@ class Card:
 
 @dataclass(frozen=True)
 class TokenText:
-    """A text in tokens, each with a small table that shows while the token is pointed at or chosen with the arrow keys.
+    """A text in tokens, each with a small table shown while the token is hovered or selected with the arrow keys.
 
     Attributes:
         caption: what the tables show.
-        tokens: the text of each; white space gets a visible mark.
+        tokens: text of each token; white space gets a visible mark.
         heads, rows: names of the tables' columns and rows.
-        values: of each token, ``[tokens, rows, columns]``, 0 to 1, more of a cell filled for more; NaN stays empty.
+        values: each token's table, ``[tokens, rows, columns]``, 0 to 1; a cell is filled in proportion, empty for NaN.
     """
 
     caption: str
@@ -114,7 +114,7 @@ class TokenText:
 
     @property
     def shown(self) -> list[tuple[Markup, list[tuple[str, list[str]]]]]:
-        """Each token as HTML, and the rows of its table."""
+        """Return each token as HTML, with the rows of its table."""
         return [
             (
                 _visible(token),
@@ -126,7 +126,7 @@ class TokenText:
 
 @dataclass(frozen=True)
 class Quote:
-    """A text by someone else, with its line breaks."""
+    """A quoted text with its line breaks."""
 
     name: str
     text: str
@@ -134,10 +134,10 @@ class Quote:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what is under it: prose, cards, figures, texts in tokens, tables, quotes.
+    """A heading with its content: prose, cards, figures, texts in tokens, tables, quotes.
 
     Attributes:
-        heading: differs from all other sections'.
+        heading: unique on the page.
         prose: paragraphs; a ``Markup`` is HTML.
     """
 
@@ -151,7 +151,7 @@ class Section:
 
     @property
     def anchor(self) -> str:
-        """The heading as an id."""
+        """Return the heading as an id."""
         return re.sub(r"\W+", "-", self.heading.lower()).strip("-")
 
 
@@ -165,15 +165,15 @@ def write_page(
     versions: Mapping[str, str] | None = None,
     warnings: Sequence[str] = (),
 ) -> None:
-    """Write the page; the same arguments give the same bytes.
+    """Write the page; equal arguments give equal bytes.
 
     Args:
-        path: of the file; its folder is there.
-        title: of the page.
-        lead: a sentence or two on what it is about.
-        command: what was typed to make it.
-        versions: of the software that made it, by name.
-        warnings: what a reader must know before believing the numbers.
+        path: the file; its folder must exist.
+        title: the page's title.
+        lead: an introduction of a sentence or two.
+        command: the command that made the page.
+        versions: versions of the software that made it, by name.
+        warnings: limits of the numbers that a reader must know.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -195,12 +195,12 @@ def write_page(
 
 
 def _share(value: float) -> str:
-    """Two decimals without the 0 before them, as in cells of heat maps."""
+    """Format a share with two decimals and no leading 0, as in cells of heat maps."""
     return "" if math.isnan(value) else f"{value:.2f}".removeprefix("0")
 
 
 def _visible(token: str) -> Markup:
-    """A token's text as HTML, with marks for what can't be seen; a line ends after its mark."""
+    """Return a token's text as HTML, with marks for invisible characters; a line breaks after its mark."""
     if token and not token.strip(" "):
         token = "␣" * len(token)
     token = token.replace("\t", "⇥").replace("\r", "␍")

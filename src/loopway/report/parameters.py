@@ -38,11 +38,11 @@ def print_parameters(model: str, options: ParameterOptions, *, as_json: bool = F
 
     Args:
         model: ``160m``, ``pythia-160m``, or a path to a run's config.
-        options: fields of the model that are set on top.
+        options: overrides of the model's fields.
         as_json: print JSON.
 
     Raises:
-        LoopwayError: no such size or file, or a layout, recurrence or field that doesn't make a model.
+        LoopwayError: there is no such size or file, or the layout, the recurrence or a field is invalid.
     """
     config = _config(model, options.model_dump(exclude_none=True, exclude={"context_length"}))
     vanilla = _vanilla(config)
@@ -57,7 +57,7 @@ def print_parameters(model: str, options: ParameterOptions, *, as_json: bool = F
 
 
 def parameter_table(reports: list[ParameterReport]) -> Table:
-    """One column a model; beside the numbers of all but the first, their share of the first's."""
+    """Return a table with one column per model; all but the first also show their share of the first's numbers."""
     first = reports[0]
     table = Table(caption=f"FLOPs at a context of {first.context_length:,} tokens")
     table.add_column("")
@@ -84,5 +84,5 @@ def _config(model: str, options: dict[str, Any]) -> PreTrainedConfig:
 
 
 def _vanilla(config: PreTrainedConfig) -> PreTrainedConfig:
-    """The same model with layers of its own for all of the compute depth."""
+    """Return the same model's config with separate layers for the whole compute depth."""
     return recursive_config(config, layout=str(config.num_hidden_layers), num_slots=None)

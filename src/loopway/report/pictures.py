@@ -1,4 +1,4 @@
-"""A matplotlib figure with its words: as PNG, as SVG, and as SVG in a page that is light or dark.
+"""Matplotlib figures with captions: as PNG, as SVG, and as SVG for light and dark pages.
 
 Knows nothing of what is drawn.
 """
@@ -20,13 +20,13 @@ from loopway.report.style import LOOK, page_color
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure, and what is said of it.
+    """A figure with its texts.
 
     Attributes:
-        stem: name of its files, without ending; letters, digits, ``.``, ``-`` and ``_``.
+        stem: name of its files, without suffix; letters, digits, ``.``, ``-`` and ``_``.
         caption: what is shown and how to read it, plain text.
-        alt: what is to be seen, for those who can't.
-        titles: text that a page shows over a part of the figure, by the part's ``gid``.
+        alt: description for screen readers.
+        titles: tooltips of parts of the figure, by the part's ``gid``.
     """
 
     stem: str
@@ -37,9 +37,9 @@ class Picture:
 
     @cached_property
     def svg(self) -> str:
-        """The figure as an ``<svg>`` element for a file, in black on white.
+        """Return the figure as an ``<svg>`` element for a file, in black on white.
 
-        Text is drawn as paths. Without prolog, dates and style sheet; every id begins with the stem.
+        Text is drawn as paths. There are no prolog, dates or style sheet; every id begins with the stem.
         """
         stream = io.StringIO()
         with matplotlib.rc_context({**LOOK, "svg.hashsalt": self.stem}):
@@ -48,7 +48,7 @@ class Picture:
         text = stream.getvalue()
         text = text[text.index("<svg") :]
         text = re.sub(r'(\bid="|xlink:href="#|url\(#)', lambda found: f"{found[0]}{self.stem}-", text)
-        # Matplotlib's style sheet would hold for the whole page.
+        # Matplotlib's style sheet would apply to the whole page.
         text = re.sub(r"\s*<defs>\s*<style.*?</style>\s*</defs>", "", text, count=1, flags=re.DOTALL)
         alt = html.escape(self.alt)
         head = f'<svg role="img" aria-label="{alt}" style="stroke-linejoin: round; stroke-linecap: butt"'
@@ -56,7 +56,7 @@ class Picture:
 
     @cached_property
     def page_svg(self) -> str:
-        """The same element for a page with others of another stem: in the page's colours, with its titles.
+        """Return the same element for a page: in the page's colours and with tooltips.
 
         Cells of heat maps and the numbers in them keep their colours.
         """
@@ -70,7 +70,7 @@ class Picture:
 
 
 def save_picture(picture: Picture, folder: Path) -> list[Path]:
-    """Write ``<stem>.png`` (150 dots per inch) and ``<stem>.svg``, the same bytes each time; their paths."""
+    """Write ``<stem>.png`` (150 dots per inch) and ``<stem>.svg``, reproducibly; return their paths."""
     png, svg = (folder / f"{picture.stem}{ending}" for ending in (".png", ".svg"))
     with matplotlib.rc_context(LOOK):
         picture.figure.savefig(png, dpi=150)

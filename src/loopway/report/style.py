@@ -1,4 +1,4 @@
-"""How Loopway's figures look: colours, line styles, hatches, axes, heat maps. Knows nothing of what is drawn."""
+"""The style of Loopway's figures: colours, line styles, hatches, axes, heat maps. Knows nothing of what is drawn."""
 
 import math
 import textwrap
@@ -14,16 +14,16 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure, SubFigure
 
-# Okabe and Ito's palette: told apart by the colour-blind; line styles tell them apart in black and white.
+# Okabe and Ito's palette is safe for colour-blind readers; line styles also differ in black and white.
 _COLORS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _STYLES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _HATCHES = ("", "/////", "", 5 * "\\", "...", "", "xxxx")
-# How much of the colour fills the bar, the rest is white: greys that differ.
+# Share of the colour in a bar's fill; the rest is white. Bars differ in grey.
 _FILLS = (0.75, 0.2, 0.6, 0.35, 0.12, 0.35, 0.5)
 
 BLACK = _COLORS[0]
-# In cells of heat maps, which keep their colours on a dark page: not quite black and white, which change there.
+# Numbers in heat maps keep their colours on a dark page. Pure black and white would change there.
 _DARK_NUMBER, _LIGHT_NUMBER = "#010101", "#fefefe"
 _LIGHTER = 0.35  # white in a colour on a dark page: enough contrast for the darkest line
 WIDTH = 6.8  # inches: 1020 pixels at 150 dots per inch, and the text's width in print
@@ -50,22 +50,22 @@ _SMALLEST_CELL, _INSET = 0.2, 0.33  # inches a cell needs to hold a number; heig
 
 
 def line_style(number: int) -> dict[str, Any]:
-    """Colour and dashes of the line with this number, from 0."""
+    """Return colour and dashes of the line with this number, from 0."""
     return {"color": _COLORS[number % len(_COLORS)], "linestyle": _STYLES[number % len(_STYLES)]}
 
 
 def marker(number: int) -> str:
-    """Marker of the line with this number, from 0."""
+    """Return the marker of the line with this number, from 0."""
     return _MARKERS[number % len(_MARKERS)]
 
 
 def ordered_style(number: int, count: int) -> dict[str, Any]:
-    """Colour and dashes of one line of an ordered family: from dark to light."""
+    """Return colour and dashes of one line of an ordered family, from dark to light."""
     return {"color": COLORMAP(0.88 * number / max(count - 1, 1)), "linestyle": _STYLES[number % len(_STYLES)]}
 
 
 def bar_style(number: int) -> dict[str, Any]:
-    """Fill, outline and hatch of the bars with this number, from 0; its colour is that of the line."""
+    """Return fill, outline and hatch of the bars with this number, from 0, in the colour of the same line."""
     color = _COLORS[number % len(_COLORS)]
     return {
         "facecolor": _mixed_with_white(color, 1 - _FILLS[number % len(_FILLS)]),
@@ -77,7 +77,7 @@ def bar_style(number: int) -> dict[str, Any]:
 
 
 def page_color(color: str) -> str:
-    """Return a figure's ``#rrggbb`` as CSS for a page that is light or dark: black is its ink, white its ground."""
+    """Return a figure's ``#rrggbb`` as CSS for light and dark pages: black becomes the text colour, white the ground."""
     if color in ("#000000", "#ffffff"):
         return "currentColor" if color == "#000000" else "var(--ground)"
     if color in (_DARK_NUMBER, _LIGHT_NUMBER):
@@ -89,7 +89,7 @@ def page_color(color: str) -> str:
 
 
 def label(axes: Axes, x: str, y: str) -> None:
-    """Name the axes of a plot, and take away what isn't needed."""
+    """Label the axes of a plot, and remove unneeded lines."""
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.grid(alpha=0.25)
@@ -97,19 +97,19 @@ def label(axes: Axes, x: str, y: str) -> None:
 
 
 def plain(text: str, width: int | None = None) -> str:
-    """A user's words as matplotlib shows them unchanged, in lines of at most ``width`` characters."""
+    """Escape a user's text for matplotlib, and wrap it to lines of at most ``width`` characters."""
     return "\n".join(textwrap.wrap(text, width) if width else [text]).replace("$", r"\$")
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of so many inches, bound to no window."""
+    """Return an empty figure of this size in inches, without a window."""
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
 def grid_shape(count: int, most_columns: int = 4) -> tuple[int, int]:
-    """Rows and columns of a grid for so many panels, its rows as even as can be."""
+    """Return rows and columns of a grid for ``count`` panels, with rows as even as possible."""
     rows = math.ceil(count / most_columns)
     return rows, math.ceil(count / rows)
 
@@ -117,25 +117,25 @@ def grid_shape(count: int, most_columns: int = 4) -> tuple[int, int]:
 def panels(
     figure: Figure | SubFigure, count: int, most_columns: int = 4, shared: bool = False
 ) -> tuple[np.ndarray, list[Axes]]:
-    """Axes ``[rows, columns]``, and those of them that are used, row by row; the others are hidden."""
+    """Return axes ``[rows, columns]``, and the used ones row by row; the others are hidden."""
     rows, columns = grid_shape(count, most_columns)
     grid = figure.subplots(rows, columns, sharex=shared, sharey=shared, squeeze=False)
     for axes in grid.flat[count:]:
         axes.set_axis_off()
-    # Shared axes label the last row alone, which may have gaps.
+    # Shared axes label only the last row, which may have gaps.
     for axes in grid.flat[count - columns : count]:
         axes.tick_params(axis="x", labelbottom=True)
     return grid, list(grid.flat[:count])
 
 
 def settle(figure: Figure) -> None:
-    """Find every part's place, once: writing the figure afterwards moves nothing."""
+    """Compute the layout once and fix it: writing the figure later moves nothing."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
 
 
 def in_order(lists: Sequence[Sequence[str]]) -> list[str]:
-    """All names of several lists once; each stands behind the one that it follows where it first appears."""
+    """Merge several lists of names without duplicates; a name comes after its predecessor in the list that adds it."""
     names: list[str] = []
     for one in lists:
         place = 0
@@ -149,10 +149,10 @@ def in_order(lists: Sequence[Sequence[str]]) -> list[str]:
 def grouped_bars(
     axes: Axes, series: Sequence[tuple[Sequence[str], np.ndarray, np.ndarray]]
 ) -> list[BarContainer]:
-    """Bars in groups, side by side; a series without a group's name leaves its place empty, one without any takes none.
+    """Draw bars in groups, side by side. A series leaves a gap in groups that it lacks; an empty series takes no space.
 
     Args:
-        series: names of groups, heights and errors of each; its number is that of its style.
+        series: group names, heights and errors of each series; its index selects its style.
     """
     groups = in_order([names for names, _, _ in series])
     present = [number for number, (names, _, _) in enumerate(series) if names]
@@ -172,7 +172,7 @@ def grouped_bars(
 def heat_map(
     axes: Axes, values: np.ndarray, rows: Sequence[str], columns: Sequence[str], high: float = 1.0
 ) -> QuadMesh:
-    """Cells from 0 to ``high``, first row on top; NaN stays empty.
+    """Draw cells from 0 to ``high``, first row on top; NaN stays empty.
 
     Args:
         values: ``[rows, columns]``.
@@ -189,7 +189,7 @@ def heat_map(
 
 
 def write_values(axes: Axes, mesh: QuadMesh) -> None:
-    """Write a settled heat map's numbers into its cells, where they are large enough to read."""
+    """Write a settled heat map's numbers into its cells, if these are large enough to read."""
     values = np.ma.asarray(mesh.get_array())
     figure = axes.get_figure(root=True)
     assert figure is not None
@@ -211,7 +211,7 @@ def write_values(axes: Axes, mesh: QuadMesh) -> None:
 
 
 def _readable_on(color: Any) -> str:
-    """Nearly black or nearly white, whichever contrasts more (WCAG's relative luminance)."""
+    """Return nearly black or nearly white, whichever contrasts more (WCAG's relative luminance)."""
     parts = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in to_rgb(color)]
     return _DARK_NUMBER if np.dot(parts, (0.2126, 0.7152, 0.0722)) > 0.179 else _LIGHT_NUMBER
 

@@ -1,1 +1,1 @@
-"""States and routers of a model, measured stage by stage over samples. Knows nothing of runs and pages."""
+"""Measure a model's states and routers stage by stage over samples. Knows nothing of runs and pages."""

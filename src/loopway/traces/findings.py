@@ -1,4 +1,4 @@
-"""What probing a model finds: arrays with names for their axes. Knows nothing of how it is found and shown."""
+"""Results of probing a model: arrays and the names of their axes. Knows nothing of measuring or display."""
 
 from dataclasses import dataclass, field
 
@@ -7,7 +7,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and standard deviation over samples, arrays of one shape; NaN where there is nothing to take a mean of."""
+    """Mean and standard deviation over samples, arrays of one shape; NaN where no sample has a value."""
 
     mean: np.ndarray
     std: np.ndarray
@@ -15,16 +15,16 @@ class Spread:
 
 @dataclass(frozen=True)
 class StateProbes:
-    """The paper's three probes (section 6), and one number for each of them.
+    """The paper's three probes (section 6), and one summary number for each.
 
     Attributes:
         stages: names of the blocks, in order: ``prelude``, ``core[0]``, …, ``coda``.
-        looped: for each of them, whether it is an iteration of a loop.
+        looped: for each block, whether it is an iteration of a loop.
         states: names of the states, in order: ``h_emb``, ``h(0)``, …, ``h(K)``, ``h_out``; one more than stages.
         relative_update: ``2·‖f(h) − h‖ / (‖f(h)‖ + ‖h‖)``, ``[stages]``, 0 to 2.
         cka: similarity of states, ``[states, states]``, 0 to 1.
         spectrum: the first singular values (at most 50) divided by the largest, ``[states, values]``.
-        balance: how evenly the loops share the work, ``[]``, 0 to 1; None without a loop.
+        balance: how evenly the loops share the work, ``[]``, 0 (one does all) to 1 (even); None without a loop.
         stagnation: mean CKA between each loop iteration's input and the next one's, ``[]``; None without a loop.
         effective_rank: exp of the entropy of the normalised singular values, ``[states]``, from 1.
     """
@@ -42,24 +42,24 @@ class StateProbes:
 
 @dataclass(frozen=True)
 class RouterProbes:
-    """What MeSH's routers do, over T boundaries, B slots and the T + 1 states that can be read.
+    """Statistics of MeSH's routers, over T boundaries, B slots and T + 1 readable states.
 
     Attributes:
-        boundaries: where each pair of routers stands: ``after prelude``, ``after core[0]``, …
-        sources: what can be read: ``h_emb``, then the output of each stage before the last.
+        boundaries: position of each pair of routers: ``after prelude``, ``after core[0]``, …
+        sources: the readable states: ``h_emb``, then the output of each stage before the last.
         write, read: mean weights, ``[T, B]``.
-        write_entropy, read_entropy: of a token's weights, in nats, ``[T]``; ln B is the most.
-        mixing: ``a(t, s)`` (section 3): how much of source s is read at boundary t, ``[T, T + 1]``; NaN where the
+        write_entropy, read_entropy: entropy of a token's weights in nats, ``[T]``, at most ln B.
+        mixing: ``a(t, s)`` (section 3): weight of source s in the read at boundary t, ``[T, T + 1]``; NaN where the
             source isn't written yet.
-        positions: first position of each group of positions, ``[groups]``; the next group's first ends it.
-        mixing_by_position: mean of ``a(t, s)`` in each, ``[groups, T, T + 1]``.
-        frequencies: of each group of tokens, the least count that a token in it has in the text, ``[groups]``; groups
-            from the most frequent tokens to the rarest, each about the same share of the text.
-        mixing_by_frequency: mean of ``a(t, s)`` in each, ``[groups, T, T + 1]``; NaN for a group without tokens.
-        flow: how much of what is read comes through each slot, ``[T, B]``; a row sums to that of ``mixing``.
-        unused_slots: slots through which less than 1% of what is read comes, at every boundary.
+        positions: first position of each group of positions, ``[groups]``; a group ends where the next one begins.
+        mixing_by_position: mean of ``a(t, s)`` per group of positions, ``[groups, T, T + 1]``.
+        frequencies: smallest count of any token in each frequency group, ``[groups]``. Groups run from the most
+            frequent tokens to the rarest, and each has about the same share of the text.
+        mixing_by_frequency: mean of ``a(t, s)`` per frequency group, ``[groups, T, T + 1]``; NaN for an empty group.
+        flow: share of the read that comes through each slot, ``[T, B]``; each row has the same sum as in ``mixing``.
+        unused_slots: slots that carry less than 1% of the read at every boundary.
         token_ids: the first tokens of the first sample, ``[tokens]``.
-        mixing_by_token: ``a(t, s)`` of each of them, ``[tokens, T, T + 1]``; NaN as in ``mixing``.
+        mixing_by_token: ``a(t, s)`` of each of these tokens, ``[tokens, T, T + 1]``; NaN as in ``mixing``.
     """
 
     boundaries: list[str]
@@ -81,13 +81,13 @@ class RouterProbes:
 
 @dataclass(frozen=True)
 class LossChange:
-    """Loss of a changed model, in nats per token, on samples of its own number.
+    """Loss of a changed model, in nats per token.
 
     Attributes:
-        change: what was changed: ``2 loops``, ``without core[0]``.
-        loops: loops that ran; None where it isn't their number that was changed.
+        change: the change: ``2 loops``, ``without core[0]``.
+        loops: number of loops that ran; None if the change is another one.
         loss: mean over samples.
-        difference: to the model as it is, mean over the same samples.
+        difference: changed model minus unchanged model, mean over the same samples.
         error: standard error of the difference; NaN for a single sample.
     """
 
@@ -100,16 +100,17 @@ class LossChange:
 
 @dataclass(frozen=True)
 class LoopProbes:
-    """What each loop of a segment contributes.
+    """Contribution of each loop of a segment to the loss.
 
     Attributes:
         segment: name of the looped segment, ``core``.
-        trained_loops: how often it loops in training.
-        samples: on how many samples the losses were measured.
-        loss: of the model as it is, nats per token.
-        by_loops: with fewer loops (what follows the loop reads what it would read after so many), and with more
-            (the last is repeated).
-        without_write: with one loop's output withheld from the recurrence; empty where nothing else could be read.
+        trained_loops: number of loops in training.
+        samples: number of samples that the losses were measured on.
+        loss: loss of the unchanged model, nats per token.
+        by_loops: losses with fewer loops (the next stage reads the state after that many), and with more (the last
+            loop is repeated).
+        without_write: losses with one loop's output withheld from the recurrence; empty if there would be nothing
+            else to read.
     """
 
     segment: str
@@ -130,16 +131,16 @@ class LoopProbes:
 
 @dataclass(frozen=True)
 class ModelProbes:
-    """Everything that was found of one model.
+    """All results of one model.
 
     Attributes:
-        name: how the user called it.
-        layout, recurrence: of the model.
-        cut: of a vanilla model, the layout as whose blocks it was probed; else None.
-        parameters: how many it has.
-        key: a hash of its weights, config and tokenizer.
-        samples: how many were read, each of ``sequence_length`` tokens.
-        text: a hash of their tokens: equal for models that read the same.
+        name: the name that the user gave.
+        layout, recurrence: the model's.
+        cut: for a vanilla model, the layout as whose blocks it was probed; else None.
+        parameters: number of parameters.
+        key: hash of its weights, config and tokenizer.
+        samples: number of samples read, each of ``sequence_length`` tokens.
+        text: hash of their tokens; equal for models that read the same text.
         tokens: text of each of ``routers.token_ids``; empty without routers.
     """
 

@@ -1,7 +1,7 @@
-"""The measures that probes are made of: the paper's three (section 6), and a number for each that sums it up.
+"""Measures behind the probes: the paper's three (section 6), and a summary number for each.
 
-Knows tensors; nothing of models, stages and samples. A state is one sample's, ``[seq, hidden]``; everything is computed
-in float64 on the state's own device.
+Knows tensors; nothing of models, stages and samples. A state belongs to one sample, ``[seq, hidden]``. All measures are
+computed in float64 on the state's device.
 """
 
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from torch import Tensor
 
 
 def relative_update(before: Tensor, after: Tensor) -> Tensor:
-    """``2·‖f(h) − h‖ / (‖f(h)‖ + ‖h‖)`` with Frobenius norms: the share of a block in the work, 0 to 2.
+    """Relative update of a block, ``2·‖f(h) − h‖ / (‖f(h)‖ + ‖h‖)`` with Frobenius norms, 0 to 2.
 
     Args:
-        before, after: what the block read and computed, ``[seq, hidden]``.
+        before, after: the block's input and output, ``[seq, hidden]``.
 
     Returns:
         ``[]``; NaN where both are zero.
@@ -24,13 +24,13 @@ def relative_update(before: Tensor, after: Tensor) -> Tensor:
 
 
 def gram(state: Tensor) -> Tensor:
-    """Inner products of a state's rows, ``[seq, seq]``; similarity and spectrum are both made from it."""
+    """Inner products of a state's rows, ``[seq, seq]``; input of both similarity and spectrum."""
     state = state.double()
     return state @ state.T
 
 
 def centred_kernel(inner: Tensor) -> Tensor:
-    """What CKA compares: exp(−d² / (2·median(d²))), where d is the distance of two rows, with rows and columns centred.
+    """Centred kernel for CKA: exp(−d² / (2·median(d²))) for the distance d of two rows, with rows and columns centred.
 
     Args:
         inner: a state's :func:`gram`.
@@ -44,17 +44,17 @@ def centred_kernel(inner: Tensor) -> Tensor:
 
 
 def similarity(kernels: Sequence[Tensor]) -> Tensor:
-    """CKA of all pairs of states, with an RBF kernel as wide as the median squared distance; the biased estimator.
+    """CKA of all pairs of states (biased estimator), with an RBF kernel whose width is the median squared distance.
 
-    Invariant to rotations of the hidden dimension, to shifts and to scale (Kornblith et al., 2019).
+    Invariant to rotations of the hidden dimension, shifts and scale (Kornblith et al., 2019).
 
     Args:
         kernels: the :func:`centred_kernel` of each state, ``[seq, seq]``, for the same tokens.
 
     Returns:
-        ``[states, states]``, 0 to 1; NaN for a state whose rows are all the same.
+        ``[states, states]``, 0 to 1; NaN for a state whose rows are all equal.
     """
-    rows = [kernel.flatten() for kernel in kernels]  # of long samples too large to be copied
+    rows = [kernel.flatten() for kernel in kernels]  # views: for long samples, copies would be too large
     inner = torch.stack([torch.stack([one @ other for other in rows]) for one in rows])
     norms = inner.diagonal().sqrt()
     return inner / (norms * norms[:, None])
@@ -64,13 +64,11 @@ def _kernel(inner: Tensor) -> Tensor:
     norms = inner.diagonal()
     squared = (norms[:, None] + norms - 2 * inner).clamp_(min=0).fill_diagonal_(0)
     kernel = torch.exp(squared / (-2 * _median(squared.flatten())))
-    return kernel.masked_fill_(
-        squared == 0, 1.0
-    )  # also where most rows are the same, so that the median is 0
+    return kernel.masked_fill_(squared == 0, 1.0)  # also valid if most rows are equal and the median is 0
 
 
 def _median(values: Tensor) -> Tensor:
-    lower = values.median()  # of an even number the lower of the two in the middle
+    lower = values.median()  # torch returns the lower of two middle values
     above = values[values > lower]
     return (lower + above.min()) / 2 if 2 * len(above) == len(values) else lower
 
@@ -78,12 +76,12 @@ def _median(values: Tensor) -> Tensor:
 def singular_values(state: Tensor, inner: Tensor | None = None) -> Tensor:
     """All singular values, largest first, ``[min(seq, hidden)]``.
 
-    From the eigenvalues of the smaller Gram matrix, three times as fast as a decomposition of the state itself. Values
-    below √(number·2e-16) of the largest, a few 1e-7, can't be told from zero that way, and are given as zero.
+    Computed from the eigenvalues of the smaller Gram matrix, three times as fast as a decomposition of the state.
+    Values below √(number·2e-16) of the largest, a few 1e-7, are below its precision and are returned as zero.
 
     Args:
         state: ``[seq, hidden]``.
-        inner: its :func:`gram`, where that is there already.
+        inner: its :func:`gram`, if already computed.
     """
     seq, hidden = state.shape
     smaller = gram(state.T) if hidden < seq else (gram(state) if inner is None else inner)
@@ -93,25 +91,25 @@ def singular_values(state: Tensor, inner: Tensor | None = None) -> Tensor:
 
 
 def effective_rank(values: Tensor) -> Tensor:
-    """exp of the entropy of the singular values as shares of their sum (Roy and Vetterli, 2007), 1 to their number.
+    """Effective rank: exp of the entropy of the singular values divided by their sum (Roy and Vetterli, 2007).
 
     Args:
         values: singular values, ``[…, number]``.
 
     Returns:
-        ``[…]``
+        ``[…]``, from 1 to the number of values.
     """
     return entropy(values / values.sum(-1, keepdim=True)).exp()
 
 
 def balance(updates: Tensor) -> Tensor:
-    """How evenly K loops share the work: ``(exp(H(p)) − 1) / (K − 1)``, where p are their shares in the updates.
+    """Balance of K loops: ``(exp(H(p)) − 1) / (K − 1)``, where p are their shares of the sum of updates.
 
-    1: all loops change the state by the same relative amount; 0: one of them does it all. Says nothing of whether a
-    change is of use: loops that undo one another are balanced, too.
+    1: all loops change the state by the same relative amount. 0: one loop makes all of the change. It doesn't say
+    whether a change is useful: loops that undo each other are also balanced.
 
     Args:
-        updates: relative updates of a segment's loops, ``[K]``, K from 2.
+        updates: relative updates of a segment's loops, ``[K]``, K at least 2.
 
     Returns:
         ``[]``
@@ -120,5 +118,5 @@ def balance(updates: Tensor) -> Tensor:
 
 
 def entropy(shares: Tensor) -> Tensor:
-    """Of the distributions in the last dimension, in nats, ``[…]``."""
+    """Entropy of the distributions in the last dimension, in nats, ``[…]``."""
     return torch.special.entr(shares).sum(-1)

@@ -1,6 +1,6 @@
-"""What MeSH's routers do: which slots are written and read, and which state is read how much (section 3).
+"""Statistics of MeSH's routers: which slots they write and read, and how much of each state is read (section 3).
 
-Knows the records of a trace and token ids; nothing of how a model is run.
+Knows stage records and token ids; nothing of how a model is run.
 """
 
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ from loopway.traces.measures import entropy
 from loopway.traces.spread import RunningSpread
 
 GROUPS = 10
-"""Groups of tokens by frequency."""
+"""Number of groups of tokens by frequency."""
 UNUSED = 0.01
-"""A slot through which never a larger share of what is read comes is called unused."""
-_MOST_TOKENS, _MOST_WEIGHTS = 200, 10_000  # that are kept one by one: what a page bears
+"""A slot is unused if its share of the read never exceeds this."""
+_MOST_TOKENS, _MOST_WEIGHTS = 200, 10_000  # limits of per-token results, for a page of reasonable size
 
 
 def has_routers(records: Sequence[StageRecord]) -> bool:
-    """Whether every boundary was routed over slots."""
+    """Return whether every boundary has router weights over slots."""
     boundaries = records[:-1]
     return bool(boundaries) and all(
         record.write is not None and record.read is not None and record.weights is not None
@@ -32,10 +32,10 @@ def has_routers(records: Sequence[StageRecord]) -> bool:
 
 
 class TokenGroups:
-    """Tokens in groups from the most frequent to the rarest, each about the same share of a text.
+    """Groups of tokens from the most frequent to the rarest, each with about the same share of a text.
 
     Args:
-        counts: how often each token id is in the text, ``[vocabulary]``.
+        counts: count of each token id in the text, ``[vocabulary]``.
     """
 
     def __init__(self, counts: np.ndarray) -> None:
@@ -57,12 +57,12 @@ class GroupedMean:
         self._counts = np.zeros(groups)
 
     def add(self, mixing: np.ndarray, groups: np.ndarray) -> None:
-        """``mixing``: ``[seq, T, T + 1]``; ``groups``: of each token, ``[seq]``."""
+        """Add a sample: its ``mixing``, ``[seq, T, T + 1]``, and the group of each token, ``[seq]``."""
         np.add.at(self._sums, groups, mixing)
         np.add.at(self._counts, groups, 1)
 
     def mean(self) -> np.ndarray:
-        """``[groups, T, T + 1]``, NaN for a group without tokens."""
+        """Return the means, ``[groups, T, T + 1]``, NaN for a group without tokens."""
         with np.errstate(invalid="ignore"):
             return self._sums / self._counts[:, None, None]
 
@@ -71,15 +71,15 @@ class RouterProbe:
     """Collects routing weights over samples.
 
     Args:
-        stages: that ran.
-        sequence_length: tokens of a sample.
-        groups: of tokens by frequency.
+        stages: the stages that run.
+        sequence_length: tokens per sample.
+        groups: groups of tokens by frequency.
     """
 
     def __init__(self, stages: Sequence[Stage], sequence_length: int, groups: TokenGroups) -> None:
         self.stages = stages[:-1]
         self.groups = groups
-        # 0, 1, 2–3, 4–7, …: what happens at the beginning is worth a closer look.
+        # 0, 1, 2–3, 4–7, …: finer at the beginning.
         self.positions = np.array(
             [0, *(2**power for power in range(max(sequence_length - 1, 0).bit_length()))]
         )
@@ -93,14 +93,14 @@ class RouterProbe:
         self._found = {name: RunningSpread() for name in names}
 
     def add(self, records: Sequence[StageRecord], input_ids: Tensor) -> None:
-        """The records of one forward pass of ``input_ids``, ``[batch, seq]``."""
+        """Add the records of one forward pass of ``input_ids``, ``[batch, seq]``."""
         boundaries = records[: len(self.stages)]
         write = torch.stack([_double(record.write) for record in boundaries], dim=2)  # [batch, seq, T, slots]
         read = torch.stack([_double(record.read) for record in boundaries], dim=2)
         mixing = write.new_full((*write.shape[:3], len(self.stages) + 1), torch.nan)
         for boundary, record in enumerate(boundaries):
             mixing[:, :, boundary, : boundary + 2] = _double(record.weights)
-        held = write.cumsum(dim=2)  # how much has been written to a slot; the embeddings lie in the first
+        held = write.cumsum(dim=2)  # total weight written to each slot; the first starts with the embeddings
         held[..., 0] += 1
         per_token = {"write": write, "read": read, "mixing": mixing, "flow": read * held}
         per_token |= {"write_entropy": entropy(write), "read_entropy": entropy(read)}
@@ -114,8 +114,8 @@ class RouterProbe:
             self._by_frequency.add(tokens, self.groups.of_token[ids])
 
     def result(self) -> RouterProbes:
-        """What was found in all samples."""
-        assert self._first is not None, "asked before there was a sample"
+        """Return the statistics over all samples."""
+        assert self._first is not None, "there must be at least one sample"
         found = {name: values.spread() for name, values in self._found.items()}
         flow = found["flow"]
         shares = flow.mean / flow.mean.sum(axis=1, keepdims=True)
@@ -134,5 +134,5 @@ class RouterProbe:
 
 
 def _double(weights: Tensor | None) -> Tensor:
-    assert weights is not None, "asked only of routers"
+    assert weights is not None, "only for stages with routers"
     return weights.double()

@@ -1,4 +1,4 @@
-"""Mean and standard deviation over samples in memory that doesn't grow with them. Knows arrays only."""
+"""Running mean and standard deviation over samples, in constant memory. Knows arrays only."""
 
 import numpy as np
 from torch import Tensor
@@ -7,13 +7,13 @@ from loopway.traces.findings import Spread
 
 
 class RunningSpread:
-    """Takes one array a sample, all of one shape (Welford's algorithm); NaN entries are left out."""
+    """Accumulates one array per sample, all of one shape (Welford's algorithm); ignores NaN entries."""
 
     def __init__(self) -> None:
         self._count, self._mean, self._squares = np.zeros(()), np.zeros(()), np.zeros(())
 
     def add(self, values: Tensor) -> None:
-        """One sample's values."""
+        """Add one sample's values."""
         array = values.double().cpu().numpy()
         known = np.isfinite(array)
         self._count = self._count + known
@@ -22,6 +22,6 @@ class RunningSpread:
         self._squares = self._squares + np.where(known, difference * (array - self._mean), 0.0)
 
     def spread(self) -> Spread:
-        """Mean and standard deviation (of these samples: divided by their number), NaN where nothing was added."""
+        """Return mean and population standard deviation (divided by the number of samples); NaN without values."""
         count = np.where(self._count > 0, self._count, np.nan)
         return Spread(np.where(self._count > 0, self._mean, np.nan), np.sqrt(self._squares / count))

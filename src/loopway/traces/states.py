@@ -1,6 +1,6 @@
-"""The paper's three probes on a model's states, sample by sample: skew, stagnation, collapse (section 6).
+"""The paper's three probes of a model's states, sample by sample: skew, stagnation, collapse (section 6).
 
-Knows the records of a trace; nothing of how a model is run.
+Knows stage records; nothing of how a model is run.
 """
 
 from collections.abc import Sequence
@@ -25,16 +25,16 @@ from loopway.traces.measures import (
 from loopway.traces.spread import RunningSpread
 
 SPECTRUM = 50
-"""So many of the largest singular values are kept, as in the paper's figure."""
+"""Number of largest singular values that are kept, as in the paper's figure."""
 
 
 def names_of_states(stages: Sequence[Stage]) -> list[str]:
-    """h_emb, then h(t) after every boundary t, then what the last stage computes."""
+    """Return the names of the states: h_emb, h(t) after every boundary t, and the last stage's output."""
     return ["h_emb", *(f"h({boundary})" for boundary in range(len(stages) - 1)), "h_out"]
 
 
 def loops_of(stages: Sequence[Stage]) -> list[list[int]]:
-    """Of each looped segment, the indices of its stages."""
+    """Return the stage indices of each looped segment."""
     segments: dict[int, list[int]] = {}
     for index, stage in enumerate(stages):
         segments.setdefault(stage.segment, []).append(index)
@@ -52,13 +52,13 @@ def balance_of(updates: Tensor, loops: list[list[int]]) -> Tensor:
 
 
 def _measure(state: Tensor) -> tuple[Tensor, Tensor]:
-    """A state's centred kernel and its singular values."""
+    """Return a state's centred kernel and its singular values."""
     inner = gram(state)
     return centred_kernel(inner), singular_values(state, inner)
 
 
 class StateProbe:
-    """Collects the three probes over samples."""
+    """Accumulates the three probes over samples."""
 
     def __init__(self, stages: Sequence[Stage]) -> None:
         self.stages = stages
@@ -68,18 +68,18 @@ class StateProbe:
         }
 
     def add(self, records: Sequence[StageRecord]) -> None:
-        """The records of one forward pass, of any number of samples."""
+        """Add the records of one forward pass of any number of samples."""
         whole = [*(record.input for record in records), records[-1].output]
         samples = range(len(whole[0]))
-        # One thread a state is faster than one state on all threads. On a GPU it isn't, and torch.linalg's first calls
-        # must not be at once (pytorch#90613).
+        # On a CPU, one thread per state is faster than all threads on one state. On a GPU, torch.linalg's first calls
+        # must not be concurrent (pytorch#90613).
         threads = torch.get_num_threads()
         workers = threads if whole[0].device.type == "cpu" else 1
         try:
             with ThreadPoolExecutor(workers, initializer=lambda: torch.set_num_threads(1)) as pool:
                 measured = list(pool.map(_measure, [state[sample] for sample in samples for state in whole]))
         finally:
-            torch.set_num_threads(threads)  # also of threads that begin later, which would have one, too
+            torch.set_num_threads(threads)  # else threads started later would also have one
         for sample in samples:
             of_sample = measured[sample * len(whole) : (sample + 1) * len(whole)]
             kernels, values = zip(*of_sample, strict=True)
@@ -94,14 +94,14 @@ class StateProbe:
         }
         if self.loops:
             found["balance"] = balance_of(updates, self.loops)
-            # State n is what stage n reads; what the last loop hands on is the state after it.
+            # Stage n reads state n; the last loop's result is the state after it.
             pairs = [pair for loop in self.loops for pair in pairwise([*loop, loop[-1] + 1])]
             found["stagnation"] = torch.stack([cka[pair] for pair in pairs]).mean()
         for name, value in found.items():
             self._found[name].add(value)
 
     def result(self) -> StateProbes:
-        """What was found in all samples."""
+        """Return the probes over all samples."""
         found = {name: values.spread() for name, values in self._found.items()}
         looped = {index for loop in self.loops for index in loop}
         return StateProbes(

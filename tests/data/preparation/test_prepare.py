@@ -170,7 +170,7 @@ def test_a_document_of_both_train_and_validation_is_left_out_of_training_and_lis
     assert vocabulary(prepared.tokenizer) == vocabulary(train_tokenizer(texts_of(prepared, "train"), 4096))
     left_out = [json.loads(line) for line in (tmp_path / "data" / "left_out.jsonl").read_text().splitlines()]
     assert [entry["record"] for entry in left_out] == [f"{corpus}/a.txt", f"{corpus}/b.jsonl, line 3"]
-    assert "2 training documents are validation documents too" in caplog.text
+    assert "2 training documents are also validation documents" in caplog.text
     with pytest.raises(DataError, match="nothing is left to train on"):
         prepare(config(corpus, validation=[str(corpus)]), tmp_path / "other")
     assert not list(tmp_path.glob("other*"))
@@ -431,7 +431,7 @@ def test_validation_text_without_documents_is_refused(tmp_path: Path) -> None:
 
 def test_a_number_of_processes_below_one_is_refused(tmp_path: Path) -> None:
     corpus = make_corpus(tmp_path / "corpus")
-    with pytest.raises(DataError, match="processes: got 0, at least 1 is needed"):
+    with pytest.raises(DataError, match="processes: got 0, expected at least 1"):
         prepare(config(corpus), tmp_path / "data", processes=0)
     assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
 

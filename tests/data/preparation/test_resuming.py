@@ -222,7 +222,7 @@ def test_a_line_that_can_not_be_read_is_corrected_and_nothing_is_lost(
     lines = jsonl(texts).splitlines(keepends=True)
     path, fields = tmp_path / "a.jsonl", {"tokenizer": str(tokenizer_folder)}
     path.write_bytes(b"".join([*lines[:20], b'{"text": 3}\n', *lines[21:]]))
-    with pytest.raises(DataError, match=r"a.jsonl, line 21: .* \(data.skip_unreadable: true leaves out"):
+    with pytest.raises(DataError, match=r"a.jsonl, line 21: .* \(data.skip_unreadable: true skips"):
         quietly(config_of(str(path), **fields), tmp_path / "data")
     assert list((tmp_path / "data.incomplete" / "units").glob("*.json"))
     path.write_bytes(b"".join(lines))
@@ -408,7 +408,7 @@ def test_what_an_earlier_version_has_begun_starts_anew_with_one_line(
         (partial / name).write_text("{}")
     prepared = quietly(config, tmp_path / "data")
     (line,) = caplog.messages
-    assert line == f"{partial}: was begun by an earlier version of Loopway and starts anew"
+    assert line == f"{partial}: was begun by an earlier version of Loopway; it restarts from the beginning"
     assert contents(prepared.folder) == contents(quietly(config, tmp_path / "new").folder)
 
 

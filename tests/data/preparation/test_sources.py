@@ -168,7 +168,7 @@ def test_what_would_have_to_be_held_whole_is_refused_where_it_is_large(
     monkeypatch.setattr(reading, "PIECE_BYTES", 100)
     monkeypatch.setattr(reading, "LONGEST_LIST", 1000)
     (tmp_path / "a.json").write_text(json.dumps([{"text": "x" * 1000}]))
-    with pytest.raises(DataError, match=r"a.json: a .json file of 1,014 bytes .* name it .jsonl"):
+    with pytest.raises(DataError, match=r"a.json: a .json file has 1,014 bytes, .* name it .jsonl"):
         read(str(tmp_path / "a.json"))
     (tmp_path / "b.jsonl").write_bytes(jsonl(["x" * 4000, "y" * 4000, "z" * 6000, "never read"]))
     (source,) = find_sources([str(tmp_path / "b.jsonl")], "text", field="data.train")
@@ -286,7 +286,7 @@ def test_files_inside_a_package_are_found_without_importing_it(monkeypatch: pyte
             gzip.compress(b'{"text": "x"}', mtime=0),
             "a.jsonl: is packed with gzip; name it .jsonl.gz",
         ),
-        ("a.json", b'{"text": "x"}\n{"text": "y"}\n', "a.json: holds one object a line; name it .jsonl"),
+        ("a.json", b'{"text": "x"}\n{"text": "y"}\n', "a.json: holds one object per line; name it .jsonl"),
         (
             "a.jsonl.gz",
             gzip.compress(mtime=0, data=b'{"text": "x"}')[:-9],
@@ -307,7 +307,7 @@ def test_files_inside_a_package_are_found_without_importing_it(monkeypatch: pyte
         (
             "a.csv",
             b"text",
-            r"data.train: .*a.csv' is of a kind that can't be read; .txt, .jsonl, .*\{dataset: ...\}",
+            r"data.train: .*a.csv' has an unsupported type; supported: .txt, .jsonl, .*\{dataset: ...\}",
         ),
     ],
 )
@@ -328,8 +328,8 @@ def test_bad_content_names_the_file_and_the_line(
         ("folder", "data.train: the folder 'folder' holds no .txt"),
         ("package:surely_not_installed/*.txt", "isn't installed: pip install 'surely_not_installed'"),
         ("package:json/nothing-*.txt", "no file matches"),
-        ("package:/x", "must read package:NAME"),
-        ("package:os.path/x", "must read package:NAME"),
+        ("package:/x", "must have the form package:NAME"),
+        ("package:os.path/x", "must have the form package:NAME"),
     ],
 )
 def test_an_entry_that_names_nothing_says_so(

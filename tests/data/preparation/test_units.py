@@ -129,7 +129,7 @@ def test_a_process_that_is_killed_is_one_clear_error(tmp_path: Path, monkeypatch
             yield Piece("a.txt", "text", Position(number), b"some text")
 
     given = 0
-    with pytest.raises(DataError, match="a process that tokenises was killed") as caught:
+    with pytest.raises(DataError, match="a tokenising process was killed") as caught:
         for _ in made(tmp_path, killing, 2):
             given += 1
     assert "\n" not in str(caught.value)

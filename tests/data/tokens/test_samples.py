@@ -260,5 +260,5 @@ def test_preshuffled_sequences_of_another_length_are_refused_with_the_length_to_
 
 
 def test_preshuffled_documents_can_not_be_masked(counting_file):
-    with pytest.raises(DataError, match="preshuffled sequences don't say where documents end"):
+    with pytest.raises(DataError, match="preshuffled sequences have no document boundaries"):
         TokenSamples([Source([counting_file([5])])], 4, sampling="preshuffled", mask_documents=True)

@@ -219,9 +219,9 @@ def test_token_files_that_are_only_called_like_shards_stay_apart(tmp_path):
         # the last shard where "of" is its number: only the bytes tell
         (
             ["x-00000-of-00002", "x-00001-of-00002"],
-            "12 bytes, but x.idx describes 16; a file is cut short or missing",
+            "12 bytes, but x.idx describes 16; a file is truncated or missing",
         ),
-        (["x-00000-of-00002", "x-00001-of-00002", "x"], "x.bin: lies beside shards of it"),
+        (["x-00000-of-00002", "x-00001-of-00002", "x"], "x.bin: exists beside its shards"),
         (["x-00000-of-00002", "x-00000-of-00003"], "shards of several sets"),
     ],
 )

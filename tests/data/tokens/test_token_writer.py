@@ -135,10 +135,12 @@ def test_a_document_longer_than_the_format_can_say_is_refused(tmp_path):
     too_long = np.broadcast_to(np.uint16(0), 2**31)  # takes no memory
     with closing(TokenWriter(tmp_path / "x", 300)) as writer:
         writer.append(np.array([1]), np.array([1]), ends=False)
-        with pytest.raises(DataError, match=r"a document of 2147483648 tokens; the format allows 2147483647"):
+        with pytest.raises(
+            DataError, match=r"a document has 2147483648 tokens; the format allows 2147483647"
+        ):
             writer.append(too_long[1:], np.array([2**31 - 1]))
         writer.append(np.array([2]), np.array([1]))
-        with pytest.raises(DataError, match=r"a document of 2147483648 tokens"):
+        with pytest.raises(DataError, match=r"a document has 2147483648 tokens"):
             writer.append(too_long, np.array([2**31]))
         writer.finish()
     assert TokenFile.open(tmp_path / "x").document_lengths.tolist() == [2]

@@ -1,1 +1,4 @@
-"""Text to token files. Knows nothing of samples and runs. (`loopway.data.prepare` is its function: hence the name.)"""
+"""From text to token files. Knows nothing of samples and runs.
+
+(The package isn't called `prepare`, since `loopway.data.prepare` is its main function.)
+"""

@@ -1,7 +1,6 @@
-"""The work of a preparation: a tokenizer, then every unit of the text, then the token files and a manifest.
+"""The steps of a preparation: the tokenizer, then every unit of the text, then the token files and the manifest.
 
-A folder holds all that is needed to resume. Knows how a prepared folder comes about; not where it will lie in the end,
-nor whether there is one already.
+A folder holds all that is needed to resume. Knows nothing of the folder's final place, or of an existing one there.
 """
 
 import json
@@ -39,10 +38,10 @@ SINGLE_DOCUMENT = (
 
 
 def request_of(config: PreparationConfig, given: PreTrainedTokenizerFast | None) -> dict[str, Any]:
-    """Return all that a prepared folder depends on, beside the content of its sources."""
-    # Whether unreadable records are skipped makes no difference as long as there are none, and may change after one.
+    """Return everything that a prepared folder depends on, except the content of its sources."""
+    # skip_unreadable has no effect without unreadable records, and may be set after the first one.
     fields = config.model_dump(mode="json", exclude={"skip_unreadable"})
-    if config.add_bos_token is None:  # as before there was this key
+    if config.add_bos_token is None:  # equal to requests from before this key existed
         del fields["add_bos_token"]
     return {
         "format": FORMAT,
@@ -52,9 +51,10 @@ def request_of(config: PreparationConfig, given: PreTrainedTokenizerFast | None)
 
 
 class Assembly:
-    """One preparation in a folder, of training text and validation text (none: some of the training documents).
+    """One preparation in a folder, from training text and validation text.
 
-    With ``given`` None a tokenizer is trained. The meter is told how far it is.
+    Without validation text, some training documents are held out. Without a ``given`` tokenizer, one is trained. The
+    meter shows progress.
     """
 
     def __init__(
@@ -67,13 +67,17 @@ class Assembly:
         meter: Meter,
     ) -> None:
         self.folder, self.config, self.given, self.meter = folder, config, given, meter
-        self.sources = {"validation": validation, "train": train}  # in the order of the work
+        self.sources = {"validation": validation, "train": train}  # in processing order
         self._fraction = 0.0 if validation else config.validation_fraction
         self._request = request_of(config, given)
         self._units = folder / "units"
 
     def run(self, processes: int) -> None:
-        """Do all of it, or what is left. Raises :class:`DataError`; units that are finished by then are kept."""
+        """Run or resume the preparation. On an error, finished units are kept.
+
+        Raises:
+            DataError: the text is unreadable, or a split is empty.
+        """
         if not (self.folder / MANIFEST).exists():
             self._clear()
             try:
@@ -88,9 +92,11 @@ class Assembly:
         shutil.rmtree(self._units, ignore_errors=True)
 
     def _clear(self) -> None:
-        """Remove all but finished units, as what an earlier version has begun."""
+        """Remove everything except finished units, such as work of an earlier version."""
         if (self.folder / "checkpoint.json").exists():
-            logger.warning("%s: was begun by an earlier version of Loopway and starts anew", self.folder)
+            logger.warning(
+                "%s: was begun by an earlier version of Loopway; it restarts from the beginning", self.folder
+            )
         for path in self.folder.iterdir():
             if path.name not in (".lock", self._units.name):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -100,7 +106,7 @@ class Assembly:
         return [(source.name, source.stamp()) for sources in self.sources.values() for source in sources]
 
     def _tokenizer(self, stamps: list[tuple[str, Any]]) -> PreTrainedTokenizerFast:
-        """The tokenizer given, or one trained here: the same one until the request or the text changes."""
+        """Return the given tokenizer, or train one. The trained one is kept until the request or the text changes."""
         folder, trained = self.folder / "tokenizer", self._units / short_hash([self._request, stamps])
         if self.given is None and trained.exists():
             shutil.copytree(trained, folder)
@@ -109,7 +115,7 @@ class Assembly:
         set_beginning(tokenizer, chosen_beginning(tokenizer, self.config.add_bos_token))
         try:
             tokenizer.save_pretrained(folder)
-        except Exception as error:  # of a full disk; tokenizers raises nothing more exact
+        except Exception as error:  # e.g. a full disk; tokenizers raises no specific type
             raise DataError(f"{folder}: the tokenizer can't be saved: {one_line(error)}") from None
         if self.given is None:
             shutil.copytree(folder, partial := trained.with_suffix(".partial"), dirs_exist_ok=True)
@@ -130,7 +136,7 @@ class Assembly:
         return train_tokenizer(texts, config.vocab_size)
 
     def _write_tokens(self, tokenizer: PreTrainedTokenizerFast, processes: int) -> dict[str, Any]:
-        """Encode what isn't yet, and put every document where it belongs; returns the counts of the splits."""
+        """Encode all units that aren't finished, and write every document to its split; return the splits' counts."""
         config = self.config
         encoding = Encoding(
             tokenizer=tokenizer.backend_tokenizer.to_str(),
@@ -157,7 +163,7 @@ class Assembly:
         return counts
 
     def _check_splits(self, counts: dict[str, Any]) -> None:
-        """Raise :class:`DataError` if a split is empty that must not be."""
+        """Raise :class:`DataError` if a required split is empty."""
         empty = [name for name in SPLITS if counts[name] is None]
         if not empty or (empty == ["validation"] and not self.sources["validation"] and not self._fraction):
             return

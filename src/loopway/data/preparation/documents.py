@@ -1,7 +1,7 @@
-"""From a piece of a source, as it was read, to the texts of its documents.
+"""Extract the texts of documents from a piece of a source.
 
-A piece is what travels from the process that reads to those that encode: some lines, rows or files, not parsed yet.
-What is wrong with a record is named with its file and line. Imports nothing heavy: every encoding process does.
+A piece is sent from the reading process to the encoding ones: some lines, rows or files, not parsed yet. Errors name a
+record's file and line. Imports nothing heavy, since every encoding process imports this module.
 """
 
 import hashlib
@@ -19,17 +19,17 @@ _JSON_TYPES = {dict: "an object", list: "a list", str: "a string", bool: "a bool
 
 
 class Position(NamedTuple):
-    """A place between two records of a source, or in a long text: reading can begin there."""
+    """A place between two records of a source, or in a long text, at which reading can begin."""
 
     offset: int = 0
-    """Bytes before it, unpacked; 0 where a source has rows."""
+    """Uncompressed bytes before it; 0 for a source with rows."""
     records: int = 0
     """Lines or rows before it."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Records of one source that follow one another, or one part of a text too long to be held."""
+    """Consecutive records of one source, or one part of a text too long for memory."""
 
     source: str
     """The source's name."""
@@ -37,18 +37,18 @@ class Piece:
     start: Position
     content: bytes | Sequence[Any]
     progress: float = 0.0
-    """Bytes of the source, as it lies on disk, that have been read by the end of this piece."""
+    """Bytes of the source, as stored on disk, that have been read by the end of this piece."""
     is_first: bool = True
-    """Whether the text begins here; only of a text, as ``is_last``."""
+    """Whether the text begins here; only for a text, as ``is_last``."""
     is_last: bool = True
     digest: bytes = b""
-    """Digest of the whole text; only of a part of one."""
+    """Digest of the whole text; only for a part of one."""
     error: str | None = None
     """Why the rest of the source, from here on, can't be read."""
 
     @property
     def size(self) -> int:
-        """About how many bytes it takes in memory."""
+        """Approximate memory in bytes."""
         content = self.content
         return len(content) if isinstance(content, bytes) else sum(len(str(value)) + 100 for value in content)
 
@@ -61,7 +61,7 @@ class Document(NamedTuple):
 
 
 class Unreadable(NamedTuple):
-    """A record that can't be read: how messages name it, and the whole message."""
+    """An unreadable record: its name in messages, and the whole message."""
 
     record: str
     reason: str
@@ -80,18 +80,18 @@ def new_digest(seed: int) -> "hashlib.blake2b":
 
 
 def place_of(source: str, kind: Kind, number: int) -> str:
-    """Return how a message names a record: ``a.jsonl, line 3``."""
+    """Return a record's name in messages: ``a.jsonl, line 3``."""
     return source if kind == "text" else f"{source}, {kind[:-1]} {number}"
 
 
 def read_documents(piece: Piece, text_field: str) -> Iterator[Document | Unreadable]:
-    """Yield the documents of a piece in order; blank ones are left out."""
+    """Yield the documents of a piece in order, without blank ones."""
     if piece.error is not None:
         yield Unreadable(piece.source, piece.error)
         return
     if not isinstance(piece.content, bytes):
         records = piece.content
-    else:  # at newlines only: splitlines also splits at carriage returns, which JSON strings may not hold but files do
+    else:  # at newlines only: splitlines also splits at carriage returns, which files contain
         records = piece.content.split(b"\n") if piece.kind == "lines" else [piece.content]
     for number, record in enumerate(records, start=piece.start.records + (piece.kind != "rows")):
         if piece.kind == "lines" and not record.strip():
@@ -107,7 +107,7 @@ def read_documents(piece: Piece, text_field: str) -> Iterator[Document | Unreada
 
 
 def not_utf8(name: str, error: UnicodeDecodeError, first_line: int) -> DataError:
-    """Return the error for text of which ``error`` was raised, and whose first line has the number ``first_line``."""
+    """Return the DataError for a decoding ``error`` in text whose first line has the number ``first_line``."""
     line = first_line + error.object[: error.start].count(b"\n")
     return DataError(
         f"{name}, line {line}: byte 0x{error.object[error.start]:02x} is not valid UTF-8; convert the file to UTF-8"
@@ -136,13 +136,17 @@ def _text(record: Any, piece: Piece, number: int, place: str, text_field: str) -
 
 
 def parsed(text: str, place: str) -> Any:
-    """Return the value of a JSON text; raise :class:`DataError` that names ``place``."""
+    """Return the value of a JSON text.
+
+    Raises:
+        DataError: invalid JSON; the message names ``place``.
+    """
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
         where = f", line {error.lineno}" if "\n" in text.strip() else ""
         raise DataError(f"{place}{where}: not valid JSON: {error.msg} at column {error.colno}") from None
-    except (ValueError, RecursionError) as error:  # thousands of digits, a thousand nested brackets
+    except (ValueError, RecursionError) as error:  # too many digits or nested brackets
         raise DataError(f"{place}: JSON that can't be read: {error}") from None
 
 
@@ -160,6 +164,6 @@ def _field(record: Any, text_field: str, place: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        reason = "holds half of a UTF-16 surrogate pair; repair the escapes"
+        reason = "holds half of a UTF-16 surrogate pair; fix its escapes"
         raise DataError(f"{place}: field {text_field!r} {reason}") from None
     return value

@@ -1,8 +1,8 @@
-"""From pieces of sources to token ids.
+"""Encode pieces of sources as token ids.
 
-Every document ends with the end-of-text token; a special token's name inside a text is encoded as ordinary text, so a
-document can't end itself. Long documents are encoded in parts, to the tokens of the whole. Knows nothing of splits and of
-where tokens go. Imports nothing heavy: every encoding process imports this module.
+Every document ends with the end-of-text token. A special token's name inside a text is encoded as ordinary text. Long
+documents are encoded in parts, with the same tokens as the whole. Knows nothing of splits or of the tokens'
+destination. Imports nothing heavy, since every encoding process imports this module.
 """
 
 import re
@@ -18,12 +18,13 @@ from loopway.data.preparation.documents import Document, Piece, Unreadable, dige
 DOCUMENT = np.dtype(
     [("tokens", "<i8"), ("text_bytes", "<i8"), ("number", "<i8"), ("source", "<i4"), ("digest", "<u8", 2)]
 )
-"""What is known of a document beside its tokens: their number, those before and behind the text included; UTF-8 bytes;
-line or row in its source; number of the source, which whoever has several sets; digest."""
+"""Record of a document: number of tokens, including special ones before and after the text; UTF-8 bytes; line or row in
+its source; index of the source, set by code that reads several; digest."""
 _LONGEST_TEXT = 2**20
-"""Characters that are encoded in one go; the memory of it is some hundred times that."""
+"""Maximum number of characters encoded at a time; this takes about a hundred times as many bytes of memory."""
 _CONTEXTS = ("a", "\n", ".")
-"""Contexts that a part of a text is encoded behind: a letter fits before a space, the others within words."""
+"""Contexts in front of a part of a text when it is encoded: a letter suits a part that begins with a space, the others
+a part that begins within a word."""
 _BETWEEN_WORDS = re.compile(r"(?<=\S)(?= \S)")
 
 T = TypeVar("T")
@@ -31,26 +32,26 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Encoding:
-    """How texts become tokens; small enough to be sent to every process."""
+    """Settings of encoding, small enough to be sent to every process."""
 
     tokenizer: str
     """A ``tokenizers.Tokenizer`` as JSON."""
     end_of_text: int
     text_field: str
     seed: int
-    """Of the documents' digests."""
+    """Seed of the documents' digests."""
     beginning: tuple[int, ...] = ()
     """Ids that every document begins with."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """The documents of a piece; those that can't be read, apart."""
+    """The encoded documents of a piece, and its unreadable records."""
 
     ids: np.ndarray
-    """Token ids of all documents, one after the other, int32[tokens]."""
+    """Concatenated token ids of all documents, int32[tokens]."""
     documents: np.ndarray
-    """:data:`DOCUMENT` [documents]; of a part of a text one, with what the part has."""
+    """:data:`DOCUMENT` [documents]; for a part of a text, one record that describes the part."""
     unreadable: list[Unreadable]
 
 
@@ -62,7 +63,7 @@ class Encoder:
         self.tokenizer = Tokenizer.from_str(encoding.tokenizer)
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
-        self.tokenizer.encode_special_tokens = True  # a special token's name is text like any other
+        self.tokenizer.encode_special_tokens = True  # treat a special token's name as ordinary text
         self._contexts = [(text, self._ids(text)) for text in _CONTEXTS] if self._marks_beginnings() else []
 
     def encode(self, piece: Piece) -> Encoded:
@@ -80,7 +81,7 @@ class Encoder:
         return Encoded(np.concatenate(ids), documents, unreadable)
 
     def _encode(self, texts: list[Document], piece: Piece) -> Iterator[np.ndarray]:
-        """int32[tokens] of each text."""
+        """Yield the token ids of each text, int32[tokens]."""
         parts = [list(cut_text(document.text)) for document in texts]
         ids: list[np.ndarray] = []
         for batch in neighbours((part for of_text in parts for part in of_text), len, _LONGEST_TEXT):
@@ -96,7 +97,7 @@ class Encoder:
             )
 
     def _placed(self, alone: np.ndarray, part: str, is_first: bool) -> np.ndarray:
-        """The tokens of a part in its text, int32[tokens]; ``alone``: its tokens if it were the text."""
+        """Return the tokens of a part within its text, int32[tokens]; ``alone`` are its tokens as a separate text."""
         for context, before in [] if is_first else self._contexts:
             ids = self._ids(context + part)
             if np.array_equal(ids[: len(before)], before):
@@ -107,12 +108,12 @@ class Encoder:
         return np.array(self.tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int32)
 
     def _marks_beginnings(self) -> bool:
-        """Whether the tokenizer takes the beginning of a text for more than what stands there, as Llama 2's does."""
+        """Return whether the tokenizer encodes the beginning of a text differently, as Llama 2's does."""
         start = self._prepared("a")
         return any(self._prepared("a" + text) != start + self._prepared(text) for text in ("b", " b"))
 
     def _prepared(self, text: str) -> str:
-        """The text as the tokenizer's model gets it."""
+        """Return the text after normalisation and pre-tokenisation, as the tokenizer's model receives it."""
         normalizer, words = self.tokenizer.normalizer, self.tokenizer.pre_tokenizer
         text = normalizer.normalize_str(text) if normalizer is not None else text
         return "".join(word for word, _ in words.pre_tokenize_str(text)) if words is not None else text
@@ -123,8 +124,8 @@ def cut_text(
 ) -> Iterator[str]:
     """Cut a text into parts of at most ``longest`` characters.
 
-    Cut at the last of ``places`` in the second half of a part, where there is one. The default, before a lone space
-    between two words, changes no tokens of a byte-level BPE.
+    Cuts at the last match of ``places`` in the second half of a part, if there is one. The default, before a single
+    space between two words, changes no tokens of a byte-level BPE.
     """
     start = 0
     while len(text) - start > longest:
@@ -137,7 +138,7 @@ def cut_text(
 
 
 def neighbours(items: Iterable[T], size_of: Callable[[T], float], most: float) -> Iterator[list[T]]:
-    """Group items with their neighbours: of together at most ``most``, or one that is larger alone."""
+    """Group consecutive items up to a total size of ``most``; a larger item forms a group alone."""
     group: list[T] = []
     size = 0.0
     for item in items:

@@ -1,8 +1,8 @@
-"""From text to a prepared folder: reads, splits by document, trains or loads the tokenizer, writes token files.
+"""Prepare a folder from text: read, split by document, train or load the tokenizer, write token files.
 
-Work happens in ``<folder>.incomplete``, unit by unit, and the folder is renamed once it is whole. Interrupted, the same
-call makes the units that are missing; the bytes are the same, whatever the number of processes and wherever it was
-interrupted. Knows nothing of models, runs and samples.
+Work happens in ``<folder>.incomplete``, unit by unit; the complete folder is renamed. After an interruption, repeat the
+call to resume. The resulting bytes don't depend on the number of processes or on interruptions. Knows nothing of
+models, runs and samples.
 """
 
 import logging
@@ -32,7 +32,7 @@ from loopway.files import locked
 logger = logging.getLogger(__name__)
 
 _WORTH_PROCESSES = 16 * PIECE_BYTES
-"""Less text than this is encoded sooner than other processes have started."""
+"""Bytes of text from which on several processes are faster than one."""
 
 
 def prepare(
@@ -42,20 +42,21 @@ def prepare(
     processes: int | None = None,
     progress: bool | None = None,
 ) -> PreparedData:
-    """Prepare the text of ``config`` in ``folder``, or open it where that is done already.
+    """Prepare the text of ``config`` in ``folder``, or open the folder if that is already done.
 
-    A folder that is prepared needs no text: what is there is compared, what isn't there is listed as ``missing``.
+    A prepared folder doesn't need its text: existing text is compared, text that no longer exists is listed as
+    ``missing``. Nothing is overwritten.
 
     Args:
-        config: what text, and how it is split and tokenised.
-        folder: must not exist, be empty, or be of the same config.
-        processes: that encode; None: one a core, or none beside this one for little text. No matter for the result.
-        progress: None shows a bar if standard error is a terminal, else a line now and then; False nothing.
+        config: the text sources, and how they are split and tokenised.
+        folder: a folder that doesn't exist, is empty, or was prepared with the same config.
+        processes: number of encoding processes; None means one per core, or only this one for little text. It doesn't
+            change the result.
+        progress: None shows a bar if standard error is a terminal, else occasional lines; False shows nothing.
 
     Raises:
-        DataError: text that is missing or unreadable, a split that would be empty, a folder that holds
-            anything else; nothing is overwritten.
-        ConfigError: another process is at work on the folder.
+        DataError: text is missing or unreadable, a split would be empty, or the folder holds anything else.
+        ConfigError: another process is preparing the folder.
     """
     folder = Path(folder)
     if is_prepared(folder):
@@ -64,13 +65,15 @@ def prepare(
     train = find_sources(config.train, config.text_field, field="data.train")
     validation = find_sources(config.validation or [], config.text_field, field="data.validation")
     is_single = config.validation_fraction and not validation and [each.kind for each in train] == ["text"]
-    if is_single and (train[0].size or 0) > _WORTH_PROCESSES:  # of a short text it is found out as soon
+    if (
+        is_single and (train[0].size or 0) > _WORTH_PROCESSES
+    ):  # with a short text, this error comes soon anyway
         raise DataError(SINGLE_DOCUMENT)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder}: exists and was not prepared by loopway; choose another folder")
     place = folder.resolve()  # what a link points to
     if place == Path.cwd() or place.is_mount():
-        raise DataError(f"{folder}: is where you are or a mount point; name a folder inside it")
+        raise DataError(f"{folder}: is the current folder or a mount point; name a folder inside it")
     partial, meter = place.with_name(f"{place.name}{INCOMPLETE}"), Meter(progress)
     given = load_tokenizer(config.tokenizer) if config.tokenizer else None
     if others := not_read_in([*config.train, *(config.validation or [])]):
@@ -78,7 +81,7 @@ def prepare(
     processes = _processes(processes, [*train, *validation])
     partial.mkdir(parents=True, exist_ok=True)
     with locked(partial / ".lock", f"another process is preparing {folder}"), meter:
-        if is_prepared(folder):  # by another process, since it was looked for
+        if is_prepared(folder):  # by another process in the meantime
             shutil.rmtree(partial)
             return prepare(config, folder)
         if is_prepared(partial):  # interrupted just before it was renamed
@@ -90,17 +93,17 @@ def prepare(
     left_out = prepared.manifest["left_out"]
     if left_out["duplicates"]:
         logger.warning(
-            "%d training documents are validation documents too and were left out", left_out["duplicates"]
+            "%d training documents are also validation documents and were omitted", left_out["duplicates"]
         )
     if left_out["unreadable"]:
-        logger.warning("%d records could not be read and were left out", left_out["unreadable"])
+        logger.warning("%d records could not be read and were skipped", left_out["unreadable"])
     return prepared
 
 
 def _processes(wanted: int | None, sources: Sequence[TextSource]) -> int:
     if wanted is not None:
         if wanted < 1:
-            raise DataError(f"processes: got {wanted}, at least 1 is needed")
+            raise DataError(f"processes: got {wanted}, expected at least 1")
         return wanted
     sizes = [source.size for source in sources]
     if None not in sizes and sum(size or 0 for size in sizes) < _WORTH_PROCESSES:
@@ -109,9 +112,10 @@ def _processes(wanted: int | None, sources: Sequence[TextSource]) -> int:
 
 
 def _check_same(folder: Path, config: PreparationConfig) -> list[str]:
-    """Return the entries of the config that name nothing any more.
+    """Check that a folder was prepared as the config says; return the entries that no longer exist.
 
-    Raises :class:`DataError` naming the first thing in which the folder differs from what is wanted.
+    Raises:
+        DataError: the folder differs; the message names the first difference.
     """
     manifest, advice = read_manifest(folder), "choose another folder, or delete this one"
     before, now = manifest["config"], request_of(config, None)["config"]
@@ -131,7 +135,7 @@ def _check_same(folder: Path, config: PreparationConfig) -> list[str]:
         wanted, gone = _find_those_there(entries, config.text_field, field=f"data.{split}")
         missing += gone
         if not wanted:
-            continue  # of a folder that was moved between machines, even names may differ
+            continue  # in a folder moved between machines, even names may differ
         there = [
             identity
             for identity in manifest["sources"][split]
@@ -153,7 +157,7 @@ def _check_same(folder: Path, config: PreparationConfig) -> list[str]:
 def _find_those_there(
     entries: Sequence[str | HubDataset], text_field: str, *, field: str
 ) -> tuple[list[TextSource], list[str]]:
-    """The sources that are there, and the entries that name nothing."""
+    """Return the sources that exist, and the entries that don't."""
     sources: list[TextSource] = []
     missing: list[str] = []
     for entry in entries:

@@ -1,4 +1,4 @@
-"""How far a preparation is: a bar with MB/s and time left, or a line now and then where there is no terminal."""
+"""Progress of a preparation: a bar with MB/s and remaining time, or occasional lines without a terminal."""
 
 import sys
 import time
@@ -13,7 +13,7 @@ _SECONDS_BETWEEN_LINES = 30.0
 
 
 class Meter(AbstractContextManager["Meter"]):
-    """``shown`` None: a bar on standard error if it is a terminal, else lines, half a minute apart."""
+    """Progress display. ``shown`` None: a bar if standard error is a terminal, else a line every half minute."""
 
     def __init__(self, shown: bool | None = None) -> None:
         columns = (
@@ -33,7 +33,7 @@ class Meter(AbstractContextManager["Meter"]):
             self._bar.stop()
 
     def begin(self, description: str, total: float | None) -> None:
-        """Begin a task of ``total`` bytes to read; None where that isn't known."""
+        """Begin a task of ``total`` bytes to read; None if unknown."""
         self._bar.start()
         self._bar.remove_task(self._task)
         self._task = self._bar.add_task(description, total=total)
@@ -41,7 +41,7 @@ class Meter(AbstractContextManager["Meter"]):
         self._started = self._last_line = time.perf_counter()
 
     def update(self, done: float, text_bytes: int) -> None:
-        """``done`` bytes of the total have been read; ``text_bytes`` more bytes of text are finished."""
+        """Report progress: ``done`` bytes of the total are read, and ``text_bytes`` more bytes of text are finished."""
         self._text_bytes += text_bytes
         now = time.perf_counter()
         speed = f"{decimal(int(self._text_bytes / max(now - self._started, 1e-3)))}/s"

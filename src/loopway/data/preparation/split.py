@@ -1,8 +1,8 @@
-"""Which documents are for training and which for validation, and which are left out.
+"""Assign documents to training or validation, or omit them.
 
-With validation text given, a training document that is a validation document too is left out. Otherwise a share of the
-training documents is for validation: those whose digest, read as a number, lies below a threshold. So equal texts are never
-split, and neither the order of documents nor their number matters. Knows finished units; nothing of how they are made.
+With validation text given, training documents that are also validation documents are omitted. Otherwise a share of the
+training documents is held out: those whose digest, read as a number, is below a threshold. Equal texts therefore stay
+together, and the order and number of documents have no effect. Knows finished units; nothing of how they are made.
 """
 
 import json
@@ -21,34 +21,38 @@ SPLITS = ("train", "validation")
 
 
 def for_validation(keys: np.ndarray, fraction: float) -> np.ndarray:
-    """Return which documents are for validation, bool[documents], from the first halves of their digests, uint64[documents]."""
+    """Return which documents are held out, bool[documents]; `keys` are first halves of digests, uint64[documents]."""
     return keys < np.uint64(fraction * 2.0**64)
 
 
 class SplitWriter:
     """Writes ``train`` and ``validation`` token files and ``left_out.jsonl`` into a folder, from units in order.
 
-    ``fraction`` of the training documents is for validation; 0 where validation text is given. With ``skip_unreadable``, what
-    can't be read is listed instead of being an error.
+    ``fraction`` of the training documents is held out; 0 if validation text is given. With ``skip_unreadable``,
+    unreadable records are listed instead of raising an error.
     """
 
     def __init__(self, folder: Path, vocab_size: int, *, fraction: float, skip_unreadable: bool) -> None:
         self.folder, self.fraction, self.skip_unreadable = folder, fraction, skip_unreadable
         self.left_out = {"duplicates": 0, "unreadable": 0}
         self.text_bytes: dict[str, int] = dict.fromkeys(SPLITS, 0)
-        self._given: set[bytes] = set()  # digests of validation documents that are given
+        self._given: set[bytes] = set()  # digests of the given validation documents
         self._writers = {name: TokenWriter(folder / name, vocab_size) for name in SPLITS}
         self._list = (folder / LEFT_OUT).open("w", encoding="utf-8")
 
     def take(self, unit: Unit) -> int:
-        """Write the documents of a unit; those of validation text come before those of training text.
+        """Write the documents of a unit. Units of validation text must come before those of training text.
 
-        Returns the bytes of text in it. Raises :class:`DataError` for a record that can't be read.
+        Returns:
+            The bytes of text in the unit.
+
+        Raises:
+            DataError: a record can't be read.
         """
         for record, reason in unit.marker["unreadable"]:
             if not self.skip_unreadable:
                 unit.path.unlink()
-                raise DataError(f"{reason} (data.skip_unreadable: true leaves out what can't be read)")
+                raise DataError(f"{reason} (data.skip_unreadable: true skips unreadable records)")
             self._leave_out("unreadable", record, reason)
         ids, documents = unit.load()
         kept, validation = np.ones(len(documents), bool), np.full(len(documents), unit.split == "validation")
@@ -71,7 +75,7 @@ class SplitWriter:
         return int(documents["text_bytes"].sum())
 
     def finish(self) -> dict[str, Any]:
-        """Write the indexes; return for each split its counts, None where it has no documents, and what was left out."""
+        """Write the indexes; return each split's counts (None without documents) and the counts of omitted records."""
         counts: dict[str, Any] = {"left_out": self.left_out}
         for name, writer in self._writers.items():
             counts[name] = writer.finish() | {"bytes": self.text_bytes[name]}
@@ -85,7 +89,7 @@ class SplitWriter:
         return counts
 
     def close(self) -> None:
-        """Close the files as they are."""
+        """Close the files in their present state."""
         for file in (*self._writers.values(), self._list):
             file.close()
 

@@ -1,8 +1,8 @@
-"""Which texts a new tokenizer is trained on: a sample of the training documents, never of the validation set.
+"""Choose the texts that a new tokenizer is trained on: a sample of the training documents, never of the validation set.
 
-Little text is used whole. Of more, every source gives its first documents, in proportion to its size; of many small
-ones, some give theirs. Text with many distinct words, as of scripts without spaces, reaches the limit sooner. Long
-documents come in parts. Knows nothing of how a tokenizer is trained.
+A small text is used whole. From a larger one, each source contributes its first documents in proportion to its size;
+with many small sources, only some contribute. Text with many distinct words, as in scripts without spaces, reaches the
+limit sooner. Long documents are cut into parts. Knows nothing of how a tokenizer is trained.
 """
 
 import re
@@ -18,29 +18,29 @@ from loopway.data.preparation.split import for_validation
 
 SAMPLE_BYTES = 256 * 2**20
 WORD_BYTES = 10 * 2**20
-"""Bytes of all different words of a sample; training takes up to a hundred times that in memory."""
+"""Maximum bytes of all distinct words of a sample; training takes up to a hundred times as much memory."""
 _PART = 2**16
-"""Characters that are given at a time: tokenizers reads 256 texts ahead, and takes a hundred times a text's memory."""
+"""Maximum characters per text: tokenizers reads 256 texts ahead, and needs a hundred times a text's size in memory."""
 _BEFORE_SPACE = re.compile(r"(?<=\S)(?=[ \t\r\n])")
-"""Places at which a byte-level BPE always ends a word."""
-_WORD = re.compile(r"\w+|[^\w\s]+")  # about what a byte-level BPE takes for one
+"""Places where a byte-level BPE always ends a word."""
+_WORD = re.compile(r"\w+|[^\w\s]+")  # approximates a byte-level BPE's words
 
 
 def training_texts(
     sources: Sequence[TextSource], text_field: str, fraction: float, seed: int, validation: Collection[bytes]
 ) -> Iterator[str]:
-    """Yield the texts, long ones in parts; of one far beyond the sample's size, the first parts.
+    """Yield the texts, long ones in parts; of a text far beyond the sample's size, only the first parts.
 
     Args:
-        sources: of the training documents.
-        text_field: see :class:`loopway.data.config.PreparationConfig`, also for ``seed``.
-        fraction: of the documents that is for validation; 0 where validation text is given.
-        seed: of the split.
-        validation: digests of validation documents that are given.
+        sources: sources of the training documents.
+        text_field: see :class:`loopway.data.config.PreparationConfig`.
+        fraction: share of the documents that is held out; 0 if validation text is given.
+        seed: seed of the split.
+        validation: digests of the given validation documents.
     """
     left, words_left, seen = 0.0, 0.0, set[int]()
     for source, share in zip(sources, _shares(sources), strict=True):
-        # Later sources compensate for what an earlier one gave too much.
+        # Later sources compensate for an earlier one's excess.
         left = min(left, 0.0) + SAMPLE_BYTES * share
         words_left = min(words_left, 0.0) + WORD_BYTES * share
         if left <= 0 or words_left <= 0:
@@ -48,7 +48,7 @@ def training_texts(
         for piece in source.pieces(seed=seed):
             for record in read_documents(piece, text_field):
                 if not isinstance(record, Document):
-                    continue  # what can't be read is dealt with when all is encoded
+                    continue  # encoding handles unreadable records
                 digest = piece.digest or digest_of(record.text, seed)
                 is_validation = (
                     digest in validation or for_validation(np.frombuffer(digest, "<u8")[:1], fraction)[0]
@@ -65,7 +65,7 @@ def training_texts(
 
 
 def _shares(sources: Sequence[TextSource]) -> list[float]:
-    """Of each source in the whole."""
+    """Return each source's share of the total size."""
     known = [source.size for source in sources if source.size is not None]
     average = sum(known) / len(known) if known else SAMPLE_BYTES + 1
     sizes = [source.size if source.size is not None else average for source in sources]
@@ -73,7 +73,7 @@ def _shares(sources: Sequence[TextSource]) -> list[float]:
 
 
 def _bytes_of_new_words(text: str, seen: set[int]) -> int:
-    """UTF-8 bytes of the words whose hashes aren't among those ``seen``, which are added."""
+    """Return the UTF-8 bytes of words whose hashes aren't in ``seen``, and add their hashes to it."""
     new = {hash(word): word for word in set(_WORD.findall(text))}
     result = sum(len(word.encode()) for number, word in new.items() if number not in seen)
     seen.update(new)

@@ -1,10 +1,10 @@
-"""Units: parts of the text that are encoded in one go, each whole on disk or not there, so that none is encoded twice.
+"""Units: parts of the text that are encoded together and stored atomically, which allows a preparation to resume.
 
-A unit is some small sources or a range of a large one: about 4 MiB of text, some seconds of work. ``<name>.npz`` holds its
-tokens and what is known of its documents; ``<name>.json``, its marker, is written when all of that is on disk. The name
-is a hash of what the tokens depend on: how they are encoded, the sources' names and stamps, and where in them the unit
-begins. So whatever changes, the units that still fit are found and no others. Knows nothing of which documents are for
-what. Imports nothing heavy: every encoding process imports this module.
+A unit is some small sources or a range of a large one: about 4 MiB of text, some seconds of work. ``<name>.npz`` holds
+its tokens and records of its documents. ``<name>.json``, its marker, is written once that file is on disk. The name is
+a hash of everything that the tokens depend on: the encoding, the sources' names and stamps, and where the unit begins.
+After any change, exactly the units that are still valid are reused. Knows nothing of splits. Imports nothing heavy,
+since every encoding process imports this module.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class Place(NamedTuple):
-    """Where a unit begins: in which of the sources that are read together, and where in that."""
+    """The beginning of a unit: an index into the sources that are read together, and a position in that source."""
 
     source: int = 0
     position: Position = Position()
@@ -45,27 +45,27 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Unit:
-    """One unit; its files lie on disk once it is finished."""
+    """One unit; its files are on disk once it is finished."""
 
     path: Path
-    """Of its marker."""
+    """Path of its marker."""
     pieces: Sequence[Piece] = ()
-    """What it is made of; nothing of a unit that was finished earlier."""
+    """Its content; empty if the unit was finished earlier."""
     end: Place | None = None
     """Where the next one begins; None: these sources end here."""
     read: float = 0.0
-    """Bytes of the sources that are read together, as they lie on disk, that have been read by the end."""
+    """Bytes on disk, of the sources read together, that have been read by the unit's end."""
     before: float = 0.0
-    """Bytes of all sources before those."""
+    """Bytes of all earlier sources."""
     split: str = ""
-    """What its text is for."""
+    """The split that its text is for."""
 
     @cached_property
     def marker(self) -> dict[str, Any]:
-        """``end`` and ``read`` of a finished unit, and what is known when it is encoded.
+        """The marker of a finished unit: ``end``, ``read``, and results of its encoding.
 
-        ``sources``: [name, kind] of each; ``unreadable``: [record, reason] of each record that can't be read;
-        ``ends``: whether the last document ends here.
+        ``sources``: [name, kind] of each source; ``unreadable``: [record, reason] of each unreadable record; ``ends``:
+        whether the last document ends here.
         """
         with damage_told(self.path, "delete it and rerun the same command", DataError):
             marker = json.loads(self.path.read_text(encoding="utf-8"))
@@ -81,7 +81,7 @@ class Unit:
             raise DataError(f"{path}: damaged; delete {self.path} and rerun the same command") from None
 
     def finish(self, encoder: Encoder) -> None:
-        """Encode the pieces; all is on disk when this returns."""
+        """Encode the pieces and sync the results to disk."""
         encoded = [encoder.encode(piece) for piece in self.pieces]
         sources = list(dict.fromkeys((piece.source, piece.kind) for piece in self.pieces))
         for piece, part in zip(self.pieces, encoded, strict=True):
@@ -110,11 +110,18 @@ class Unit:
 def finished_units(
     sources: "Mapping[str, Sequence[TextSource]]", folder: Path, encoding: Encoding, processes: int
 ) -> Generator[Unit]:
-    """Yield every unit of the sources, by split, in order, each once it is finished.
+    """Yield every unit of the sources, by split and in order, as soon as it is finished.
 
-    ``processes`` encode (1: this one). Units whose files lie in ``folder`` are not made again. Few are read ahead, so
-    memory doesn't depend on how many there are. Raises :class:`DataError` where reading does, after all that came before
-    has been given, and if a process dies.
+    Units whose files exist in ``folder`` are reused. Few units are read ahead, so memory doesn't grow with their number.
+
+    Args:
+        sources: the sources of each split.
+        folder: where units are stored.
+        encoding: how texts are encoded.
+        processes: number of encoding processes; 1 encodes in this process.
+
+    Raises:
+        DataError: reading fails, after all earlier units have been yielded; or an encoding process died.
     """
     units = _units(sources, folder, encoding)
     if processes == 1:
@@ -130,27 +137,27 @@ def finished_units(
         yield from _in_order(units, pool, 2 * processes)
     except BrokenProcessPool:
         raise DataError(
-            "a process that tokenises was killed, perhaps for want of memory; rerun the same command to resume, with "
-            "fewer processes (in a script of your own, call it under if __name__ == '__main__', or with processes=1)"
+            "a tokenising process was killed, perhaps out of memory; rerun the same command with fewer processes to "
+            "resume (in your own script, call it under if __name__ == '__main__', or with processes=1)"
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _units(sources: "Mapping[str, Sequence[TextSource]]", folder: Path, encoding: Encoding) -> Iterator[Unit]:
-    """Every unit in order."""
+    """Yield every unit in order."""
     how, before, twins = short_hash(asdict(encoding)), 0.0, Counter[str]()
     for split in sources:
         for together in neighbours(sources[split], _size, UNIT_BYTES):
             what = [[source.name, source.stamp()] for source in together]
-            twins[str(what)] += 1  # the same text may be named twice, and its units be at work at once
+            twins[str(what)] += 1  # the same text may be named twice; its units need different names
             for unit in _cut(together, folder, [how, what, twins[str(what)]], encoding.seed):
                 yield replace(unit, split=split, before=before)
             before += sum(source.size or 0 for source in together)
 
 
 def _cut(sources: "Sequence[TextSource]", folder: Path, key: list[Any], seed: int) -> Iterator[Unit]:
-    """The units of sources that are read together; behind one that was finished earlier, reading begins at its end."""
+    """Yield the units of sources that are read together; after a finished unit, reading continues at its end."""
     start, runs = Place(), None
     while start is not None:
         path = folder / f"{short_hash([*key, start])}.json"
@@ -178,7 +185,7 @@ def short_hash(value: Any) -> str:
 def _runs(
     sources: "Sequence[TextSource]", start: Place, seed: int
 ) -> Iterator[tuple[list[Piece], float, Place | None]]:
-    """From a place on: the pieces of each unit, the bytes read by its end, and where the next one begins."""
+    """Yield, from a place on, each unit's pieces, the bytes read by its end, and where the next unit begins."""
     run: list[Piece] = []
     size, read, position = 0, 0.0, start.position
     before = sum(source.size or 0 for source in sources[: start.source])
@@ -216,13 +223,15 @@ def _in_order(units: Iterator[Unit], pool: ProcessPoolExecutor, most: int) -> It
 
 
 _encoder: Encoder
-"""Of an encoding process."""
+"""The encoder of an encoding process."""
 
 
 def _start(encoding: Encoding) -> None:
     global _encoder
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # processes share the cores already
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches every process: this one just ends
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes already use all cores
+    signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # Ctrl-C reaches every process; this one ends without a traceback
     end_with(None)
     _encoder = Encoder(encoding)
 

@@ -1,1 +1,1 @@
-"""Token files, read and written, and the samples that they hold. Knows nothing of text."""
+"""Read and write token files, and cut samples from them. Knows nothing of text."""

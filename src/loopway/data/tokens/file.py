@@ -1,11 +1,10 @@
 """Token files: the `.bin` + `.idx` pair of Megatron-LM and GPT-NeoX, read with memory maps.
 
-`.bin` holds nothing but token ids, document after document; together they are the stream. It may lie in shards
-`x-00000-of-00020.bin`, `x-00001-of-00020.bin`, ... beside one `x.idx`: then the stream is their bytes in order,
-and a shard may end anywhere, even inside a token. (Published sets differ in whether the number after `of` is the
-count or the number of the last shard; both are read.)
+`.bin` holds only token ids, document after document; together they form the stream. The stream may be split into
+shards `x-00000-of-00020.bin`, `x-00001-of-00020.bin`, ... beside one `x.idx`. A shard may end anywhere, even inside
+a token. (In published sets, the number after `of` is the count or the number of the last shard; both are supported.)
 
-Opening takes the same time and memory for any size. Knows nothing of text, tokenizers or samples.
+Opening takes constant time and memory. Knows nothing of text, tokenizers or samples.
 """
 
 import glob
@@ -24,25 +23,25 @@ from loopway.errors import DataError
 
 _SHARD = re.compile(r"(?P<prefix>.+)-(?P<number>\d{5})-of-(?P<of>\d{5})")
 _PAGE = 4096
-_PIECE = 2**20  # bytes that are looked at at a time
-_PIECES = 64  # a file of more is checked in places
+_PIECE = 2**20  # bytes that are checked at a time
+_PIECES = 64  # a file with more pieces is only spot-checked
 
 
 class TokenFile:
-    """An open token file; :meth:`open` is how to get one.
+    """An open token file; create one with :meth:`open`.
 
-    Nothing is read but headers and a few places of the index. An object that goes to another process opens the file
-    again there. Positions and lengths are in tokens.
+    Opening reads only headers and a few places of the index. An object sent to another process reopens the file there.
+    Positions and lengths are in tokens.
     """
 
     prefix: Path
     """Path without `.bin` or `.idx`."""
     dtype: np.dtype
-    """Of the ids: a little-endian integer."""
+    """Type of the ids: a little-endian integer."""
     num_tokens: int
     """Of the stream."""
     num_shards: int
-    """Files that the stream lies in."""
+    """Number of files that hold the stream."""
 
     def __init__(self, prefix: Path, bins: list[Path]) -> None:
         self.prefix = prefix
@@ -59,7 +58,7 @@ class TokenFile:
             name = bins[0] if len(bins) == 1 else f"{bins[0]} to {bins[-1].name}"
             raise DataError(
                 f"{name}: {ends[-1]} bytes, but {idx.name} describes {self._index.num_bytes}; "
-                "a file is cut short or missing, or the index is another file's"
+                "a file is truncated or missing, or the index belongs to another file"
             )
         if ends[-1] == 0:
             raise DataError(f"{bins[0]}: holds no tokens")
@@ -69,7 +68,8 @@ class TokenFile:
     def open(cls, path: Path | str) -> "TokenFile":
         """Open a token file by its prefix (`x`), by `x.bin` or `x.idx`, or by any of its shards.
 
-        Raises :class:`DataError` where a file is missing or damaged, or holds no tokens.
+        Raises:
+            DataError: a file is missing or damaged, or holds no tokens.
         """
         prefix = _prefix(Path(path))
         return cls(prefix, _bins(prefix))
@@ -79,14 +79,16 @@ class TokenFile:
 
     @cached_property
     def document_lengths(self) -> np.ndarray:
-        """int64[documents]. Reads the whole index and keeps one number a document: for small files."""
+        """Return the length of each document, int64[documents]. Reads the whole index: for small files only."""
         return self._index.document_lengths()
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Return the tokens of the stream from `start` to `stop`, [stop - start] of `dtype`, not to be written to.
+        """Return the tokens of the stream from `start` to `stop`, [stop - start] of `dtype`, read-only.
 
-        They are a view of the file, aligned or not, or a copy where they lie in several shards. Raises `IndexError`
-        outside the stream.
+        They are a view of the file, aligned or not, or a copy if they span several shards.
+
+        Raises:
+            IndexError: the range lies outside the stream.
         """
         self._check_range(start, stop)
         first_byte, last_byte = start * self._width, stop * self._width
@@ -100,31 +102,38 @@ class TokenFile:
         return content.view(self.dtype)
 
     def pieces(self) -> Iterator[np.ndarray]:
-        """Yield the bytes of the stream in order, uint8[at most a mebibyte]; together what the `.bin` files hold."""
+        """Yield all bytes of the stream in order, in arrays uint8[at most 1 MiB]."""
         for number in range(self.num_shards):
             shard = self._shard(number)
             for start in range(0, len(shard), _PIECE):
                 yield shard[start : start + _PIECE]
 
     def sequence(self, index: int) -> np.ndarray:
-        """Return the tokens of a sequence, as :meth:`read`; :class:`DataError` if the index is damaged there."""
+        """Return the tokens of a sequence, as :meth:`read`.
+
+        Raises:
+            IndexError: there is no such sequence.
+            DataError: the index is damaged there.
+        """
         return self.read(*self._index.sequence(index))
 
     def sequence_size(self, index: int) -> int:
-        """Return how many tokens a sequence has; errors as :meth:`sequence`."""
+        """Return the length of a sequence in tokens; raises as :meth:`sequence`."""
         start, stop = self._index.sequence(index)
         return stop - start
 
     def document_begins(self, start: int, stop: int) -> np.ndarray:
-        """Return the positions p, `start` <= p < `stop`, at which a document begins: int64[...], rising.
+        """Return the positions p, `start` <= p < `stop`, at which a document begins: int64[...], increasing.
 
-        Raises `IndexError` outside the stream and :class:`DataError` if the index is damaged there.
+        Raises:
+            IndexError: the range lies outside the stream.
+            DataError: the index is damaged there.
         """
         self._check_range(start, stop)
         return self._index.document_begins(start, stop)
 
     def documents(self) -> Iterator[np.ndarray]:
-        """Yield the tokens of every document in turn, as :meth:`read`."""
+        """Yield the tokens of every document in order, as :meth:`read`."""
         start = None
         for first, last in self._ranges():
             for begin in self.document_begins(first, last).tolist():
@@ -135,7 +144,7 @@ class TokenFile:
             yield self.read(start, self.num_tokens)
 
     def fingerprint(self) -> str:
-        """Return a hash that tells this file from others: of its size, and of 64 spread pages of index and tokens each."""
+        """Return a hash that identifies the file: of its size, and of 64 spread pages each of index and tokens."""
         digest = hashlib.sha256(f"{self.dtype} {self.num_tokens} {self.num_documents}".encode())
         for content in (self._index.content, *self._shards):
             for start in np.linspace(0, max(len(content) - _PAGE, 0), 64).astype(int):
@@ -143,9 +152,12 @@ class TokenFile:
         return digest.hexdigest()
 
     def check_ids(self, vocab_size: int) -> None:
-        """Raise :class:`DataError` for a token id outside 0..`vocab_size` - 1.
+        """Check that ids lie in 0..`vocab_size` - 1.
 
-        Looks at every token of up to 64 MiB, and at 64 evenly spread MiB of more; :meth:`verify` looks at all.
+        Checks all tokens of files up to 64 MiB, and 64 evenly spread MiB of larger ones; :meth:`verify` checks all.
+
+        Raises:
+            DataError: an id lies outside the vocabulary.
         """
         size = _PIECE // self._width
         ranges: Iterable[tuple[int, int]] = self._ranges()
@@ -155,10 +167,10 @@ class TokenFile:
         self._check_ids(vocab_size, ranges)
 
     def verify(self, vocab_size: int | None = None) -> None:
-        """Read everything, in bounded memory.
+        """Check the whole file, in bounded memory.
 
-        Raises :class:`DataError` if the index contradicts itself or a token id is negative or, where `vocab_size`
-        is given, outside the vocabulary.
+        Raises:
+            DataError: the index is inconsistent, or an id is negative or, with `vocab_size`, outside the vocabulary.
         """
         self._index.verify()
         self._check_ids(
@@ -187,19 +199,19 @@ class TokenFile:
             raise IndexError(f"tokens {start}..{stop} of {self.num_tokens} in {self.prefix}")
 
     def _shard(self, number: int) -> np.ndarray:
-        """A shard's bytes, if its file still has them; a file that was deleted has them until it is closed."""
+        """Return a shard's bytes after checking the file's size; a deleted file stays readable until it is closed."""
         shard, path = self._shards[number], self._paths[number]
         try:
             size = mapped_size(shard)
         except OSError as error:
-            raise DataError(f"{path}: it was there when it was opened, now: {error.strerror}") from None
+            raise DataError(f"{path}: can no longer be read: {error.strerror}") from None
         if size < len(shard):
             raise DataError(f"{path}: it had {len(shard)} bytes when it was opened, now {size}")
         return shard
 
 
 def _prefix(path: Path) -> Path:
-    """`x` of x, x.bin, x.idx and x-00003-of-00020.bin."""
+    """Return the prefix `x` of x, x.bin, x.idx or x-00003-of-00020.bin."""
     if path.suffix in (".bin", ".idx"):
         path = path.with_suffix("")
     shard = _SHARD.fullmatch(path.name)
@@ -207,12 +219,12 @@ def _prefix(path: Path) -> Path:
 
 
 def _is_shard(prefix: Path) -> bool:
-    # each of many token files may be called like a shard; what has an index of its own is none
+    # Complete token files may be named like shards; a file with its own index is not a shard.
     return not Path(f"{prefix}.idx").exists()
 
 
 def _bins(prefix: Path) -> list[Path]:
-    """`x.bin`, or all of its shards in order."""
+    """Return `x.bin`, or all of its shards in order."""
     whole, found = Path(f"{prefix}.bin"), dict[tuple[str, int], Path]()
     for path in prefix.parent.glob(f"{glob.escape(prefix.name)}-*-of-*.bin"):
         shard = _SHARD.fullmatch(path.stem)
@@ -224,7 +236,7 @@ def _bins(prefix: Path) -> list[Path]:
         return [whole]
     paths = [path for _, path in sorted(found.items())]
     if whole.exists():
-        raise DataError(f"{whole}: lies beside shards of it ({paths[0].name}, ...); keep one or the other")
+        raise DataError(f"{whole}: exists beside its shards ({paths[0].name}, ...); keep one or the other")
     ofs, numbers = sorted({of for of, _ in found}), sorted(number for _, number in found)
     if len(ofs) > 1:
         raise DataError(

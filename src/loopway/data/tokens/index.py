@@ -1,11 +1,11 @@
-"""The `.idx` of a token file: where sequences and documents lie in the `.bin`, read by memory map and written.
+"""Read and write the `.idx` of a token file: the positions of sequences and documents in the `.bin`.
 
 Little-endian: 9 bytes magic, u64 version, u8 dtype code, u64 number of sequences N, u64 number of document entries D,
-i32 sizes[N] in tokens, i64 pointers[N] in bytes, i64 documents[D], the sequence at which each document begins and N at
-the end. Some writers leave the N out; the rest is one more document then.
+i32 sizes[N] in tokens, i64 pointers[N] in bytes, i64 documents[D]: the first sequence of each document, then N. Some
+writers omit the final N; the remaining sequences then form one more document.
 
-An index may have hundreds of millions of entries: it is never read whole unless asked for. What was not checked when
-it was opened is checked when it is used. Knows nothing of the `.bin` but its dtype, and of what the tokens mean.
+An index may have hundreds of millions of entries. It is memory-mapped and read whole only on request. Entries not
+checked on opening are checked on use. Knows nothing of the `.bin` but its dtype, and nothing of the tokens' meaning.
 """
 
 import mmap
@@ -33,17 +33,17 @@ _UNORDERED = "the document index must rise from 0 to the number of sequences"
 
 
 def map_file(path: Path) -> np.ndarray:
-    """Return a file as uint8[bytes], read-only, without reading anything; a plain array is sliced faster than `numpy.memmap`."""
+    """Memory-map a file and return it as a read-only array, uint8[bytes]; slices faster than `numpy.memmap`."""
     with path.open("rb") as file:
-        if path.stat().st_size == 0:  # which can't be mapped
+        if path.stat().st_size == 0:  # empty files can't be mapped
             return np.empty(0, np.uint8)
         return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
 
 
 def mapped_size(content: np.ndarray) -> int:
-    """Return how many bytes the file that :func:`map_file` gave as ``content`` has now.
+    """Return the present size in bytes of the file mapped as ``content`` by :func:`map_file`.
 
-    The system kills a process that reads what was cut off.
+    If the file was truncated, reading beyond its end would kill the process.
     """
     return content.base.obj.size() if len(content) else 0  # type: ignore[union-attr]  (of a memoryview)
 
@@ -51,13 +51,15 @@ def mapped_size(content: np.ndarray) -> int:
 class TokenIndex:
     """An open `.idx`.
 
-    Checks the header, the exact length of the file, the first and last entries, and that neighbouring entries follow
-    one another at up to 4,096 evenly spread places (:meth:`verify` checks the rest). Raises :class:`DataError` there
-    and wherever an entry that is used points outside what the index describes.
+    Opening checks the header, the exact file size, the first and last entries, and that neighbouring entries are
+    consecutive at up to 4,096 evenly spread places; :meth:`verify` checks the rest.
+
+    Raises:
+        DataError: a check failed; also in methods that use an entry which points outside the `.bin`.
     """
 
     dtype: np.dtype
-    """Of the ids in the `.bin`: a little-endian integer."""
+    """Type of the ids in the `.bin`: a little-endian integer."""
     num_bytes: int
     """Length of the `.bin` that the index describes."""
     num_documents: int
@@ -86,7 +88,12 @@ class TokenIndex:
             self._require(self._pointers[0] == 0 and self.num_bytes % self.dtype.itemsize == 0, _SCATTERED)
 
     def sequence(self, index: int) -> tuple[int, int]:
-        """Return start and stop of a sequence, in tokens from the beginning of the `.bin`; `IndexError` if there is none."""
+        """Return start and stop of a sequence, in tokens from the beginning of the `.bin`.
+
+        Raises:
+            IndexError: there is no such sequence.
+            DataError: the index is damaged there.
+        """
         if not 0 <= index < len(self.sizes):
             raise IndexError(f"sequence {index} of {len(self.sizes)} in {self.path}")
         start, size, itemsize = int(self._pointers[index]), int(self.sizes[index]), self.dtype.itemsize
@@ -96,7 +103,7 @@ class TokenIndex:
         return start // itemsize, start // itemsize + size
 
     def document_begins(self, start: int, stop: int) -> np.ndarray:
-        """Return the positions p, `start` <= p < `stop`, in tokens, at which a document begins: int64[...], rising."""
+        """Return the positions p, `start` <= p < `stop`, in tokens, at which a document begins: int64[...], increasing."""
         itemsize = self.dtype.itemsize
         first = bisect_left(self._pointers, start * itemsize)
         last = bisect_left(self._pointers, stop * itemsize, lo=first)
@@ -107,14 +114,18 @@ class TokenIndex:
         return begins[np.diff(begins, prepend=-1) > 0]  # empty documents begin where the next one does
 
     def document_lengths(self) -> np.ndarray:
-        """Return the tokens of each document, int64[documents]. Reads the whole index into memory."""
+        """Return the length of each document in tokens, int64[documents]. Reads the whole index into memory."""
         begins = self._positions(0, self.num_documents)
         lengths = np.diff(begins, append=self.num_bytes // self.dtype.itemsize)
         self._require((lengths >= 0).all(), _SCATTERED)
         return lengths
 
     def verify(self) -> None:
-        """Read the whole index, in bounded memory; raise :class:`DataError` where it contradicts itself."""
+        """Check the whole index, in bounded memory.
+
+        Raises:
+            DataError: the index is inconsistent.
+        """
         sequence_pairs, document_pairs = len(self.sizes) - 1, len(self._documents) - 1
         for start in range(0, max(sequence_pairs, document_pairs), _CHUNK):
             stop = start + _CHUNK
@@ -123,7 +134,7 @@ class TokenIndex:
             )
 
     def _check(self, sequences: np.ndarray, entries: np.ndarray) -> None:
-        """Raise unless the given sequences and document entries, int64[...], are followed by what comes after."""
+        """Raise unless each given sequence and document entry, int64[...], is consistent with its successor."""
         sizes = self.sizes[sequences].astype(np.int64)
         self._require((sizes >= 0).all(), _NEGATIVE)
         ends = self._pointers[sequences] + sizes * self.dtype.itemsize
@@ -132,7 +143,7 @@ class TokenIndex:
         self._require(((here >= 0) & (here <= after) & (after <= len(self.sizes))).all(), _UNORDERED)
 
     def _positions(self, start: int, stop: int) -> np.ndarray:
-        """int64[stop - start], in tokens, never falling: where the documents from `start` to `stop` begin."""
+        """Return where documents `start` to `stop` begin, in tokens, int64[stop - start], non-decreasing."""
         firsts = np.asarray(self._documents[start:stop], np.int64)
         count = len(self.sizes)
         self._require(((firsts >= 0) & (firsts <= count)).all(), _UNORDERED)
@@ -148,9 +159,9 @@ class TokenIndex:
 
 
 def _read_header(path: Path, content: np.ndarray) -> tuple[np.dtype, int, int]:
-    """dtype, sequences and document entries, checked against the length of the file."""
+    """Return dtype and the numbers of sequences and document entries, after comparing them with the file size."""
     if len(content) < _HEADER.size:
-        raise DataError(f"{path}: truncated: {len(content)} bytes, the header alone has {_HEADER.size}")
+        raise DataError(f"{path}: truncated: {len(content)} bytes; the header alone has {_HEADER.size}")
     magic, version, code, sequences, entries = _HEADER.unpack(content[: _HEADER.size].tobytes())
     if magic != _MAGIC:
         raise DataError(f"{path}: not the index of a token file (it begins with {magic!r}, not {_MAGIC!r})")
@@ -170,15 +181,20 @@ def _read_header(path: Path, content: np.ndarray) -> tuple[np.dtype, int, int]:
 
 
 def _spots(pairs: int) -> np.ndarray:
-    """int64[up to 4,096], evenly spread over 0..pairs - 1; all of them where they are so few."""
+    """Return up to 4,096 indices evenly spread over 0..pairs - 1, int64; all of them if there are fewer."""
     count = min(pairs, _SPOTS)
     return np.arange(count) * pairs // max(count, 1)
 
 
 def write_index(path: Path, dtype: np.dtype, lengths: np.ndarray) -> None:
-    """Write the index of documents that are one sequence each; `lengths` int32[documents], in tokens.
+    """Write the index of documents with one sequence each, and sync it to disk.
 
-    `dtype` is uint16 or int32. Takes no memory for a document: `lengths` may be a memory map. On disk when it returns.
+    Memory doesn't grow with the number of documents, since `lengths` may be a memory map.
+
+    Args:
+        path: the `.idx` file.
+        dtype: type of the ids, uint16 or int32.
+        lengths: length of each document in tokens, int32[documents].
     """
     code = next(code for code, name in _DTYPES.items() if np.dtype(name) == dtype)
     with path.open("wb") as file:

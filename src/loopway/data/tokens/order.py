@@ -1,8 +1,8 @@
-"""The order in which samples are seen: from the index of a sample to the row of the data that it is.
+"""The order of samples: maps the index of a sample to a row of the data.
 
-Which row an index is depends on the arguments and the index alone, and takes memory that doesn't grow with the number of
-rows: a run may ask from anywhere, in any number of processes. Blocks that were asked for lately are kept, so rising
-indices are the fastest. Knows nothing of token files.
+The row depends only on the arguments and the index, and memory doesn't grow with the number of rows. A run can
+therefore start anywhere, with any number of processes. Recent blocks are cached: increasing indices are fastest. Knows
+nothing of token files.
 """
 
 import hashlib
@@ -16,20 +16,20 @@ import numpy as np
 from loopway.errors import DataError
 
 _BLOCK = 4096  # positions whose rows are computed together
-_ROUNDS = 8  # as many 64-bit keys as a BLAKE2b digest holds
+_ROUNDS = 8  # one per 64-bit key in a BLAKE2b digest
 MIXTURE_BLOCK = 1000
-"""Samples in a row among which every source of a mixture has its exact share."""
+"""Number of consecutive samples in which every source of a mixture has its exact share."""
 
 
 class EpochOrder:
-    """Rows 0..rows-1, epoch after epoch: in order where `key` is None, else anew by the key in each epoch."""
+    """Rows 0..rows-1, epoch after epoch: in order if `key` is None, else shuffled by the key and the epoch."""
 
     def __init__(self, rows: int, key: tuple[int, ...] | None) -> None:
         self.rows = rows
         self._key = key
 
     def row(self, index: int) -> int:
-        """Return the row that is seen as number `index` (from 0)."""
+        """Return the row of sample `index` (from 0)."""
         epoch, position = divmod(index, self.rows)
         if self._key is None:
             return position
@@ -38,24 +38,25 @@ class EpochOrder:
 
 
 class SpreadOrder:
-    """`samples` of rows 0..rows-1, evenly spread over them and in their order."""
+    """A number of `samples` from rows 0..rows-1, evenly spread and in order."""
 
     def __init__(self, rows: int, samples: int) -> None:
         self.rows = rows
         self._samples = samples
 
     def row(self, index: int) -> int:
-        """Return the row that is seen as number `index` (from 0)."""
+        """Return the row of sample `index` (from 0)."""
         return index * self.rows // self._samples
 
 
 class MixedOrder:
-    """Several sources, one after another in the data, each seen as often as its weight says.
+    """A mixture of several sources, concatenated in the data, each sampled according to its weight.
 
-    Of 1,000 consecutive samples (0..999, 1000..1999, ...) each source has the same whole number, at places that depend
-    on `seed`; None puts each source's together. Among a source's own samples the order is that of `orders`.
+    In every block of 1,000 samples (0..999, 1000..1999, ...) each source has the same number of samples. Their
+    positions depend on `seed`; with None, samples of one source are adjacent. Within a source, `orders` gives the order.
 
-    Raises :class:`DataError` for weights that :func:`block_counts` refuses.
+    Raises:
+        DataError: weights are invalid; see :func:`block_counts`.
     """
 
     def __init__(self, orders: Sequence[EpochOrder], weights: Sequence[float], seed: int | None) -> None:
@@ -65,7 +66,7 @@ class MixedOrder:
         self._seed = seed
 
     def row(self, index: int) -> int:
-        """Return the row, counted over all sources, that is seen as number `index` (from 0)."""
+        """Return the row of sample `index` (from 0), counted over all sources."""
         block, place = divmod(index, MIXTURE_BLOCK)
         sources, earlier = _mixed(block, self._counts, self._seed)
         source = int(sources[place])
@@ -74,14 +75,15 @@ class MixedOrder:
 
 
 def block_counts(weights: Sequence[float]) -> list[int]:
-    """Return how many of 1,000 samples each source has: its share of the weights, rounded by the largest remainder.
+    """Return each source's number of samples per 1,000: its share of the weights, rounded by largest remainder.
 
-    Raises :class:`DataError` for weights that aren't positive, and for one so small that its source gets none.
+    Raises:
+        DataError: a weight isn't positive, or is so small that its source gets no sample.
     """
     for weight in weights:
         if not 0 < weight < math.inf:
-            raise DataError(f"a source has weight {weight}; give a positive number, or leave the source out")
-    parts = [weight / max(weights) for weight in weights]  # whose sum can't overflow
+            raise DataError(f"a source has weight {weight}; give a positive number, or remove the source")
+    parts = [weight / max(weights) for weight in weights]  # their sum can't overflow
     shares = [part / math.fsum(parts) * MIXTURE_BLOCK for part in parts]
     counts = [math.floor(share) for share in shares]
     by_remainder = sorted(range(len(shares)), key=lambda source: counts[source] - shares[source])
@@ -90,20 +92,20 @@ def block_counts(weights: Sequence[float]) -> list[int]:
     if 0 in counts:
         raise DataError(
             f"a source has weight {weights[counts.index(0)]} and would get none of {MIXTURE_BLOCK} samples; give it at "
-            "least a thousandth of all weights, or leave the source out"
+            "least a thousandth of all weights, or remove the source"
         )
     return counts
 
 
-@lru_cache(maxsize=256)  # 8 MiB: some for every source, or all of a small set read at random
+@lru_cache(maxsize=256)  # 8 MiB: several blocks per source, or all of a small set read at random
 def _shuffled(block: int, rows: int, *key: int) -> np.ndarray:
-    """The rows seen at the positions of one block, int64[up to 4,096]."""
+    """Return the rows of one block of positions, int64[up to 4,096]."""
     return permuted(np.arange(block * _BLOCK, min((block + 1) * _BLOCK, rows)), rows, *key)
 
 
 @lru_cache(maxsize=256)  # 4 MiB
 def _mixed(block: int, counts: tuple[int, ...], seed: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Of each sample in a block: its source, and how many of that source come before it there. int64[1000] each."""
+    """Return each sample's source, and the number of earlier samples of that source in the block; int64[1000] each."""
     sources = np.repeat(np.arange(len(counts)), counts)
     earlier = np.concatenate([np.arange(count) for count in counts])
     if seed is None:
@@ -115,14 +117,14 @@ def _mixed(block: int, counts: tuple[int, ...], seed: int | None) -> tuple[np.nd
 
 
 def permuted(indices: np.ndarray, size: int, *key: int) -> np.ndarray:
-    """Return where a permutation of 0..size-1 sends each of `indices`: int64[n] to int64[n].
+    """Apply a keyed pseudorandom permutation of 0..size-1 to `indices`: int64[n] to int64[n].
 
-    A Feistel network: an index is written as a pair (left, right), and in turns each half is shifted by a keyed hash of
-    the other. Every shift can be undone, so the pairs are permuted. There are a few more pairs than indices: one that
-    lands outside goes through the network again until it lands inside (cycle walking), which permutes the indices.
+    A Feistel network: an index is written as a pair (left, right), and each half in turn is shifted by a keyed hash of
+    the other. Every shift is invertible, so the pairs are permuted. There are a few more pairs than indices. A result
+    outside the range goes through the network again until it lies inside (cycle walking), which permutes the indices.
 
-    The permutation depends on `size` (1 to 2**62) and `key` alone, so it is the same on every machine and with every
-    version of numpy. `indices` must lie in 0..size-1.
+    The permutation depends only on `size` (1 to 2**62) and `key`: it is equal on all machines and with all versions of
+    numpy. `indices` must lie in 0..size-1.
     """
     columns = math.isqrt(size - 1) + 1
     rows = -(-size // columns)
@@ -135,7 +137,7 @@ def permuted(indices: np.ndarray, size: int, *key: int) -> np.ndarray:
 
 
 def _pass(pairs: np.ndarray, rows: int, columns: int, round_keys: np.ndarray) -> np.ndarray:
-    """All rounds of the network on pairs written as left * columns + right: uint64[n] to uint64[n]."""
+    """Apply all rounds of the network to pairs encoded as left * columns + right: uint64[n] to uint64[n]."""
     left, right = np.divmod(pairs, np.uint64(columns))
     for number in range(0, _ROUNDS, 2):
         left = (left + _hash(right, round_keys[number])) % np.uint64(rows)
@@ -144,7 +146,7 @@ def _pass(pairs: np.ndarray, rows: int, columns: int, round_keys: np.ndarray) ->
 
 
 def _hash(values: np.ndarray, key: np.uint64) -> np.ndarray:
-    """63 well-mixed bits of each value: a half (at most 31 bits) is added to them without overflow."""
+    """Return a 63-bit hash of each value; adding a half (at most 31 bits) to it can't overflow."""
     mixed = (values ^ key) * np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio
     mixed = (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0xC2B2AE3D27D4EB4F)
     return (mixed ^ (mixed >> np.uint64(32))) >> np.uint64(1)

@@ -1,8 +1,8 @@
-"""Fixed-length samples of token files, in an order that depends on the seed and the index of a sample alone.
+"""Fixed-length samples of token files, in an order that depends only on the seed and the sample's index.
 
-Documents are concatenated and cut without regard to their boundaries. Whether attention may cross a boundary is the
-choice `mask_documents`: with it, position ids restart at every document, from which transformers' attention masks see
-that the sample is several sequences (without an attention mask and without a cache).
+Documents are concatenated and cut regardless of their boundaries. With `mask_documents`, attention doesn't cross a
+boundary: position ids restart at every document, and transformers' attention masks recognise several sequences by them
+(without an attention mask and without a cache).
 """
 
 from bisect import bisect_right
@@ -19,48 +19,50 @@ from loopway.data.tokens.file import TokenFile
 from loopway.data.tokens.order import EpochOrder, MixedOrder, SpreadOrder
 from loopway.errors import DataError
 
-IGNORED_LABEL = -100  # of PyTorch's cross entropy
+IGNORED_LABEL = -100  # default ignore_index of PyTorch's cross entropy
 
 
 @dataclass(frozen=True)
 class Source:
-    """Token files that belong together, and their weight in a mixture: any positive number."""
+    """Token files that form one source, and its weight in a mixture: any positive number."""
 
     files: Sequence[TokenFile]
     weight: float | None = None
 
 
 def samples_per_epoch(num_tokens: int, sequence_length: int) -> int:
-    """Return how many samples of `sequence_length` + 1 tokens there are, each beginning at the last token of another."""
+    """Return the number of samples of `sequence_length` + 1 tokens; each begins with the previous one's last token."""
     return max(num_tokens - 1, 0) // sequence_length
 
 
 class TokenSamples(Dataset[dict[str, torch.Tensor]]):
     """Samples of `sequence_length` tokens and their labels.
 
-    An item holds `input_ids` int64[sequence_length] and `shift_labels` int64[sequence_length], the token after each;
-    they may share memory, so change a copy. With `mask_documents` it also holds `position_ids`
-    int64[sequence_length], which restart at every document, and the first token of a document is nobody's label (-100).
-    An item depends on the files, the arguments and its index alone. `num_samples` (default: one epoch) may span many
-    epochs.
+    An item holds `input_ids` int64[sequence_length] and `shift_labels` int64[sequence_length], the token after each.
+    The two may share memory: copy before changing one. With `mask_documents` it also holds `position_ids`
+    int64[sequence_length], which restart at every document, and the label before a document's first token is -100. An
+    item depends only on the files, the arguments and its index.
 
-    `sampling` is how the files become rows of `sequence_length` + 1 tokens:
+    Without weights, each row is used once per epoch: in file order if `seed` is None, else shuffled in every epoch. With
+    weights, each source has its rounded share of every 1,000 consecutive samples, and uses all of its rows before any
+    row again. An epoch is as many samples as there are rows, and the seed also determines each sample's source.
 
-    - "packed": each file is cut into rows that begin at the last token of the one before, so that each token but
-      the first is predicted exactly once an epoch; an end shorter than a row is dropped.
-    - "preshuffled": the file's own sequences are the rows, and they are seen as they stand, whatever the seed is.
+    Args:
+        sources: the token files.
+        sequence_length: input tokens per sample.
+        sampling: how files become rows of `sequence_length` + 1 tokens. "packed" cuts each file into rows that begin
+            with the previous row's last token: each token but the first is predicted once per epoch, and an incomplete
+            last row is dropped. "preshuffled" uses the file's own sequences, unchanged and in order, whatever the seed.
+        seed: seed of the order.
+        num_samples: number of samples, which may span several epochs; defaults to one epoch.
+        at_most: keep at most this many samples of an epoch, evenly spread in file order; for validation.
+        mask_documents: see above.
+        vocab_size: check every sample for ids outside this vocabulary when it is read.
 
-    Without weights the rows of all files are one set: each is seen once an epoch, in the order of the files where
-    `seed` is None, else shuffled anew in each epoch. With weights, each source has its share of every 1,000
-    consecutive samples (the nearest number of whole ones), and each of its rows is seen once before any is seen twice;
-    an epoch is as many samples as there are rows. The seed then also says which sample is of which source.
-
-    `at_most` so many samples are kept of an epoch, evenly spread over the rows in the order of the files: for validation.
-    With `vocab_size` every sample that is read is searched for ids outside the vocabulary.
-
-    Raises :class:`DataError` for files without a whole sample, preshuffled sequences of another length or with
-    `mask_documents` (they don't say where documents end), weights on some sources only, weights that
-    :class:`MixedOrder` refuses, and, from an item, ids outside the vocabulary.
+    Raises:
+        DataError: files hold no whole sample; preshuffled sequences have another length, or are combined with
+            `mask_documents` (they have no document boundaries); only some sources have weights; weights are invalid
+            (see :func:`block_counts`); or, when an item is read, an id lies outside the vocabulary.
     """
 
     def __init__(
@@ -77,7 +79,7 @@ class TokenSamples(Dataset[dict[str, torch.Tensor]]):
     ) -> None:
         if sampling == "preshuffled" and mask_documents:
             raise DataError(
-                "data.mask_documents: preshuffled sequences don't say where documents end; set it to false, or "
+                "data.mask_documents: preshuffled sequences have no document boundaries; set it to false, or "
                 "data.sampling to packed"
             )
         self.sequence_length, self.mask_documents, self.vocab_size = (
@@ -86,7 +88,7 @@ class TokenSamples(Dataset[dict[str, torch.Tensor]]):
             vocab_size,
         )
         self._preshuffled = sampling == "preshuffled"
-        # tokens from the beginning of one row to that of the next
+        # distance in tokens between the beginnings of two rows
         self._stride = sequence_length + 1 if self._preshuffled else sequence_length
         self._files = [file for source in sources for file in source.files]
         rows = [[self._rows(file) for file in source.files] for source in sources]
@@ -119,9 +121,9 @@ class TokenSamples(Dataset[dict[str, torch.Tensor]]):
         return {name: torch.from_numpy(values) for name, values in item.items()}
 
     def document_of_samples(self) -> np.ndarray:
-        """Return the number, over all files, of the document in which each sample begins: int64[num_samples].
+        """Return the index, over all files, of the document in which each sample begins: int64[num_samples].
 
-        Reads the files' whole indices: for validation sets.
+        Reads the whole indices of the files: for validation sets only.
         """
         documents, before = [], 0
         for file, (first, last) in zip(self._files, pairwise(self._first_rows), strict=True):
@@ -154,7 +156,7 @@ class TokenSamples(Dataset[dict[str, torch.Tensor]]):
     ) -> EpochOrder | MixedOrder | SpreadOrder:
         weights = [source.weight for source in sources if source.weight is not None]
         if weights and len(weights) < len(sources):
-            raise DataError("some sources have a weight and some have none; give all of them one, or none")
+            raise DataError("some sources have a weight and some have none; give a weight to all or to none")
         key = None if seed is None or self._preshuffled else (seed,)
         if not weights:
             self._check_long_enough(self._files, sum(rows))
@@ -175,7 +177,7 @@ class TokenSamples(Dataset[dict[str, torch.Tensor]]):
             )
 
     def _read(self, index: int) -> tuple[TokenFile, int, np.ndarray]:
-        """The sample's file, the place in it where the sample begins, and its tokens, [sequence_length + 1]."""
+        """Return the sample's file, its position in the file, and its tokens, [sequence_length + 1]."""
         row = self._order.row(index)
         number = bisect_right(self._first_rows, row) - 1
         file, row = self._files[number], row - self._first_rows[number]
@@ -188,11 +190,11 @@ class TokenSamples(Dataset[dict[str, torch.Tensor]]):
 
 
 def _check_ids(file: TokenFile, start: int, ids: np.ndarray, vocab_size: int) -> None:
-    """Raise :class:`DataError` for an id outside the vocabulary among int64 ids that begin at `start` in the file."""
-    unsigned = ids.view(np.uint64)  # where what is below 0 is large
+    """Raise :class:`DataError` if an id lies outside the vocabulary; `ids` int64[tokens] begin at `start` in the file."""
+    unsigned = ids.view(np.uint64)  # negative ids become large
     at = unsigned.argmax()  # faster than max
     if unsigned.item(at) >= vocab_size:
         raise DataError(
             f"{file.prefix}: token {start + at} is {ids[at]}, outside the vocabulary 0..{vocab_size - 1}; give the "
-            f"tokenizer that the file was made with, or make the file again"
+            f"tokenizer that the file was made with, or regenerate the file"
         )

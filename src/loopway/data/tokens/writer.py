@@ -1,7 +1,7 @@
-"""Writing token files, in memory that doesn't grow with them.
+"""Write token files in bounded memory.
 
-While a file is written its document lengths lie in `x.lengths` beside `x.bin`; `x.idx` is made of them at the end, so that
-a pair of `.bin` and `.idx` is always whole. Knows nothing of text and tokenizers.
+During writing, document lengths are stored in `x.lengths` beside `x.bin`. `x.idx` is made from them at the end: a pair
+of `.bin` and `.idx` is always complete. Knows nothing of text and tokenizers.
 """
 
 import hashlib
@@ -21,15 +21,15 @@ _LONGEST = 2**31 - 1  # tokens in a document: the format holds lengths as int32
 
 
 class TokenWriter:
-    """Writes `prefix.bin` and `prefix.idx`, one sequence a document, over what may be there.
+    """Writes `prefix.bin` and `prefix.idx` with one sequence per document, and overwrites existing files.
 
-    Ids take 2 bytes where `vocab_size` allows, else 4.
+    Ids take 2 bytes if `vocab_size` allows it, else 4.
     """
 
     tokens: int
     """Written so far."""
     documents: int
-    """Written so far; one that goes on is not counted."""
+    """Number of documents written so far, without an unfinished one."""
 
     def __init__(self, prefix: Path | str, vocab_size: int) -> None:
         self.prefix = Path(prefix)
@@ -37,21 +37,25 @@ class TokenWriter:
         self.dtype = np.dtype("<u2" if vocab_size <= 2**16 else "<i4")
         self.documents = self.tokens = 0
         self._largest_id = -1
-        self._part: int | None = None  # tokens of a document that goes on
+        self._part: int | None = None  # tokens so far of an unfinished document
         self._bin_path, self._lengths_path, self._idx_path = (
             Path(f"{prefix}{suffix}") for suffix in (".bin", ".lengths", ".idx")
         )
-        self._idx_path.unlink(missing_ok=True)  # of another .bin as soon as this one is written to
+        self._idx_path.unlink(missing_ok=True)  # it would describe another .bin once this one is written to
         self._bin, self._lengths = self._bin_path.open("wb"), self._lengths_path.open("wb")
         self._sha256 = hashlib.sha256()
 
     def append(self, ids: np.ndarray, lengths: np.ndarray, *, ends: bool = True) -> None:
-        """Write documents: their `ids` int[tokens] one after another, and their `lengths` int64[documents].
+        """Write documents.
 
-        Where the last one doesn't end here, the first one of the next call is the rest of it.
+        Args:
+            ids: their concatenated token ids, int[tokens].
+            lengths: their lengths, int64[documents].
+            ends: False: the last document is unfinished, and the first document of the next call continues it.
 
-        Raises :class:`DataError`, and writes nothing, for an id outside the vocabulary and for a document of more than
-        2**31 - 1 tokens.
+        Raises:
+            DataError: an id lies outside the vocabulary, or a document has more than 2**31 - 1 tokens. Nothing is
+                written then.
         """
         if lengths.sum() != len(ids) or lengths.min(initial=0) < 0:
             raise ValueError(f"{len(ids)} ids for documents of {lengths.tolist()} tokens")
@@ -61,7 +65,7 @@ class TokenWriter:
         whole[0] += self._part or 0
         if (longest := int(whole.max())) > _LONGEST:
             raise DataError(
-                f"{self._bin_path}: a document of {longest} tokens; the format allows {_LONGEST}: cut the text in two"
+                f"{self._bin_path}: a document has {longest} tokens; the format allows {_LONGEST}: split the text"
             )
         self._check_ids(ids, lengths)
         content = ids.astype(self.dtype).tobytes()
@@ -74,9 +78,10 @@ class TokenWriter:
         self.documents += len(ended)
 
     def finish(self) -> dict[str, Any]:
-        """Write the index and close the file; all is on disk when it returns.
+        """Write the index, sync all to disk and close the files.
 
-        Returns `documents`, `tokens`, `largest_id` (-1 where there are no tokens) and `sha256`, of the `.bin`.
+        Returns:
+            `documents`, `tokens`, `largest_id` (-1 without tokens), and `sha256` of the `.bin`.
         """
         if self._part is not None:
             raise ValueError("the last document has not ended")
@@ -91,7 +96,7 @@ class TokenWriter:
         return counts | {"sha256": self._sha256.hexdigest()}
 
     def close(self) -> None:
-        """Close the files as they are. May be called twice."""
+        """Close the files in their present state. May be called twice."""
         self._bin.close()
         self._lengths.close()
 
@@ -109,9 +114,10 @@ class TokenWriter:
 
 
 def write_token_file(prefix: Path | str, documents: Iterable[Sequence[int]], vocab_size: int) -> TokenFile:
-    """Write `prefix.bin` and `prefix.idx`, one sequence a document, and open them.
+    """Write `prefix.bin` and `prefix.idx` with one sequence per document, and open them.
 
-    Raises :class:`DataError` for an id outside the vocabulary and for no tokens at all.
+    Raises:
+        DataError: an id lies outside the vocabulary, or there are no tokens.
     """
     with closing(TokenWriter(prefix, vocab_size)) as writer:
         for document in documents:
