@@ -234,7 +234,7 @@ def test_a_recurrence_with_parameters_must_say_how_they_start() -> None:
         reset_parameters = loopway.Recurrence.reset_parameters
 
     loopway.register_recurrence("forgetful", Forgetful)
-    with pytest.raises(NotImplementedError, match=r"Forgetful has parameters: give it reset_parameters"):
+    with pytest.raises(NotImplementedError, match=r"Forgetful has parameters: define reset_parameters"):
         fresh("forgetful", None)
 
 

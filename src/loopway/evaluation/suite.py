@@ -72,9 +72,7 @@ def suite_measures(suite: str, shots: Sequence[int] | None = None) -> list[Measu
     if suite not in SUITES:
         raise not_among("--suite", suite, SUITES)
     if suite == "perplexity" and shots is not None:
-        raise ConfigError(
-            "--shots: perplexities are taken without examples; leave it out, or take --suite paper"
-        )
+        raise ConfigError("--shots: perplexities are taken without examples; omit it, or take --suite paper")
     measures = list(PERPLEXITIES) if suite != "tasks" else []
     if suite != "perplexity":
         measures += [

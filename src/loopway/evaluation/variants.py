@@ -32,7 +32,7 @@ def recipe_of(run: RunFolder) -> Recipe:
         seed = int(content["training"].pop("seed", 42))  # Hugging Face's default
         content["step"] = StepSize.of(config, workers=1).samples
     except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{run.config}: is no config of a run: {one_line(error)}") from None
+        raise DataError(f"{run.config}: is not a run's config: {one_line(error)}") from None
     name = run.path.resolve().name
     return Recipe(name.removesuffix(f"-seed{seed}"), seed, json.dumps(content, sort_keys=True, default=str))
 

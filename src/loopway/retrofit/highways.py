@@ -46,7 +46,7 @@ def check_start(boundaries: int, num_slots: int | None, gap: float | None) -> No
         raise RecurrenceError(
             f"num_slots is {num_slots}, and to start where base recursion is, MeSH needs {boundaries + 1}: slots "
             f"only add up, so each of the {boundaries} boundaries needs its own, beside that of the embeddings; "
-            f"leave num_slots out, or in Python give start_at_base=False for routers that start at random"
+            f"omit num_slots, or in Python give start_at_base=False for routers that start at random"
         )
 
 

@@ -147,9 +147,7 @@ class _Run:
         )
         self.validation_samples = data.validation_samples(vocab_size=vocab_size)
         if config.probe_every is not None and self.validation_samples is None:
-            raise ConfigError(
-                "probe_every: probes read validation text; give data.validation, or leave it out"
-            )
+            raise ConfigError("probe_every: probes read validation text; give data.validation, or omit it")
         self.tokens_per_step = self.samples_per_step * config.data.sequence_length
         self.tensorboard = BySteps(run.tensorboard)
         self.tensorboard_by_tokens = ByTokens(run.tensorboard / "by_tokens", self.tokens_per_step)

@@ -39,6 +39,6 @@ def tracker_names(report_to: str | list[str] | None) -> list[str]:
         known_as, package = _OTHER_NAMES.get(name, (name, name))
         if not getattr(integration_utils, f"is_{known_as}_available")():
             raise ConfigError(
-                f"training.report_to: {name} is not installed, or not set up: pip install {package}, or leave it out"
+                f"training.report_to: {name} is not installed, or not set up: pip install {package}, or omit it"
             )
     return names

@@ -140,13 +140,13 @@ def check_fsdp(arguments: TrainingArguments) -> None:
         return
     if arguments.device.type == "cpu":
         raise ConfigError(
-            f"{asked} asks for FSDP, and this run is on a CPU, where accelerate trains without it: leave it out "
+            f"{asked} asks for FSDP, and this run is on a CPU, where accelerate trains without it: omit it "
             f"(then it is DDP), or run on GPUs"
         )
     if arguments.distributed_state.distributed_type == DistributedType.NO:  # type: ignore[union-attr]
         raise ConfigError(
             f"{asked} asks for FSDP, which spreads a model over several workers, and this is one process: start it "
-            f"with torchrun or accelerate launch, or leave it out"
+            f"with torchrun or accelerate launch, or omit it"
         )
 
 
@@ -154,7 +154,7 @@ def check_precision(arguments: TrainingArguments) -> None:
     """Raise ConfigError for fp16 on a CPU, where accelerate would silently train in float32."""
     if arguments.fp16 and arguments.device.type == "cpu":
         raise ConfigError(
-            "training.fp16: a CPU can't train in it, and would in float32: set bf16, leave it out, or run on a GPU"
+            "training.fp16: a CPU can't train in it, and would in float32: set bf16, omit it, or run on a GPU"
         )
 
 
@@ -166,5 +166,5 @@ def check_hub(arguments: TrainingArguments) -> None:
         HfApi(token=arguments.hub_token).whoami()
     except Exception as error:
         raise ConfigError(
-            f"training.push_to_hub: the Hub can't be used: {one_line(error)}; log in with `hf auth login`, or leave it out"
+            f"training.push_to_hub: the Hub can't be used: {one_line(error)}; log in with `hf auth login`, or omit it"
         ) from error

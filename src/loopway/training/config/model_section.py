@@ -59,7 +59,7 @@ class ModelConfig(BaseModel):
         if self.pretrained is not None:
             if also := [key for key in ("layout", *self.family_fields) if getattr(self, key) is not None]:
                 raise ConfigError(
-                    f"model.{also[0]} can't be set beside model.pretrained, which has its own; leave it out"
+                    f"model.{also[0]} can't be set beside model.pretrained, which has its own; omit it"
                 )
             return self
         if self.preset is not None:
@@ -154,7 +154,7 @@ class ModelConfig(BaseModel):
         given = self.family_fields.get("vocab_size")
         if isinstance(given, int) and given < tokens:
             raise ConfigError(
-                f"model.vocab_size: got {given}, but the tokenizer has {tokens} tokens; leave it out"
+                f"model.vocab_size: got {given}, but the tokenizer has {tokens} tokens; omit it"
             )
         return -(-tokens // VOCAB_MULTIPLE) * VOCAB_MULTIPLE if given is None else given
 

@@ -141,7 +141,7 @@ class RunConfig(BaseModel):
                 model = AutoModelForCausalLM.from_config(config)
             if not core_parameters(model):
                 raise ConfigError(
-                    "training.core_first: the model has neither looped layers nor routers to train alone; leave it out"
+                    "training.core_first: the model has neither looped layers nor routers to train alone; omit it"
                 )
         if tokenizer is not None:
             self.model.fit(config, tokenizer)
@@ -158,7 +158,7 @@ class RunConfig(BaseModel):
             own = PretrainedFolder(name).tokenizer()
             if fingerprint(load_tokenizer(given)) != fingerprint(own):  # type: ignore[arg-type]
                 raise ConfigError(
-                    f"data.tokenizer: {given} isn't the tokenizer that {name} was trained with; leave it out"
+                    f"data.tokenizer: {given} isn't the tokenizer that {name} was trained with; omit it"
                 )
         if self.original is not None:
             original = Original.find(self.original, name)
