@@ -362,11 +362,33 @@ def test_runs_are_deleted_when_that_is_confirmed(here: Path, monkeypatch: pytest
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
     assert run_main(monkeypatch, "runs", "runs/a", "--delete") == 0
     assert {path.name for path in Path("runs").iterdir()} == {"b"}
+    assert run_main(monkeypatch, "runs", "--delete", "--compare", "--yes") == 2
     with RunFolder(Path("runs/b")).locked():
         assert run_main(monkeypatch, "runs", "--delete", "--yes") == 2
     assert Path("runs/b/model").is_dir()
     assert run_main(monkeypatch, "runs", "--delete", "--yes") == 0
     assert not any(Path("runs").iterdir())
+
+
+@pytest.mark.parametrize("variable", ["TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"])
+def test_a_restart_by_a_launcher_resumes_a_fresh_run(
+    here: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    command = ["train", "run.yaml", "--out", "runs/a", "--fresh", "--quiet"]
+    assert run_main(monkeypatch, *command) == 0
+    finished = Path("runs/a/summary.json").stat().st_mtime_ns
+    monkeypatch.setenv(variable, "1")
+    assert run_main(monkeypatch, *command) == 0
+    assert Path("runs/a/summary.json").stat().st_mtime_ns == finished
+    monkeypatch.setenv(variable, "0")
+    assert run_main(monkeypatch, *command) == 0
+    assert Path("runs/a/summary.json").stat().st_mtime_ns != finished
+
+
+def test_switches_and_disabled_intervals_are_no_sizes(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    switches = ["model.tie_word_embeddings=false", "model.scale_embeddings=false", "model.pad_token_id=300"]
+    intervals = ["training.save_strategy=no", "training.save_steps=0", "training.logging_strategy=no"]
+    assert run_main(monkeypatch, "check", "run.yaml", *switches, *intervals, "training.logging_steps=0") == 0
 
 
 def test_quiet_prints_errors_alone_and_json_what_the_files_hold(

@@ -195,7 +195,6 @@ def compare(
     from loopway.comparison.run import compare as compare_variants
 
     folder = out or Path("runs") / (Path(config).stem if config else "demo")
-    folder = out or Path("runs") / (Path(config).stem if config else "demo")
     command = shlex.join(["loopway", *sys.argv[1:]])
     result = compare_variants(content, folder=folder, fresh=fresh, command=command, console=_nowhere(json))
     if json and result.rows:  # of torchrun's workers one has them

@@ -16,7 +16,9 @@ def be_quiet() -> None:
 
 def screen(*, stderr: bool = False) -> Console:
     """Return a console for standard output or standard error that reads no markup in what it prints."""
-    return Console(stderr=stderr, markup=False, highlight=False, quiet=bool(os.environ.get(_QUIET)))
+    return Console(
+        stderr=stderr, markup=False, highlight=False, quiet=os.environ.get(_QUIET, "") not in ("", "0")
+    )
 
 
 def say(console: Console, text: str) -> None:

@@ -16,6 +16,8 @@ from typing import Any
 
 from loopway.errors import ConfigError, LoopwayError
 
+INCOMPLETE = ".incomplete"
+"""Ending of a folder that is being filled."""
 _held: set[int] = set()
 """File descriptors of the locks that this process holds."""
 

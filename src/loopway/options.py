@@ -6,6 +6,7 @@ The field's docstring is its help; its bounds hold for both. Imports nothing hea
 
 import functools
 import inspect
+import os
 import typing
 from collections.abc import Callable, Iterator
 from inspect import Parameter
@@ -18,6 +19,8 @@ from typer import Option
 
 from loopway.checks import option_error, wrong_value
 from loopway.console import be_quiet
+
+_RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
 
 Plugins = Annotated[
     list[Path],
@@ -37,11 +40,19 @@ Quiet = Annotated[
     bool, Option("--quiet", metavar="", help="Print errors alone.", callback=_be_quiet, is_eager=True)
 ]
 AsJson = Annotated[bool, Option("--json", metavar="", help="Print JSON instead of a table.")]
+
+
+def _unless_restarted(wanted: bool) -> bool:
+    """A restart of a launcher or scheduler repeats the command line, and must resume."""
+    return wanted and all(os.environ.get(name, "0") == "0" for name in _RESTARTS)
+
+
 Fresh = Annotated[
     bool,
     Option(
         "--fresh",
         metavar="",
+        callback=_unless_restarted,
         help="Delete what the folder holds of an earlier run, and begin anew. Prepared text stays if it fits.",
     ),
 ]
@@ -144,7 +155,7 @@ class Sampling(Options):
 
     max_new_tokens: int = Field(default=200, ge=1)
     """Tokens to add at most, within the model's context."""
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, ge=1e-5)
     """Below 1 is safer, above 1 is wilder; for the likeliest tokens use --greedy."""
     top_k: int = Field(default=0, ge=0)
     """Only the k likeliest tokens; 0 is all."""

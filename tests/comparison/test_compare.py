@@ -343,6 +343,7 @@ def test_a_fresh_comparison_keeps_only_prepared_text_that_it_asks_for(
     compare(path, folder="out", fresh=True)
     assert [run.name for run in Path("out/runs").iterdir()] == ["other-seed0"]
     assert Path("out/data/manifest.json").stat().st_mtime_ns == prepared_at
+    (Path("out/runs/notes")).mkdir()
     compare(path, ["data.vocab_size=270"], "out", fresh=True)
     assert Path("out/data/manifest.json").stat().st_mtime_ns != prepared_at
 
@@ -384,7 +385,7 @@ def test_a_run_that_fails_stops_the_comparison_with_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    config["training"]["weight_decay"] = 1e38
+    config["training"]["adam_epsilon"] = 1e-300  # 0 in float32
     assert run_main(monkeypatch, "compare", str(written(config)), "--out", "out") == 2
     error = capfd.readouterr().err
     assert "Traceback" not in error

@@ -90,12 +90,23 @@ def run_folder(path: Path, **training: object) -> RunFolder:
     return RunFolder(path)
 
 
+def recipe(run: RunFolder) -> Recipe:
+    found = recipe_of(run)
+    assert found is not None
+    return found
+
+
+def test_a_folder_with_another_config_is_no_seed(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("site_name: x")
+    assert recipe_of(RunFolder(tmp_path)) is None
+
+
 def test_runs_that_differ_in_their_seed_are_one_variant(tmp_path: Path) -> None:
     first, second = (run_folder(tmp_path / f"mesh-seed{seed}", seed=seed, max_steps=9) for seed in (0, 1))
     other = run_folder(tmp_path / "longer-seed0", seed=0, max_steps=10)
     logged = run_folder(tmp_path / "logged", seed=2, max_steps=9, logging_steps=7)
-    larger = recipe_of(run_folder(tmp_path / "larger-seed0", seed=0, max_steps=9, global_batch_size=16))
-    one, two, longer, often = map(recipe_of, (first, second, other, logged))
+    larger = recipe(run_folder(tmp_path / "larger-seed0", seed=0, max_steps=9, global_batch_size=16))
+    one, two, longer, often = map(recipe, (first, second, other, logged))
     assert larger.content != one.content
     assert (one.variant, one.seed, two.seed, longer.variant, often.variant) == (
         "mesh",

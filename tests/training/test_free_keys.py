@@ -100,7 +100,10 @@ def test_a_refused_resume_names_all_keys_that_differ_and_how_to_start_anew(
         and "\n" not in told
     )
     assert all(f"training.{key}" in told for key in ("seed", "bf16", "eval_steps"))
-    assert "choose another folder with --out, or delete this run with --fresh" in told
+    assert (
+        "choose another folder with --out, or delete this run, or all runs of its comparison, with --fresh"
+        in told
+    )
 
 
 def test_without_a_global_batch_the_batch_and_the_number_of_workers_define_the_result(

@@ -263,12 +263,12 @@ def test_a_fresh_run_begins_anew_and_keeps_prepared_text_that_it_asks_for(
     assert [path.name for path in run.checkpoints.iterdir()] == ["checkpoint-2"]
     train(tiny_config(data={"vocab_size": 290}), run.path, fresh=True)
     assert (run.data / "manifest.json").stat().st_mtime_ns != prepared_at
-    mine = tmp_path / "mine"
-    mine.mkdir()
-    (mine / "notes.txt").write_text("mine")
-    with pytest.raises(ConfigError, match="holds no run"):
-        train(other, mine, fresh=True)
-    assert (mine / "notes.txt").exists()
+    (run.path / "notes.txt").write_text("mine")
+    with pytest.raises(DataError, match="nowhere"):
+        train(tiny_config(data={"train": ["nowhere.txt"]}), run.path, fresh=True)
+    assert run.is_finished
+    train(other, run.path, fresh=True)
+    assert (run.path / "notes.txt").exists()
 
 
 def test_tensorboard_has_the_losses_by_steps_and_by_tokens(finished: Path) -> None:

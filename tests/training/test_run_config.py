@@ -81,6 +81,20 @@ def test_an_unknown_key_names_the_nearest_known_one(
         ),
         ("training.seed=-1", "training.seed: got -1, expected at least 0"),
         ("training.learning_rate=1e30", "training.learning_rate: got 1e+30, expected at most 1000"),
+        ("training.adam_epsilon=0", "training.adam_epsilon: got 0, expected more than 0"),
+        (
+            "training.ddp_timeout=9223372036854775807",
+            "training.ddp_timeout: got 9223372036854775807, expected at",
+        ),
+        (
+            "training.dataloader_num_workers=100000",
+            "training.dataloader_num_workers: got 100000, expected at most",
+        ),
+        ("model.return_dict=false", "model.return_dict can't be set"),
+        (
+            "model.rope_parameters={rope_theta: 0}",
+            "model.rope_parameters.rope_theta: got 0, expected more than 0",
+        ),
         ("training.weight_decay=-1", "training.weight_decay: got -1, expected at least 0"),
         ("training.adam_beta2=1", "training.adam_beta2: got 1, expected less than 1"),
         ("training.max_steps=3000000000", "training.max_steps: got 3000000000, expected less than"),
@@ -356,6 +370,7 @@ def test_several_gpus_without_a_launcher_are_one_device(
     "training, message",
     [
         ({"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"foo": 1}}, "foo"),
+        ({"lr_scheduler_kwargs": {"min_lr_rate": "abc"}}, "unsupported operand"),
         ({"optim": "sgd", "optim_args": "momentum=-2"}, "Invalid momentum"),
     ],
 )

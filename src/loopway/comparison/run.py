@@ -25,13 +25,14 @@ from loopway.comparison.rows import Row
 from loopway.comparison.tables import explain, terminal_table
 from loopway.comparison.workers import Workers
 from loopway.console import say, screen
-from loopway.data.run_data import open_data, remove_other_data
+from loopway.data.run_data import look_at_data, open_data, remove_other_data
 from loopway.errors import ConfigError, LoopwayError
 from loopway.files import aside_of, damage_told, remove, write_json
 from loopway.inference.generation import prompt_ids
 from loopway.options import ProbeOptions
 from loopway.probing.probe import probe
-from loopway.training.run_folder import RunFolder, is_data
+from loopway.training.removal import remove_runs
+from loopway.training.run_folder import RunFolder
 from loopway.training.summary import library_versions
 
 
@@ -81,8 +82,9 @@ def compare(
         for planned in in_turn:
             planned.train(folder / "data", workers)
         return Comparison(folder, [])
-    if fresh:
-        _remove_all_but_data(folder)
+    if fresh and _claim_of(folder).exists():
+        look_at_data(plan.data)
+        _remove_runs_and_results(folder)
         remove_other_data(plan.data, folder / "data")
     was_there = folder.exists()
     is_new = _claim(folder, [planned for by_seed in runs.values() for planned in by_seed], workers.count)
@@ -168,17 +170,19 @@ def _claim(folder: Path, runs: list[PlannedRun], workers: int) -> bool:
     return is_new
 
 
-def _remove_all_but_data(folder: Path) -> None:
-    """Remove all runs and results of a comparison. Folders of something else are left alone.
+def _remove_runs_and_results(folder: Path) -> None:
+    """Remove all runs and results of a comparison, but no prepared text. Other files stay.
 
     Raises:
-        ConfigError: another process trains one of the runs.
+        ConfigError: a run's folder that Loopway didn't make, or a run that another process trains; nothing is removed.
     """
-    if not _claim_of(folder).exists():
-        return
-    for run in folder.glob("runs/*/"):
-        RunFolder(run).remove()
-    remove(*(path for path in folder.iterdir() if path != _claim_of(folder) and not is_data(path)))
+    with damage_told(_claim_of(folder), "delete the folder yourself"):
+        names = [*json.loads(_claim_of(folder).read_text(encoding="utf-8"))["runs"]]
+    runs = [RunFolder(folder / "runs" / name) for name in names]
+    remove_runs([run for run in runs if run.config.exists()])
+    results = ("results.json", "table.md", "curves.png", "samples.md", "report.html", "tokens.json")
+    remove(*(folder / name for name in results))
+    remove(*(folder / "variants" / f"{name}.yaml" for name in names))
     write_json(_claim_of(folder), {"runs": []})
 
 

@@ -13,8 +13,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from loopway.data.config import DataConfig, PreparationConfig
-from loopway.data.folder import PreparedData, is_prepared
-from loopway.data.preparation.prepare import prepare
+from loopway.data.folder import PreparedData, is_prepared, read_manifest
+from loopway.data.preparation.prepare import check_request, prepare
 from loopway.data.preparation.sources import find_sources
 from loopway.data.token_sources import FoundTokens, find_tokens, names_tokens, open_tokens, own_validation
 from loopway.data.tokenizer import fingerprint, load_tokenizer, vocabulary_size
@@ -123,11 +123,13 @@ def open_data(
 
 def remove_other_data(config: DataConfig, folder: Path) -> None:
     """Remove the prepared text in ``folder`` if it doesn't match ``config``."""
-    if is_prepared(folder):
-        try:
-            open_data(config, folder, check_pins=False)
-        except DataError:
-            remove(folder)
+    if not is_prepared(folder) or any(map(names_tokens, config.train)):
+        return
+    read_manifest(folder)  # raises for a folder that loopway didn't prepare
+    try:
+        check_request(folder, _preparation(config))
+    except DataError:
+        remove(folder)
 
 
 def open_held_out(config: DataConfig, folders: Sequence[Path], note: Path) -> TokenSamples | None:
@@ -228,10 +230,13 @@ def _open_text(
     config: DataConfig, folder: Path | str
 ) -> tuple[PreTrainedTokenizerFast, list[FoundTokens], list[FoundTokens]]:
     _check_text(config)
-    fields = {name: getattr(config, name) for name in PreparationConfig.model_fields}
-    prepared = prepare(PreparationConfig(**fields), folder)
+    prepared = prepare(_preparation(config), folder)
     train, validation = (_of_folder(prepared, file) for file in (prepared.train, prepared.validation))
     return prepared.tokenizer, train, validation
+
+
+def _preparation(config: DataConfig) -> PreparationConfig:
+    return PreparationConfig(**{name: getattr(config, name) for name in PreparationConfig.model_fields})
 
 
 def _check_text(config: DataConfig) -> None:

@@ -84,7 +84,8 @@ def _evaluate_one(
     settings: EvaluationOptions,
     log: Console,
 ) -> Evaluation:
-    recipe = None if evaluated.run is None else recipe_of(evaluated.run)
+    run = evaluated.final_of
+    recipe = None if run is None else recipe_of(run)
     evaluation = Evaluation(evaluated.name, evaluated.key, measures, recipe=recipe)
     answers = Answers(folder / "answers" / f"{evaluated.key[:32]}.jsonl")
     batch_size: int | str = settings.batch_size if settings.batch_size == "auto" else int(settings.batch_size)

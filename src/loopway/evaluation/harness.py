@@ -27,7 +27,7 @@ from loopway.data.beginnings import beginning_of
 from loopway.errors import ConfigError
 from loopway.evaluation.answers import Answers
 from loopway.evaluation.results import TaskResult
-from loopway.evaluation.suite import Measure
+from loopway.evaluation.suite import HELD_OUT, Measure
 
 try:
     import lm_eval.tasks
@@ -138,7 +138,7 @@ class Tasks:
             self._check_files(include_path)
         for name in names:
             if name not in self._manager.all_tasks:
-                raise not_among("--tasks", name, self._manager.all_tasks)
+                raise not_among("--tasks", name, [HELD_OUT, *self._manager.all_tasks])
 
     def _check_files(self, include_path: Path) -> None:
         """Raise ConfigError for a task file that the harness silently ignores."""

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 import numpy as np
 import yaml
 
-from loopway.checks import one_line
-from loopway.errors import DataError
 from loopway.evaluation.results import Evaluation, Recipe, SampleLosses, TaskResult
 from loopway.evaluation.suite import HELD_OUT
 from loopway.inference.held_out import paired_difference
@@ -24,15 +22,15 @@ SEEDS_NOTE = (
 )
 
 
-def recipe_of(run: RunFolder) -> Recipe:
-    """Return which variant and seed a run is. Raises DataError for a config that can't be read."""
+def recipe_of(run: RunFolder) -> Recipe | None:
+    """Return which variant and seed a run is; None if its config isn't a run's."""
     try:
         config = yaml.safe_load(run.config.read_text(encoding="utf-8"))
         content = defining(config)
         seed = int(content["training"].pop("seed", 42))  # Hugging Face's default
         content["step"] = StepSize.of(config, workers=1).samples
-    except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{run.config}: is not a run's config: {one_line(error)}") from None
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError):
+        return None
     name = run.path.resolve().name
     return Recipe(name.removesuffix(f"-seed{seed}"), seed, json.dumps(content, sort_keys=True, default=str))
 

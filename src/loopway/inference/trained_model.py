@@ -37,6 +37,12 @@ class TrainedModel:
     run: RunFolder | None
     plugins: Sequence[Path] = ()
 
+    @property
+    def final_of(self) -> RunFolder | None:
+        """The finished run whose final model this is; None for a checkpoint and for a model of no run."""
+        place = Path(str(self.model.config.name_or_path)).resolve()
+        return self.run if self.run and self.run.is_finished and place == self.run.model.resolve() else None
+
     @cached_property
     def key(self) -> str:
         """A hash of everything that affects its outputs: weights and precision, configs, tokenizer, plugins and code.

@@ -88,11 +88,11 @@ class PretrainedFolder:
                 loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
             model, info = loaded
             check_loading(info if every_weight else {"mismatched_keys": info["mismatched_keys"]})
+            _check_token_ids(model.generation_config)
             if name := first_bad_weight(model):
-                raise ConfigError(
-                    f"its weight {name} isn't finite in {str(model.dtype).removeprefix('torch.')}; open it in float32 "
-                    f"(--dtype float32), unless the training that made it failed"
-                )
+                precision = str(model.dtype).removeprefix("torch.")
+                hint = "float32 may hold it" if precision == "float16" else "the training that made it failed"
+                raise ConfigError(f"its weight {name} isn't finite in {precision}; {hint}")
             return model
 
     def _settings(self) -> Path:
@@ -119,6 +119,15 @@ class PretrainedFolder:
                 else f"{self.name!r} is no folder here, and as a name on the Hugging Face Hub it"
             )
             raise ConfigError(f"{where} can't be opened: {one_line(error)}") from error
+
+
+def _check_token_ids(settings: Any) -> None:
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        ids = getattr(settings, name, None)
+        if not all(isinstance(token, int) for token in (ids if isinstance(ids, list) else [ids or 0])):
+            raise ConfigError(
+                f"generation_config.json: {name} is {ids!r}, expected a whole number or a list of them"
+            )
 
 
 def _download(name: str, patterns: list[str], revision: str | None = None) -> str:

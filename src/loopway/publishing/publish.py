@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from loopway.errors import ConfigError, FamilyError
-from loopway.inference.trained_model import TrainedModel, open_trained
+from loopway.inference.trained_model import open_trained
 from loopway.modeling.configuration import RecursiveConfigMixin
 from loopway.modeling.stack import find_stack
 from loopway.publishing.card_results import Findings, find_results, results_header, results_section
@@ -20,7 +20,6 @@ from loopway.publishing.code import MODULE, auto_map, check_included, modeling_c
 from loopway.retrofit.saving import check_free, save_model
 from loopway.training.model_card import CARD, model_card, run_sections
 from loopway.training.retrofit_record import RECORD, origin_header, origin_section, read_record, record_text
-from loopway.training.run_folder import RunFolder
 from loopway.training.summary import RunSummary
 
 
@@ -44,7 +43,7 @@ def publish_command(
         raise FamilyError(f"{name} is not a recursive model; transformers opens it without Loopway")
     check_included(config.recurrence, find_stack(trained.model).recurrence)
     place = Path(str(config.name_or_path))  # the folder that it was opened from
-    run = _run_of(trained, place)
+    run = trained.final_of
     found = find_results(run.path, trained.key) if run else Findings()
     sections, header, texts = [], {}, {f"{MODULE}.py": modeling_code(config.family)}
     if record := read_record(place):
@@ -66,9 +65,3 @@ def publish_command(
         for file in found.of_others
     ]
     return "\n".join([*lines, f"in {out}"])
-
-
-def _run_of(trained: TrainedModel, place: Path) -> RunFolder | None:
-    """The finished run whose final model this is; None for a checkpoint."""
-    run = trained.run
-    return run if run and run.is_finished and place.resolve() == run.model.resolve() else None

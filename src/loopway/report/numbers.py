@@ -10,6 +10,7 @@ UP, DOWN = "↑", "↓"
 NOTHING = "–"
 """Mark for a missing number."""
 _MOST_PLACES = 6
+_NO_ERROR = 1e-9  # relative errors below are those of rounding
 
 
 def plain(value: float | None, places: int = 3, *, sign: bool = False) -> str:
@@ -33,11 +34,14 @@ def measured(value: float | None, error: float | None, places: int = 3, *, sign:
     """
     if value is None or error is None or not math.isfinite(error) or error <= 0 or not math.isfinite(value):
         return plain(value, places, sign=sign)
+    if error < _NO_ERROR * abs(value):
+        return plain(value, places, sign=sign)
     decimals = _error_places(error)
     if decimals > _MOST_PLACES or max(abs(value), error) >= 1e6:
         exponent = math.floor(math.log10(max(abs(value), error)))
         return f"{_sign(value, sign)}{abs(value):.{max(decimals + exponent, 0)}e} ± {error:.1e}"
     decimals = max(decimals, 0)
+    value = round(value, decimals)
     return f"{_sign(value, sign)}{abs(value):,.{decimals}f} ± {error:,.{decimals}f}"
 
 

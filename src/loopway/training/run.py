@@ -17,7 +17,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from loopway.console import say, screen
 from loopway.data.folder import is_prepared
-from loopway.data.run_data import RunData, open_data, remove_other_data
+from loopway.data.run_data import RunData, look_at_data, open_data, remove_other_data
 from loopway.errors import ConfigError, LoopwayError
 from loopway.files import write_atomically, write_json
 from loopway.modeling.accounting import parameter_report
@@ -41,6 +41,7 @@ from loopway.training.model_card import CARD, model_card, run_sections
 from loopway.training.original import Original, Teacher, read_line, validation_loss, write_line
 from loopway.training.probe_log import ProbeLog
 from loopway.training.provenance import note_sitting
+from loopway.training.removal import remove_results
 from loopway.training.retrofit_record import RECORD, origin_header, origin_section, read_record, record_text
 from loopway.training.run_folder import RunFolder
 from loopway.training.summary import RunSummary, library_versions
@@ -83,11 +84,12 @@ def train(
     was_there = run.path.exists()
     with failures_told(arguments, config.training.recompute):
         with arguments.main_process_first(local=False, desc="the run folder"):
-            if arguments.process_index == 0 and fresh:
-                run.remove_all_but_data()
-                remove_other_data(config.data, run.data)
-            if arguments.process_index == 0 and not run.is_finished:
+            if arguments.process_index == 0 and (fresh or not run.is_finished):
                 check_hub(arguments)
+            if arguments.process_index == 0 and fresh and run.config.exists():
+                look_at_data(config.data)
+                remove_results([run])
+                remove_other_data(config.data, run.data)
             is_new = run.begin(config.to_dict(), config.plugins, arguments.world_size)
         if run.is_finished:
             if not (run.model / "config.json").exists():
@@ -95,8 +97,9 @@ def train(
                     f"{run.path}: finished, but its model/ is gone; put it back, or delete {run.summary} and rerun: training "
                     f"resumes from the newest checkpoint"
                 )
+            summary = RunSummary.read(run.summary)
             say(console, f"{run.path}: already finished, nothing to do")
-            return RunSummary.read(run.summary)
+            return summary
         with run.locked() if arguments.should_save else contextlib.nullcontext():
             try:
                 with arguments.main_process_first(local=False, desc="data"):

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from loopway.errors import ConfigError
-from loopway.files import aside_of, damage_told, locked, remove, write_atomically
+from loopway.files import aside_of, damage_told, locked, write_atomically
 from loopway.training.checkpoint import problem_of, steps_of
 from loopway.training.config.differences import config_differences
 from loopway.training.config.free_keys import StepSize, defining
@@ -63,7 +63,7 @@ class RunFolder:
     @property
     def has_data(self) -> bool:
         """Whether text was prepared here, perhaps incompletely."""
-        return self.path.is_dir() and any(map(is_data, self.path.iterdir()))
+        return any(self.path.glob(f"{self.data.name}*"))
 
     @property
     def metrics(self) -> Path:
@@ -101,7 +101,8 @@ class RunFolder:
         return self.path / "summary.json"
 
     @property
-    def _lock(self) -> Path:
+    def lock(self) -> Path:
+        """Held while a process trains here; stays behind."""
         return self.path / ".lock"
 
     @property
@@ -116,7 +117,7 @@ class RunFolder:
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
         """Lock the folder within the block. Raises ConfigError if another process trains here."""
-        return locked(self._lock, f"another process is training in {self.path}")
+        return locked(self.lock, f"another process is training in {self.path}")
 
     def begin(self, config: dict[str, Any], plugins: list[str], workers: int = 1) -> bool:
         """Claim the folder for a run of `config`; True if it is new.
@@ -139,7 +140,7 @@ class RunFolder:
                     self._write_config(config, plugins)
             return False
         if self.path.exists() and (
-            not self.path.is_dir() or {*self.path.iterdir()} - {aside_of(self.config), self._lock}
+            not self.path.is_dir() or {*self.path.iterdir()} - {aside_of(self.config), self.lock}
         ):
             raise ConfigError(f"{self.path} exists and holds no run; choose another folder")
         was_there = self.path.exists()
@@ -154,23 +155,6 @@ class RunFolder:
             raise
         return True
 
-    def remove_all_but_data(self) -> None:
-        """Remove all that a run made except its prepared text; it counts as not begun then. Folders of anything else stay.
-
-        Raises:
-            ConfigError: another process is training in it.
-        """
-        if not self.config.exists():
-            return
-        with self.locked():
-            kept = (self.config, self._lock)
-            remove(*(path for path in self.path.iterdir() if path not in kept and not is_data(path)))
-
-    def remove(self) -> None:
-        """Remove a run, its folder included. Raises ConfigError as :meth:`remove_all_but_data` does."""
-        self.remove_all_but_data()
-        shutil.rmtree(self.path)
-
     def abandon(self, *, keep_folder: bool) -> None:
         """Remove everything that a new run has written, as far as possible, and the folder unless `keep_folder`.
 
@@ -178,7 +162,7 @@ class RunFolder:
         """
         with contextlib.suppress(OSError):  # the reason for abandoning matters more
             entries = self.path.iterdir()
-            for entry in sorted(entries, key=lambda entry: (entry == self._lock, entry == self.config)):
+            for entry in sorted(entries, key=lambda entry: (entry == self.lock, entry == self.config)):
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
             if not keep_folder:
                 self.path.rmdir()
@@ -217,7 +201,7 @@ class RunFolder:
         if told:
             raise ConfigError(
                 f"{self.path} holds a run of another config: {'; '.join(told)}; to resume undo these changes, to "
-                f"start anew choose another folder with --out, or delete this run with --fresh"
+                f"start anew choose another folder with --out, or delete this run, or all runs of its comparison, with --fresh"
             )
 
     def _differs(self, config: dict[str, Any], plugins: list[str]) -> bool:
@@ -251,11 +235,6 @@ class RunFolder:
                 return checkpoint, broken
             broken[checkpoint] = problem
         return None, broken
-
-
-def is_data(path: Path) -> bool:
-    """Whether an entry in the folder of a run or comparison is prepared text, perhaps incomplete."""
-    return path.name.startswith("data")
 
 
 def _as_read_back(config: dict[str, Any]) -> dict[str, Any]:

@@ -21,8 +21,11 @@ from rich.table import Column, Table
 from loopway.console import screen
 from loopway.errors import ConfigError
 from loopway.options import RunsOptions
+from loopway.report.labels import model_labels
+from loopway.training.checkpoint import steps_of
 from loopway.training.config.differences import config_differences
 from loopway.training.metrics_log import read_metrics
+from loopway.training.removal import remove_runs
 from loopway.training.run_folder import RunFolder
 
 
@@ -34,7 +37,7 @@ class RunState:
         folder: of the run.
         state: ``finished``, ``begun``, or ``damaged`` where its config can't be read.
         layout, recurrence: of the model; None if a preset or a pretrained model sets it.
-        step: the last logged one.
+        step: of the last logged line or the newest checkpoint.
         max_steps: None if they follow from epochs.
         train_loss, validation_loss: the last logged ones, in nats per token.
         bytes: size of the folder.
@@ -58,6 +61,11 @@ class RunState:
         try:
             config: dict[str, Any] = yaml.safe_load(run.config.read_text(encoding="utf-8"))
             model, max_steps = config["model"], config["training"].get("max_steps")
+            named = [model.get("layout"), model.get("recurrence")]
+            if not isinstance(max_steps, int | None) or not all(
+                isinstance(name, str | None) for name in named
+            ):
+                raise TypeError("not as loopway wrote it")
             state = "finished" if run.is_finished else "begun"
         except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError):
             model, max_steps, state = {}, None, "damaged"
@@ -70,7 +78,7 @@ class RunState:
             state=state,
             layout=model.get("layout"),
             recurrence=model.get("recurrence"),
-            step=last.get("step", 0),
+            step=max([last.get("step", 0), *steps_of(run.checkpoints)]),
             max_steps=max_steps,
             train_loss=last.get("loss"),
             validation_loss=last.get("validation_loss"),
@@ -86,13 +94,14 @@ def runs_command(folders: list[Path], options: RunsOptions, *, as_json: bool = F
         ConfigError: a missing folder, fewer than two runs to compare, or a run to delete that another process trains (the
             runs before it are deleted).
     """
+    if options.compare and options.delete:
+        raise ConfigError("give --compare or --delete, not both")
     if options.compare:
         compare_runs(folders, as_json=as_json)
         return
     found = list_runs(folders, as_json=as_json)
     if options.delete and found and (options.yes or _is_confirmed(found)):
-        for run in found:
-            run.remove()
+        remove_runs(found)
 
 
 def compare_runs(folders: list[Path], *, as_json: bool = False, console: Console | None = None) -> None:
@@ -115,7 +124,9 @@ def compare_runs(folders: list[Path], *, as_json: bool = False, console: Console
     if as_json:
         print(json.dumps({"runs": [asdict(state) for state in states], "keys": keys}, indent=2))
         return
-    table = Table("", *(Column(state.folder, overflow="fold", justify="right") for state in states))
+    names = model_labels([state.folder for state in states])
+    columns = (Column(name, overflow="fold", justify="right") for name in names)
+    table = Table(Column("", no_wrap=True), *columns)
     for key, values in keys.items():
         table.add_row(key, *("–" if value is None else str(value) for value in values))
     for name, values in (

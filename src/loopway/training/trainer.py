@@ -273,17 +273,14 @@ class SampleTrainer(Trainer):
 
     def check_weights(self) -> None:
         """Raise TrainingError in all workers if a weight isn't finite in one of them."""
-
-        def look() -> None:
-            assert self.model is not None
-            if name := first_bad_weight(unwrap_model(self.model)):
-                raise ArithmeticError(f"{name} isn't finite")
-
-        self._all_or_none(
-            look,
-            trouble=f"step {self.state.global_step} left weights that no run can resume from",
-            advice=self._way_out(),
-        )
+        assert self.model is not None
+        name = first_bad_weight(unwrap_model(self.model))
+        failed = torch.tensor(0 if name is None else 1, device=self.args.device)
+        if int(self.accelerator.reduce(failed, reduction="sum")):  # type: ignore[arg-type]
+            what = f"{name} isn't finite" if name else "another worker says which"
+            raise TrainingError(
+                f"step {self.state.global_step} left weights that no run can resume from: {what}; {self._way_out()}"
+            )
 
     def _way_out(self) -> str:
         return (
@@ -364,7 +361,7 @@ class SampleTrainer(Trainer):
         try:
             if act is not None:
                 act()
-        except (ArithmeticError, EOFError, OSError, RuntimeError, UnpicklingError, SafetensorError) as error:
+        except (EOFError, OSError, RuntimeError, UnpicklingError, SafetensorError) as error:
             problem = error
         failed = torch.tensor(0 if problem is None else 1, device=self.args.device)
         if not int(self.accelerator.reduce(failed, reduction="sum")):  # type: ignore[arg-type]

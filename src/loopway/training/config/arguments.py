@@ -1,6 +1,7 @@
 """A run's ``TrainingArguments``: what Hugging Face's Trainer is given, for the workers that there are."""
 
 from pathlib import Path
+from typing import Any
 
 import torch.distributed
 from accelerate.utils import get_int_from_env
@@ -34,6 +35,8 @@ def training_arguments(config: TrainingConfig, checkpoints: Path) -> TrainingArg
         LoopwayError: a worker that died or didn't connect.
     """
     fields, workers = dict(config.hugging_face), get_int_from_env(_WORKERS, 1)
+    if workers == 1:
+        fields.pop("ddp_backend", None)  # which transformers accepts from several workers alone
     # Our own callbacks always write TensorBoard files into the run folder.
     fields["report_to"] = tracker_names(fields.get("report_to")) or "none"
     fields.setdefault("run_name", str(checkpoints.parent))
@@ -147,10 +150,13 @@ def _check_optimizer(arguments: TrainingArguments, config: TrainingConfig) -> No
         optimizer = make(groups, **options)
     if factor is not None:
         return
-    get_scheduler(
+    scheduler: Any = get_scheduler(
         arguments.lr_scheduler_type,
         optimizer=optimizer,
         num_warmup_steps=warmup,
         num_training_steps=100,
         scheduler_specific_kwargs=dict(arguments.lr_scheduler_kwargs or {}),  # type: ignore[arg-type]
     )
+    for of_step in getattr(scheduler, "lr_lambdas", ()):
+        for step in (0, 50, 100):
+            float(of_step(step))

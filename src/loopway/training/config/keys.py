@@ -26,6 +26,9 @@ RUN_KEYS = ("model", "data", "training", "original", "plugins", "probe_every")
 _BEGINNINGS = ("preset", "family", "pretrained")
 MODEL_KEYS = (*_BEGINNINGS, "layout")
 _SIZES = ("_size", "_heads", "_dim", "_embeddings", "_experts", "num_slots")
+_FOLDER = "everything of a run goes to its own folder, given as --out"
+_DONE_HERE = "loopway does this itself"
+_ORDER = "the order of samples follows from data.seed alone"
 # Fields of a family's config that a run sets itself, or that would break what it promises.
 REFUSED_OF_MODEL = {
     "num_hidden_layers": "the layout says how many layers there are",
@@ -33,13 +36,11 @@ REFUSED_OF_MODEL = {
     "model_type": "give family",
     "architectures": "give family",
     "dtype": "weights are trained in float32; set training.bf16 or training.fp16 to compute in less",
+    "return_dict": _DONE_HERE,
     "torch_dtype": "weights are trained in float32; set training.bf16 or training.fp16 to compute in less",
     "rope_theta": "set model.rope_parameters, as in {rope_type: default, rope_theta: 500000}",
     "rope_scaling": "set model.rope_parameters, as in {rope_type: linear, rope_theta: 10000, factor: 2}",
 }
-_FOLDER = "everything of a run goes to its own folder, given as --out"
-_DONE_HERE = "loopway does this itself"
-_ORDER = "the order of samples follows from data.seed alone"
 # Fields that a run sets itself, or that would break what it promises.
 REFUSED_OF_TRAINING: dict[str, str] = {
     "output_dir": _FOLDER,
@@ -75,34 +76,31 @@ REFUSED_OF_TRAINING: dict[str, str] = {
     "hub_token": "a file would hold the secret; log in with `hf auth login`, or set HF_TOKEN in the environment",
     "local_rank": "set by torchrun or accelerate launch",
 }
-_AT_LEAST_0, _AT_LEAST_1, _ABOVE_0 = Field(ge=0), Field(ge=1), Field(gt=0)
+_AT_LEAST_0, _AT_LEAST_1 = Field(ge=0), Field(ge=1)
 _MOMENT = Field(ge=0, lt=1)
 _LOG_LEVEL = Literal["debug", "info", "warning", "error", "critical", "detail", "passive"]
 #: Limits of numbers that transformers checks late or not at all. `le` of the learning rate: float32 would overflow.
 _LIMITS: dict[str, Any] = {
     "learning_rate": Field(ge=0, le=1000),
-    "weight_decay": _AT_LEAST_0,
+    "weight_decay": Field(ge=0, le=1000),
     "adam_beta1": _MOMENT,
     "adam_beta2": _MOMENT,
-    "adam_epsilon": _AT_LEAST_0,
+    "adam_epsilon": Field(gt=0),
     "max_grad_norm": _AT_LEAST_0,
     "warmup_steps": _AT_LEAST_0,
-    "neftune_noise_alpha": _AT_LEAST_0,
+    "neftune_noise_alpha": Field(ge=0, le=1e6),
     "max_steps": Field(gt=0, lt=2**31),
     "num_train_epochs": Field(gt=0, lt=2**31),
     "per_device_train_batch_size": _AT_LEAST_1,
     "per_device_eval_batch_size": _AT_LEAST_1,
     "eval_accumulation_steps": _AT_LEAST_1,
     "torch_empty_cache_steps": _AT_LEAST_1,
-    "logging_steps": _ABOVE_0,
-    "eval_steps": _ABOVE_0,
     "eval_delay": _AT_LEAST_0,
-    "save_steps": _ABOVE_0,
     "save_total_limit": _AT_LEAST_1,
     "seed": Field(ge=0, lt=2**32),
-    "dataloader_num_workers": _AT_LEAST_0,
+    "dataloader_num_workers": Field(ge=0, le=1024),
     "dataloader_prefetch_factor": _AT_LEAST_1,
-    "ddp_timeout": _AT_LEAST_1,
+    "ddp_timeout": Field(ge=1, le=10_000_000),
     "ddp_bucket_cap_mb": _AT_LEAST_1,
     "global_batch_size": Field(ge=1, lt=2**31),
 }
@@ -154,6 +152,8 @@ def checked_training_keys(given: Mapping[str, Any]) -> dict[str, Any]:
             raise wrong_value(f"training.{key}", value, "a finite number")
         if value is not None:
             section[key] = check_value(f"training.{key}", value, types[key])
+        if key.startswith("adam_beta") and value is not None:
+            section[key] = float(value)  # torch wants both betas of one type
     return section
 
 
@@ -171,9 +171,20 @@ def check_model_keys(given: Mapping[str, Any]) -> None:
     for key in given:
         if known and key not in (*MODEL_KEYS, *known, *REFUSED_OF_MODEL):
             raise unknown_key("model", key, [*MODEL_KEYS, *(known - REFUSED_OF_MODEL.keys())])
+        if not _is_finite(given[key]):
+            raise wrong_value(f"model.{key}", given[key], "finite numbers")
         least = 1 if key.endswith(_SIZES) else 0 if key.endswith("_token_id") else None
-        if least is not None and isinstance(given[key], int) and given[key] < least:
+        if least is not None and type(given[key]) is int and given[key] < least:
             raise wrong_value(f"model.{key}", given[key], f"at least {least}")
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether all numbers in a value are finite, inner ones too."""
+    if isinstance(value, Mapping):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, list):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 @cache

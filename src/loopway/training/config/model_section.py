@@ -142,10 +142,15 @@ class ModelConfig(BaseModel):
                 )
             return
         config.vocab_size = self.fitting_size(size)  # type: ignore[attr-defined]
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        rows: int = config.vocab_size  # type: ignore[attr-defined]
+        for name, tokens, of in (
+            ("bos_token_id", size, "the tokenizer's"),
+            ("eos_token_id", size, "the tokenizer's"),
+            ("pad_token_id", rows, "the model's"),
+        ):
             given = self.family_fields.get(name)
-            if isinstance(given, int) and not 0 <= given < size:
-                raise wrong_value(f"model.{name}", given, f"one of the tokenizer's {size} tokens, from 0")
+            if isinstance(given, int) and not 0 <= given < tokens:
+                raise wrong_value(f"model.{name}", given, f"one of {of} {tokens} tokens, from 0")
         for name in {"bos_token_id", "eos_token_id"} - self.family_fields.keys():
             setattr(config, name, getattr(tokenizer, name))
 
@@ -193,6 +198,10 @@ def _check_function_names(fields: dict[str, Any]) -> None:
             {"default": None, **ROPE_INIT_FUNCTIONS},
         ),
     }
+    for key in ("rope_theta", "factor"):
+        number = rope.get(key) if isinstance(rope, dict) else None
+        if isinstance(number, int | float) and number <= 0:
+            raise wrong_value(f"model.rope_parameters.{key}", number, "more than 0")
     for key, (given, known) in named.items():
         if isinstance(given, str) and given not in known:
             raise not_among(key, given, [*known])
@@ -222,4 +231,9 @@ def _check_values(config: PreTrainedConfig) -> None:
         raise wrong_value("model.initializer_range", deviation, "0 or more, and finite")
     heads, groups = getattr(config, "num_attention_heads", 1), getattr(config, "num_key_value_heads", None)
     if groups and heads % groups:
-        raise wrong_value("model.num_key_value_heads", groups, f"a divisor of num_attention_heads, {heads}")
+        raise wrong_value(
+            "model.num_key_value_heads", groups, f"a divisor of num_attention_heads, {heads}; set it"
+        )
+    chosen, experts = getattr(config, "num_experts_per_tok", 0), getattr(config, "num_experts", None)
+    if experts and chosen > experts:
+        raise wrong_value("model.num_experts_per_tok", chosen, f"at most num_experts, {experts}")

@@ -157,6 +157,9 @@ def _check_hugging_face(fields: dict[str, Any]) -> None:
     for key in ("logging_strategy", "eval_strategy", "save_strategy"):
         if (strategy := fields.get(key, "no")) not in ("steps", "no"):
             raise wrong_value(f"training.{key}", strategy, "steps (0.1 steps is a tenth of the run) or no")
+        steps = f"{key.partition('_')[0]}_steps"
+        if fields.get(key) != "no" and fields.get(steps, 1) <= 0:
+            raise wrong_value(f"training.{steps}", fields[steps], "more than 0")
 
 
 def steps_of_epochs(epochs: float, samples: int, per_step: int) -> int:
