@@ -31,13 +31,14 @@ from loopway.options import (
     taking_options,
 )
 from loopway.threads import wait_without_spinning
-from loopway.verb import Verb
+from loopway.verb import Verb, Verbs
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 app = typer.Typer(
     name="loopway",
+    cls=Verbs,
     help="Recursive (looped) language models with MeSH state highways: train, compare, evaluate, probe, "
     "retrofit, export.",
     epilog="An error prints one line. Set LOOPWAY_DEBUG=1 to print its traceback, too.",
@@ -63,9 +64,7 @@ def _print_version(wanted: bool) -> None:
 def _options(
     version: Annotated[
         bool,
-        typer.Option(
-            "--version", metavar="", help="Show the version.", callback=_print_version, is_eager=True
-        ),
+        typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True),
     ] = False,
 ) -> None:
     pass
@@ -153,9 +152,7 @@ def prepare(
     ] = None,
     check: Annotated[
         bool,
-        typer.Option(
-            "--check", metavar="", help="Read token files whole: index, ids, checksums, duplicate documents."
-        ),
+        typer.Option("--check", help="Read token files whole: index, ids, checksums, duplicate documents."),
     ] = False,
 ) -> None:
     """Tokenise text once for any number of runs. Rerun to resume."""
@@ -219,7 +216,6 @@ def evaluate(
         bool,
         typer.Option(
             "--every-checkpoint",
-            metavar="",
             help="Evaluate the checkpoints of each run, and plot their course.",
         ),
     ] = False,

@@ -36,10 +36,8 @@ def _be_quiet(wanted: bool) -> bool:
     return wanted
 
 
-Quiet = Annotated[
-    bool, Option("--quiet", metavar="", help="Print errors alone.", callback=_be_quiet, is_eager=True)
-]
-AsJson = Annotated[bool, Option("--json", metavar="", help="Print JSON instead of a table.")]
+Quiet = Annotated[bool, Option("--quiet", help="Print errors alone.", callback=_be_quiet, is_eager=True)]
+AsJson = Annotated[bool, Option("--json", help="Print JSON instead of a table.")]
 
 
 def _unless_restarted(wanted: bool) -> bool:
@@ -51,7 +49,6 @@ Fresh = Annotated[
     bool,
     Option(
         "--fresh",
-        metavar="",
         callback=_unless_restarted,
         help="Delete what the folder holds of an earlier run, and begin anew. Prepared text stays if it fits.",
     ),

@@ -1,12 +1,12 @@
-"""A verb of the command line, whose help describes values in words instead of Python types."""
+"""Verbs of the command line, whose help describes values in words instead of Python types."""
 
 from typing import Any
 
-from typer.core import TyperArgument, TyperCommand
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 
 class Verb(TyperCommand):
-    """A command whose help shows an argument's name, and ``--help``, alone; some releases of typer add Python types."""
+    """A command whose help shows arguments and flags by their names alone; some releases of typer add Python types."""
 
     def __init__(self, *given: Any, **options: Any) -> None:
         super().__init__(*given, **options)
@@ -14,8 +14,18 @@ class Verb(TyperCommand):
             if isinstance(parameter, TyperArgument):
                 parameter.display_type = lambda *_: None  # type: ignore[method-assign]
 
-    def get_help_option(self, ctx: Any) -> Any:
-        option = super().get_help_option(ctx)
-        if option is not None:
-            option.metavar = ""
-        return option
+    def get_params(self, ctx: Any) -> list[Any]:
+        return [_without_type(parameter) for parameter in super().get_params(ctx)]
+
+
+class Verbs(TyperGroup):
+    """All verbs; the help shows flags by their names alone."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return [_without_type(parameter) for parameter in super().get_params(ctx)]
+
+
+def _without_type(option: Any) -> Any:
+    if (isinstance(option, TyperOption) and option.is_flag) or (option is not None and option.name == "help"):
+        option.metavar = ""
+    return option
