@@ -61,7 +61,7 @@ class LoopRecurrence(Recurrence):
 
 
 class SupplementSum(LoopRecurrence):
-    """h(t+1) = h_m(t) + supplements: h(t) for ``residual``, h(0) for ``anchor``, h_emb for ``anchor*``."""
+    """h(t+1) = h_m(t) + the named supplements: h(t) for ``residual``, h(0) for ``anchor``, h_emb for ``anchor*``."""
 
     SUPPLEMENTS = ("residual", "anchor", "anchor*")
 

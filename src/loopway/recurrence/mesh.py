@@ -51,7 +51,7 @@ def over_slots(logits: Tensor) -> Tensor:
 
 
 class MeSH(Recurrence):
-    """MeSH: every boundary writes the stage's output to the slots, then reads the next stage's input from them.
+    """Every boundary writes the stage's output to the slots, then reads the next stage's input from them.
 
     The routers of boundary t take the input of the stage before it. Those of boundary 0 (the transitional cycle)
     take h_emb, or the prelude's output with ``transition_router_input="prelude"``.

@@ -21,7 +21,6 @@ from rich.table import Column, Table
 from loopway.console import screen
 from loopway.errors import ConfigError
 from loopway.options import RunsOptions
-from loopway.report.labels import model_labels
 from loopway.training.checkpoint import steps_of
 from loopway.training.config.differences import config_differences
 from loopway.training.metrics_log import read_metrics
@@ -124,7 +123,9 @@ def compare_runs(folders: list[Path], *, as_json: bool = False, console: Console
     if as_json:
         print(json.dumps({"runs": [asdict(state) for state in states], "keys": keys}, indent=2))
         return
-    names = model_labels([state.folder for state in states])
+    names = [Path(state.folder).name for state in states]
+    if len({*names}) < len(names):
+        names = [state.folder for state in states]
     columns = (Column(name, overflow="fold", justify="right") for name in names)
     table = Table(Column("", no_wrap=True), *columns)
     for key, values in keys.items():
