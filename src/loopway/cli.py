@@ -95,7 +95,7 @@ def train(
         ),
     ] = None,
     fresh: Fresh = False,
-    quiet: Quiet = False,  # its callback has been told
+    quiet: Quiet = False,  # set by the option's callback
 ) -> None:
     """Train one model. Rerun to resume."""
     from loopway.comparison.early import check_file

@@ -68,7 +68,7 @@ class Options(BaseModel):
 
 
 class ModelOptions(Options):
-    """How a model is opened."""
+    """Options for opening a model."""
 
     dtype: str | None = None
     """float32, bfloat16 or float16 instead of the weights' own precision."""

@@ -11,7 +11,7 @@ from loopway.report.pictures import Picture
 from loopway.report.style import BLACK, label, line_style, new_figure, settle
 
 TEXT_SIZE = 10.0
-"""Of the figure's smallest text, in points."""
+"""Size of the figure's smallest text, in points."""
 _TOKENS = "training tokens (millions)"
 _MOST_TITLES = 100  # points of a curve that show their values
 

@@ -25,7 +25,7 @@ from loopway.training.metrics_log import read_metrics
 
 
 class Results(NamedTuple):
-    """What a comparison found: the table's rows, and the curves with their figure."""
+    """Results of a comparison: the table's rows, and the curves with their figure."""
 
     rows: list[Row]
     curves: list[Curve]

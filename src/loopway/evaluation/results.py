@@ -75,4 +75,4 @@ class Evaluation:
     results: dict[Measure, TaskResult] = field(default_factory=dict)
     missing: dict[Measure, str] = field(default_factory=dict)
     recipe: Recipe | None = None
-    """Of the run that the model comes from; None without a run."""
+    """Variant and seed of the run whose final model this is; None for any other model."""

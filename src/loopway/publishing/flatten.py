@@ -21,7 +21,7 @@ class FlatteningError(RuntimeError):
 
 
 class Imported(NamedTuple):
-    """What a name stands for: `name` of `module`, or (None) the module itself."""
+    """The target of an imported name: `name` of `module`, or (None) the module itself."""
 
     module: str
     name: str | None
@@ -40,7 +40,7 @@ class Source:
 
     @cached_property
     def imports(self) -> dict[str, Imported]:
-        """What its top level imports, by the name that it gets here."""
+        """Imports of its top level, by their local names."""
         found = {}
         for statement in self.tree.body:
             if isinstance(statement, ast.ImportFrom):
@@ -55,7 +55,7 @@ class Source:
 
     @cached_property
     def statements(self) -> list[ast.stmt]:
-        """Of its top level, those that define something or do something."""
+        """Statements of its top level that define or do something."""
         return [
             statement
             for statement in self.tree.body
@@ -77,7 +77,7 @@ class Source:
 
 
 class Flattened:
-    """What is taken of a package's modules: the definitions that are asked for, and all that these use.
+    """Parts of a package's modules: the requested definitions, and all that these use.
 
     Args:
         package: whose modules are put together; what they import from elsewhere stays imported.

@@ -146,7 +146,7 @@ def fill_layers(
 
 
 def _mean(layers: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Of every weight, computed in float32 or better."""
+    """Return the mean of every weight, computed in float32 or better."""
 
     def mean(values: list[Tensor]) -> Tensor:
         precise = torch.promote_types(values[0].dtype, torch.float32)

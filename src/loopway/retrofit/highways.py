@@ -90,7 +90,7 @@ def default_gap(num_slots: int, boundaries: int) -> float:
 
 @dataclass(frozen=True)
 class StartReport:
-    """How close a model with MeSH is to the same layers with base recursion, and how fast its routers would learn.
+    """Distance of a model with MeSH from the same layers with base recursion, and its routers' gradient.
 
     Attributes:
         leak: at the worst boundary and token, sum_s |a(t,s) − base's| + a_emb.
@@ -134,7 +134,7 @@ def measure_start(model: PreTrainedModel, input_ids: Tensor) -> StartReport:
 
 
 def _leak(weights: Tensor) -> float:
-    """Of the mixing weights ``[batch, seq, states]`` at one boundary, whose last is that of the latest output."""
+    """Return the leak of the mixing weights ``[batch, seq, states]`` at one boundary, whose last is that of the latest output."""
     base = torch.zeros_like(weights)
     base[..., -1] = 1
     return (weights - base).abs().sum(-1).max().item()

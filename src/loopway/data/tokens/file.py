@@ -39,7 +39,7 @@ class TokenFile:
     dtype: np.dtype
     """Type of the ids: a little-endian integer."""
     num_tokens: int
-    """Of the stream."""
+    """Number of tokens in the stream."""
     num_shards: int
     """Number of files that hold the stream."""
 
