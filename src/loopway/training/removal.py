@@ -69,5 +69,5 @@ def _results(run: RunFolder) -> list[Path]:
     """The summary first: without it the run isn't finished, however far a removal comes."""
     files = [run.summary, run.metrics, run.probes, run.validation_losses, run.original, run.tokens]
     files.append(run.provenance)
-    folders = [run.checkpoints, run.model, run.tensorboard, run.plugins, run.path / ".model.partial"]
+    folders = [run.checkpoints, run.model, run.tensorboard, run.plugins, run.model_aside]
     return [*files, *map(aside_of, files), *folders]

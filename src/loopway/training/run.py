@@ -298,7 +298,7 @@ class _Run:
 
     def _finish(self, trainer: SampleTrainer, run_log: RunLog) -> RunSummary:
         args, log = self.arguments, run_log.log
-        aside = self.run.path / ".model.partial"
+        aside = self.run.model_aside
         if args.should_save:
             shutil.rmtree(aside, ignore_errors=True)
         if (plugin := getattr(trainer.accelerator.state, "fsdp_plugin", None)) is not None:

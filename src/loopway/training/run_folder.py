@@ -87,6 +87,11 @@ class RunFolder:
         return self.path / "model"
 
     @property
+    def model_aside(self) -> Path:
+        """Where the final model is written before it is renamed."""
+        return self.path / ".model.partial"
+
+    @property
     def original(self) -> Path:
         """JSON: for a run that trains a retrofit, the validation loss of its original."""
         return self.path / "original.json"

@@ -246,5 +246,5 @@ def _annotations(path: Path, of: str | None) -> dict[str, ast.expr]:
 def _transformers() -> Path:
     spec = find_spec("transformers")  # of a top-level name: finds without importing
     if spec is None or not spec.submodule_search_locations:
-        raise ConfigError("transformers is not installed: pip install loopway")
+        raise ConfigError("transformers is not installed: pip install transformers")
     return Path(next(iter(spec.submodule_search_locations)))
