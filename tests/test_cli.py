@@ -53,6 +53,7 @@ def test_help_names_the_verbs_that_exist() -> None:
             "evaluate",
             "probe",
             "generate",
+            "chat",
             "retrofit",
             "export",
             "params",

@@ -8,33 +8,32 @@ import shlex
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from loopway._version import __version__
-from loopway.console import say, screen
+from loopway.console import say, screen, table_screen
 from loopway.data.config import HubDataset, TextOptions
 from loopway.errors import exit_on_error
 from loopway.options import (
     AsJson,
+    ChatOptions,
     EvaluationOptions,
     ExportOptions,
     Fresh,
+    GenerationOptions,
+    ModelFolder,
+    Overrides,
     ParameterOptions,
-    Plugins,
     ProbeOptions,
     Quiet,
     RetrofitOptions,
     RunsOptions,
-    Sampling,
+    Version,
     taking_options,
 )
 from loopway.threads import wait_without_spinning
 from loopway.verb import Verb, Verbs
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 app = typer.Typer(
     name="loopway",
@@ -48,25 +47,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Any field of the config, as in training.max_steps=1000."),
-]
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"loopway {__version__}")
-        raise typer.Exit
-
 
 @app.callback()
-def _options(
-    version: Annotated[
-        bool,
-        typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True),
-    ] = False,
-) -> None:
+def _options(version: Version = False) -> None:
     pass
 
 
@@ -193,7 +176,9 @@ def compare(
 
     folder = out or Path("runs") / (Path(config).stem if config else "demo")
     command = shlex.join(["loopway", *sys.argv[1:]])
-    result = compare_variants(content, folder=folder, fresh=fresh, command=command, console=_nowhere(json))
+    result = compare_variants(
+        content, folder=folder, fresh=fresh, command=command, console=table_screen(as_json=json)
+    )
     if json and result.rows:  # of torchrun's workers one has them
         typer.echo((folder / "results.json").read_text(encoding="utf-8"), nl=False)
 
@@ -236,7 +221,7 @@ def evaluate(
     from loopway.evaluation.evaluate import evaluate as evaluate_models
 
     run = evaluate_checkpoints if every_checkpoint else evaluate_models
-    run(models, measures, out, options, console=_nowhere(json))
+    run(models, measures, out, options, console=table_screen(as_json=json))
     if json:
         typer.echo((out / "results.json").read_text(encoding="utf-8"), nl=False)
 
@@ -265,29 +250,50 @@ def probe(
     from loopway.probing.probe import probe as probe_models
 
     command = shlex.join(["loopway", *sys.argv[1:]])
-    probe_models(models, out, options, command=command, console=_nowhere(json))
+    probe_models(models, out, options, command=command, console=table_screen(as_json=json))
     if json:
         typer.echo((out / "probes.json").read_text(encoding="utf-8"), nl=False)
 
 
 @app.command(
-    cls=Verb, epilog='Example: loopway generate runs/run "My fellow citizens," --temperature 0.8 --top-k 50.'
+    cls=Verb,
+    epilog='Example: loopway generate runs/run "My fellow citizens," --temperature 0.8 --top-k 50. More: docs/generation.md.',
 )
 @taking_options
 def generate(
-    model: Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL", help="Run folder or model folder.")],
-    sampling: Sampling,
-    prompt: Annotated[
-        str, typer.Argument(help="Text to continue, - for standard input; empty to begin a document.")
-    ] = "",
-    plugin: Plugins = [],  # noqa: B006  (typer copies it)
+    model: ModelFolder,
+    options: GenerationOptions,
+    prompts: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PROMPT",
+            help="Texts to continue, - for standard input, which is also read if piped; empty to begin a document.",
+        ),
+    ] = [],  # noqa: B006  (typer copies it)
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line for each text.")] = False,
 ) -> None:
-    """Generate text with a trained model; prints each token as it comes."""
-    if prompt == "-":
-        prompt = sys.stdin.buffer.read().decode(errors="surrogateescape")
-    from loopway.inference.generation import stream
+    """Continue texts with a trained model. A single text is printed as it comes."""
+    from loopway.inference.prompts import read_prompts, read_template
 
-    stream(model, prompt, sampling, plugin)
+    given, template = read_prompts(prompts, options), read_template(options.chat_template)
+    from loopway.inference.command import generate_command
+
+    generate_command(model, given, options, template, as_json=json)
+
+
+@app.command(
+    cls=Verb,
+    epilog='Example: loopway chat my-model --system "Answer in one sentence." --temperature 0.7. More: docs/generation.md.',
+)
+@taking_options
+def chat(model: ModelFolder, options: ChatOptions) -> None:
+    """Chat with a model that has a chat template. Piped input: each line is a message."""
+    from loopway.inference.prompts import read_template
+
+    template = read_template(options.chat_template)
+    from loopway.inference.chat import chat_command
+
+    chat_command(model, options, template)
 
 
 @app.command(
@@ -372,13 +378,6 @@ def runs(
     from loopway.training.run_list import runs_command
 
     runs_command(folders, options, as_json=json)
-
-
-def _nowhere(json: bool) -> "Console | None":
-    """A console that prints nothing where JSON replaces the table, else None."""
-    from rich.console import Console
-
-    return Console(quiet=True) if json else None
 
 
 def main() -> None:

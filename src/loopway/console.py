@@ -21,6 +21,11 @@ def screen(*, stderr: bool = False) -> Console:
     )
 
 
+def table_screen(*, as_json: bool) -> Console | None:
+    """Return a console that prints nothing where JSON replaces the table, else None."""
+    return Console(quiet=True) if as_json else None
+
+
 def say(console: Console, text: str) -> None:
     """Print a line without wrapping or markup. A closed terminal or pipe loses the line and raises nothing."""
     with lost_output_ignored():

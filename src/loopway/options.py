@@ -11,22 +11,34 @@ import typing
 from collections.abc import Callable, Iterator
 from inspect import Parameter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
-from typer import Option
+from typer import Argument, Exit, Option, echo
 
+from loopway._version import __version__
 from loopway.checks import option_error, wrong_value
 from loopway.console import be_quiet
+from loopway.errors import ConfigError
 
 _RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
 
-Plugins = Annotated[
-    list[Path],
-    Option(
-        metavar="PATH", help="Python file that registers what a model is made of; may be given several times."
-    ),
+ModelFolder = Annotated[Path, Argument(metavar="RUN_OR_MODEL", help="Run folder or model folder.")]
+Overrides = Annotated[
+    list[str] | None,
+    Argument(metavar="[KEY=VALUE]...", help="Any field of the config, as in training.max_steps=1000."),
+]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        echo(f"loopway {__version__}")
+        raise Exit
+
+
+Version = Annotated[
+    bool, Option("--version", help="Show the version.", callback=_print_version, is_eager=True)
 ]
 
 
@@ -148,20 +160,89 @@ class RetrofitOptions(Options):
 
 
 class Sampling(Options):
-    """Choice of the next token. With ``greedy`` temperature, top_k and top_p are ignored."""
+    """Choice of the next token, under transformers' names.
 
-    max_new_tokens: int = Field(default=200, ge=1)
-    """Tokens to add at most, within the model's context."""
-    temperature: float = Field(default=1.0, ge=1e-5)
-    """Below 1 is safer, above 1 is wilder; for the likeliest tokens use --greedy."""
-    top_k: int = Field(default=0, ge=0)
-    """Only the k likeliest tokens; 0 is all."""
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    """Only the likeliest tokens that make up this probability."""
+    Omitted fields default to the model's ``generation_config.json``, then to sampling from all tokens at temperature 1.
+    Without sampling, temperature, top_k, top_p and min_p are ignored.
+    """
+
+    max_new_tokens: int | None = Field(default=None, ge=1)
+    """Tokens to add at most, within the model's context; 200 if neither this nor the model's generation_config.json
+    says."""
+    do_sample: bool | None = None
+    """Draw tokens, or take the likeliest one."""
     greedy: bool = False
-    """Always the likeliest token."""
+    """Always the likeliest token; the same as --no-do-sample."""
+    temperature: float | None = Field(default=None, allow_inf_nan=False)
+    """Below 1 is safer, above 1 is wilder; for the likeliest tokens use --greedy."""
+    top_k: int | None = Field(default=None, ge=0)
+    """Only the k likeliest tokens; 0 is all."""
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    """Only the likeliest tokens that make up this probability."""
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    """Only tokens with at least this share of the likeliest token's probability."""
+    repetition_penalty: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Above 1 makes tokens of the prompt and of the text so far less likely."""
+    stop_strings: list[str] = []
+    """End the text before this string; may be given several times."""
     seed: int = Field(default=0, ge=0, lt=2**32)
-    """The same seed gives the same text."""
+    """The same command with the same seed gives the same text."""
+
+    @field_validator("temperature")
+    @classmethod
+    def _above_zero(cls, value: float | None) -> float | None:
+        if value is not None and value < 1e-5:
+            raise wrong_value("--temperature", value, "at least 1e-05; for the likeliest tokens use --greedy")
+        return value
+
+    @field_validator("stop_strings")
+    @classmethod
+    def _not_empty(cls, value: list[str]) -> list[str]:
+        if "" in value:
+            raise wrong_value("--stop-strings", "", "text of one character or more")
+        return value
+
+    @model_validator(mode="after")
+    def _one_of_greedy_and_sampling(self) -> Self:
+        if self.greedy and self.do_sample:
+            raise ConfigError("--greedy and --do-sample exclude each other: give one of them")
+        return self
+
+
+class ChatOptions(ModelOptions, Sampling):
+    """Options of a chat, beside its model."""
+
+    system: str | None = None
+    """Message that tells the model how to answer, before all others."""
+    chat_template: Path | None = None
+    """File with a Jinja chat template, instead of the tokenizer's own."""
+
+
+class GenerationOptions(ChatOptions):
+    """Options of text generation, beside its model and its prompts."""
+
+    prompt_file: list[Path] = []
+    """Text file that is one prompt; - is standard input; may be given several times."""
+    prompts_jsonl: list[Path] = []
+    """JSON lines, each an object with a prompt; - is standard input; may be given several times."""
+    chat: bool = False
+    """Put each prompt into the model's chat template, as a user's message."""
+    num_return_sequences: int = Field(default=1, ge=1)
+    """Texts for each prompt; more than one needs sampling."""
+    batch_size: int = Field(default=8, ge=1)
+    """Prompts at a time."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.num_return_sequences > 1 and (self.greedy or self.do_sample is False):
+            raise ConfigError(
+                f"--num-return-sequences: got {self.num_return_sequences}, but without sampling all texts of a "
+                "prompt are equal: omit it, or sample"
+            )
+        for option in ("system", "chat_template"):
+            if getattr(self, option) is not None and not self.chat:
+                raise ConfigError(f"--{option.replace('_', '-')} needs --chat: add it")
+        return self
 
 
 class ExportOptions(Options):

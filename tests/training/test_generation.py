@@ -6,9 +6,11 @@ from tokenizers.processors import TemplateProcessing
 from transformers import GPTNeoXConfig, TextStreamer
 
 from loopway.errors import ConfigError
-from loopway.inference.generation import generate, prompt_ids, stream
+from loopway.inference.command import generate_command
+from loopway.inference.generation import generate, prompt_ids
+from loopway.inference.prompts import Prompt
 from loopway.inference.trained_model import open_model
-from loopway.options import Sampling
+from loopway.options import GenerationOptions, Sampling
 from loopway.training.config.run_config import RunConfig
 from loopway.training.run import train
 
@@ -54,7 +56,7 @@ def test_a_text_ends_with_the_model_s_context(run: Path) -> None:
 
 
 def test_text_is_printed_as_it_comes(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    stream(run, "the cat", Sampling(max_new_tokens=8))
+    generate_command(run, [Prompt("the cat")], GenerationOptions(max_new_tokens=8))
     model, tokenizer = open_model(run)
     assert (
         capsys.readouterr().out.strip()
