@@ -1,11 +1,13 @@
 """Runs what README.md and pages of docs/ show: their Python blocks and their command lines, made small.
 
-Adding a command: if its verb is new, give it a row in SMALL; if it reads a file, show that file in a yaml block whose
-first line is `# <file name>`. What can't be run here (`git clone ...`) goes into NOT_RUN; a block that begins with
-"bash network" is only checked for its verbs and options, and one that begins with "python network" is compiled.
+Adding a command: if its verb is new, give it a row in SMALL; if it reads a file, show that file in a yaml or jinja
+block whose first line is `# <file name>` or `{# <file name> #}`. What can't be run here (`git clone ...`) goes into
+NOT_RUN; a block that begins with "bash network" is only checked for its verbs and options, and one that begins with
+"python network" is compiled. `loopway ... < FILE` reads a file that exists in the test's folder.
 Knows nothing of what the commands should print; each part of the package has tests of that.
 """
 
+import io
 import re
 import shlex
 import subprocess
@@ -27,6 +29,7 @@ COMPARE = ROOT / "docs" / "compare.md"
 CONFIGURATION = ROOT / "docs" / "configuration.md"
 EVALUATION = ROOT / "docs" / "evaluation.md"
 DATA = ROOT / "docs" / "data.md"
+GENERATION = ROOT / "docs" / "generation.md"
 PROBING = ROOT / "docs" / "probing.md"
 PERFORMANCE = ROOT / "docs" / "performance.md"
 RETROFIT = ROOT / "docs" / "retrofit.md"
@@ -44,6 +47,7 @@ SMALL_TRAINING = [
     "training.per_device_train_batch_size=2",
 ]
 SMALL: dict[str, list[str]] = {
+    "chat": ["--max-new-tokens", "4"],
     "check": SMALL_DATA + SMALL_TRAINING,
     "compare": [*SMALL_DATA, *SMALL_TRAINING, "seeds=[0]"],
     "evaluate": [],
@@ -117,6 +121,10 @@ def run_command(command: str, small: dict[str, list[str]]) -> None:
     if arguments is None:
         return
     with pytest.MonkeyPatch.context() as patch:
+        if "<" in arguments:
+            at = arguments.index("<")
+            patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(Path(arguments[at + 1]).read_bytes())))
+            arguments[at : at + 2] = []
         assert run_main(patch, *arguments) == 0, f"{command}\nrun as: {arguments}"
 
 
@@ -138,9 +146,9 @@ def run_python(block: Block, namespace: dict[str, object], page: Path) -> None:
     exec(compile("\n" * (block.line - 1) + text, str(page), "exec"), namespace)
 
 
-def write_yaml(block: Block, folder: Path) -> None:
-    """Writes a yaml block that opens with its file name as a comment; others are only illustrations."""
-    if name := re.match(r"# *([\w.-]+\.ya?ml)\b", block.text):
+def write_file(block: Block, folder: Path) -> None:
+    """Writes a yaml or jinja block that opens with its file name as a comment; others are only illustrations."""
+    if name := re.match(r"\{?# *([\w.-]+\.(?:ya?ml|jinja))\b", block.text):
         (folder / name[1]).write_text(block.text)
 
 
@@ -150,6 +158,7 @@ PAGES = {
     "configuration": (CONFIGURATION, SMALL),
     "evaluation": (EVALUATION, SMALL),
     "data": (DATA, SMALL_ON_TOKENS),
+    "generation": (GENERATION, SMALL),
     "probing": (PROBING, SMALL),
     "performance": (PERFORMANCE, SMALL),
     "retrofit": (RETROFIT, SMALL_ON_PRETRAINED),
@@ -170,13 +179,15 @@ def test_everything_that_a_page_shows_runs(
     (tmp_path / "texts").mkdir()
     for name in ("first.txt", "second.txt", "texts/first.txt", "texts/second.txt"):
         (tmp_path / name).write_text("".join(f"{name} {number}: {sentence}\n" for number in range(60)))
+    for name in ("prompt.txt", "messages.txt"):
+        (tmp_path / name).write_text(sentence)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("loopway.comparison.planned._run_in_process", train_here)
     namespace: dict[str, object] = {"__name__": "page"}
     for block in blocks:
-        if block.language == "yaml":
-            write_yaml(block, tmp_path)
+        if block.language in ("yaml", "jinja"):
+            write_file(block, tmp_path)
         elif block.language == "python":
             run_python(block, namespace, page)
         elif block.language == "bash":

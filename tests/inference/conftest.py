@@ -23,6 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder in float32, whose tokenizer has no chat template."""
     path = tmp_path_factory.mktemp("models") / "tiny"
     tokenizer = train_tokenizer([TEXT], 300)
+    tokenizer.model_max_length = CONTEXT
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,

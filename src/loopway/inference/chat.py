@@ -151,7 +151,7 @@ def templated_ids(
     except Exception as error:  # a template is a program: it may raise anything
         raise ConfigError(f"the chat template fails for {source}: {one_line(error)}") from error
     check_text(str(text), source)
-    ids = list(tokenizer(str(text), add_special_tokens=False).input_ids)
+    ids = list(tokenizer(str(text), add_special_tokens=False, verbose=False).input_ids)
     if not ids:
         raise ConfigError(f"the chat template makes no text of {source}: give another with --chat-template")
     return checked_ids(ids, config, source)

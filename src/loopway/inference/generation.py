@@ -238,7 +238,7 @@ def prompt_ids(
         ConfigError: as :func:`generate`; the message names the prompt's `source`.
     """
     check_text(prompt, source)
-    ids = [*beginning_of(tokenizer), *tokenizer(prompt, add_special_tokens=False).input_ids]
+    ids = [*beginning_of(tokenizer), *tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids]
     # In training, the end-of-text token of the previous document comes before a document.
     ids = ids or [tokenizer.eos_token_id]
     if None in ids:
