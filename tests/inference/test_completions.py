@@ -45,7 +45,12 @@ def test_short_prompts_beside_a_long_one_end_where_they_end_alone(endless: Opene
     prompts = ["the cat " * 40, "the", "dog"]
     sampling = Sampling(max_new_tokens=150, greedy=True)
     alone = [completed(endless, [prompt], sampling)[0] for prompt in prompts]
+    positions: list[int] = []
+    endless[0].register_forward_pre_hook(
+        lambda module, args, kwargs: positions.append(int(kwargs["position_ids"].max())), with_kwargs=True
+    )
     together = completed(endless, prompts, sampling)
+    assert max(positions) < CONTEXT
     assert [each.text for each in together] == [each.text for each in alone]
     assert alone[0].prompt_tokens + alone[0].completion_tokens == CONTEXT
     assert (alone[1].completion_tokens, alone[1].finish_reason) == (150, "length")
