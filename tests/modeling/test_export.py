@@ -8,7 +8,8 @@ import torch
 from tiny_models import FAMILIES, MIXED, random_ids, tiny_model
 from torch.export import Dim, ExportedProgram
 from transformers import DynamicCache, GenerationConfig
-from transformers.exporters.exporter_dynamo import DynamoConfig, DynamoExporter
+from transformers.exporters.configs import DynamoConfig
+from transformers.exporters.exporter_dynamo import DynamoExporter
 from transformers.integrations.executorch import TorchExportableModuleForDecoderOnlyLM
 
 EXACT: dict[str, Any] = {"rtol": 0.0, "atol": 1e-9}
