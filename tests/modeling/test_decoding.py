@@ -6,15 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
-from packaging.version import Version
 from tiny_models import FAMILIES, VOCABULARY, random_ids, tiny_model
 from torch import Tensor
-from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig, StaticCache
+from transformers import AutoModelForCausalLM, DynamicCache, StaticCache
 from transformers.cache_utils import StaticLayer
 
 import loopway
-from loopway.errors import ConfigError
 from loopway.modeling import few_rows
 
 EXACT: dict[str, Any] = {"rtol": 0.0, "atol": 1e-9}
@@ -223,35 +220,6 @@ def test_without_a_compiler_compiled_decoding_says_what_is_missing() -> None:
         pytest.raises(loopway.LoopwayError, match="needs a C\\+\\+ compiler"),
     ):
         loopway.compiled_decoding(tiny_model())
-
-
-@pytest.mark.skipif(
-    Version(transformers.__version__) < Version("5.18"),
-    reason="its sliding caches return more than the mask allows for, of the family's own models, too",
-)
-@torch.no_grad()
-def test_an_assistant_with_a_sliding_window_drafts_beyond_it() -> None:
-    model = tiny_model(family="mistral_sliding", dtype=torch.float32)
-    assistant = tiny_model("1", "base", "mistral_sliding", dtype=torch.float32)
-    ids = random_ids(1, 4)
-    options: dict[str, Any] = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None}
-    options["attention_mask"] = torch.ones_like(ids)
-    drafted = model.generate(ids, assistant_model=assistant, **options)
-    assert torch.equal(drafted, model.generate(ids, **options))
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_drafting_with_fewer_layers_is_refused_and_leaves_the_model_as_it_was(family: str) -> None:
-    model = tiny_model("1+2R2+1", "mesh", family)
-    ids = random_ids(1)
-    greedy = model.generate(ids, max_new_tokens=4, do_sample=False)
-    config = model.config.to_dict()
-    asked = GenerationConfig.from_dict({**model.generation_config.to_dict(), "assistant_early_exit": 2})
-    for settings in ({"assistant_early_exit": 2}, {"generation_config": asked}):
-        with pytest.raises(ConfigError, match=r"assistant_early_exit=2: .*omit it"):
-            model.generate(ids, max_new_tokens=4, **settings)
-    assert model.config.to_dict() == config
-    assert torch.equal(model.generate(ids, max_new_tokens=4, do_sample=False), greedy)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,5 +1,8 @@
 """The cache that is written in its place holds what transformers' own holds, whatever is done to it."""
 
+import copy
+import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -101,3 +104,20 @@ def test_generation_grows_its_cache_in_place_and_finds_the_same_tokens(family: s
     layers: Any = zip(ours.past_key_values.layers, own.layers, strict=True)
     for here, there in layers:
         torch.testing.assert_close(here.keys, there.keys, rtol=0.0, atol=1e-12)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
+@torch.no_grad()
+def test_a_copy_is_transformers_own_layer_without_spare_room(copied: Callable[[Any], Any]) -> None:
+    layer = GrowingLayer()
+    layer.update(states(5), states(5, seed=1))
+    copy_of_it = copied(layer)
+    assert type(copy_of_it) is DynamicLayer
+    assert vars(copy_of_it).keys() == vars(layer).keys() - {"_blocks"}
+    for name in ("keys", "values"):
+        tensor = getattr(copy_of_it, name)
+        assert torch.equal(tensor, getattr(layer, name))
+        assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    copy_of_it.update(states(1), states(1))
+    assert (copy_of_it.get_seq_length(), layer.get_seq_length()) == (6, 5)
+    assert type(copied(GrowingLayer())) is DynamicLayer

@@ -73,6 +73,13 @@ class GrowingLayer(DynamicLayer):
         super().reset()
         self._blocks = None
 
+    def __reduce__(self) -> tuple[type[DynamicLayer], tuple[()], dict[str, Any]]:
+        """Copy and pickle the filled part as transformers' own layer: an exported program's cache must not be ours."""
+        state = {name: value for name, value in vars(self).items() if name != "_blocks"}
+        if self.keys is not None and self.values is not None:
+            state |= {"keys": self.keys.contiguous(), "values": self.values.contiguous()}
+        return DynamicLayer, (), state
+
 
 def _block(seen: Tensor, new: Tensor, length: int) -> Tensor:
     """Return a block for ``length`` tokens that begins with the tokens already seen."""
