@@ -45,6 +45,11 @@ class Family:
         return getattr(transformers, self.causal_lm or f"{self.prefix}ForCausalLM")
 
     @property
+    def has_experts(self) -> bool:
+        """Whether its layers hold experts (mixture of experts)."""
+        return any("experts" in path for path in self.residual_outputs)
+
+    @property
     def recursive_model_type(self) -> str:
         return f"recursive_{self.model_type}"
 

@@ -95,12 +95,18 @@ class RecursiveStack(nn.Module):
 
 
 def _with_stage_cache(kwargs: dict[str, Any], stage: Stage) -> dict[str, Any]:
-    """Return a layer's arguments, with the KV cache (if any) shifted to the stage's entries."""
+    """Return a layer's arguments, with the KV cache (if any) shifted to the stage's entries.
+
+    Engines keep the cache in attention instances of their own, one per entry, by ``layer_idx``.
+    """
     offset = stage.cache_offset - stage.layers.start
-    return {
-        name: StageCache(value, offset) if name in _CACHE_ARGUMENTS and isinstance(value, Cache) else value
-        for name, value in kwargs.items()
-    }
+    handed = dict(kwargs)
+    for name in _CACHE_ARGUMENTS:
+        if isinstance(kwargs.get(name), Cache):
+            handed[name] = StageCache(kwargs[name], offset)
+    if (instances := kwargs.get("attention_instances")) is not None:
+        handed["attention_instances"] = {index: instances[index + offset] for index in stage.layers}
+    return handed
 
 
 def _check_no_past(kwargs: dict[str, Any]) -> None:

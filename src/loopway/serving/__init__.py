@@ -1,0 +1,1 @@
+"""Recursive models in inference engines. Nothing else in Loopway imports an engine."""
