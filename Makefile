@@ -86,9 +86,9 @@ $(BENCHMARK_DATA)/.fetched: $(VENV)/.created
 	rm $(@D)/*.whl
 	@touch $@
 
-# Every bound of pyproject.toml that stands on a line of its own becomes a pin: "rich>=14.0" -> rich==14.0
+# Every bound of pyproject.toml that stands on a line of its own becomes a pin: "rich>=13.0" -> rich==13.0
 $(LOWEST)/constraints.txt: $(LOWEST)/.created pyproject.toml
-	sed -nE 's/^ *"([A-Za-z0-9_-]+)(\[[a-z]+\])?>=([0-9.]+)".*/\1==\3/p' pyproject.toml > $@
+	sed -nE 's/^ *"([A-Za-z0-9._-]+)(\[[a-z]+\])?>=([0-9.]+)".*/\1==\3/p' pyproject.toml > $@
 
 $(LOWEST)/.installed: $(LOWEST)/constraints.txt src/loopway/_version.py
 	$(LOWEST)/bin/python -m pip install -c $< -e '.[demo,eval,dev]'

@@ -137,11 +137,7 @@ def option_error(error: ValidationError) -> LoopwayError:
 def _expected(message: str) -> str:
     for of_pydantic, ours in _COMPARED.items():
         message = message.replace(of_pydantic, ours)
-    return re.sub(
-        r"^(Input should be|(String|Value) should have|Value error,) | after validation, not \d+$",
-        "",
-        message,
-    )
+    return re.sub(r"^(\w+ should (be|have)|Value error,) | after validation, not \d+$", "", message)
 
 
 def _nested_models(annotation: Any) -> Iterator[type[BaseModel]]:

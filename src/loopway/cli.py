@@ -117,19 +117,19 @@ def check(
 def prepare(
     text: TextOptions,
     sources: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             help="Text: files (.txt, .jsonl, .jsonl.gz, .jsonl.zst, .parquet), folders, globs. "
             "With --check: prepared folders or .bin files."
         ),
-    ] = [],  # noqa: B006  (typer copies it)
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Folder for tokenizer, token files and manifest.")
     ] = None,
     dataset: HubDataset | None = None,
     validation: Annotated[
         list[str], typer.Option(metavar="TEXT", help="Held-out text, as SOURCES; may be given several times.")
-    ] = [],  # noqa: B006
+    ] = [],  # noqa: B006  (typer copies it)
     processes: Annotated[
         int | None, typer.Option(metavar="NUMBER", help="Processes that tokenise; one a core.")
     ] = None,
@@ -142,9 +142,9 @@ def prepare(
     from loopway.data.command import check_command, prepare_command
 
     if check:
-        typer.echo(check_command(sources, validation or None, text.tokenizer))
+        typer.echo(check_command(sources or [], validation or None, text.tokenizer))
         return
-    train = [*sources, *([dataset] if dataset else [])]
+    train = [*(sources or []), *([dataset] if dataset else [])]
     typer.echo(prepare_command(train, validation or None, text, out, processes))
 
 
@@ -370,14 +370,14 @@ def schema() -> None:
 def runs(
     options: RunsOptions,
     folders: Annotated[
-        list[Path], typer.Argument(help="Folders to look in, and below; runs if not given.")
-    ] = [Path("runs")],  # noqa: B006  (typer copies it)
+        list[Path] | None, typer.Argument(help="Folders to look in, and below; runs if not given.")
+    ] = None,
     json: AsJson = False,
 ) -> None:
     """List runs with their steps, losses and sizes."""
     from loopway.training.run_list import runs_command
 
-    runs_command(folders, options, as_json=json)
+    runs_command(folders or [Path("runs")], options, as_json=json)
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from loopway.modeling.families import FAMILIES, Family
 from loopway.modeling.name_lists import AUTO_CLASSES, complete_lists
 
 #: Releases of transformers that the tests passed with: from the first (inclusive) to the second (exclusive).
-TESTED_TRANSFORMERS = ("5.17", "5.24")
+TESTED_TRANSFORMERS = ("5.16", "5.24")
 
 _HOME = sys.modules[__name__.partition(".")[0]]
 """The module in which a family's recursive classes are looked up."""

@@ -191,10 +191,8 @@ def heat_map(
 def write_values(axes: Axes, mesh: QuadMesh) -> None:
     """Write a settled heat map's numbers into its cells, if these are large enough to read."""
     values = np.ma.asarray(mesh.get_array())
-    figure = axes.get_figure(root=True)
-    assert figure is not None
     box = axes.get_window_extent()
-    cell = min(box.width / values.shape[1], box.height / values.shape[0] * 1.4) / figure.dpi
+    cell = min(box.width / values.shape[1], box.height / values.shape[0] * 1.4) / axes.figure.dpi
     if cell < _SMALLEST_CELL:
         return
     for (row, column), value in np.ndenumerate(values):

@@ -206,6 +206,8 @@ class SampleTrainer(Trainer):
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """Check the gradient's norm before every update; with fp16 a scaler skips steps that overflow."""
+        if hasattr(grad_norm, "full_tensor"):  # with torch 2.9, item() gives the norm of this worker's shards
+            grad_norm = grad_norm.full_tensor()
         norm = super()._get_grad_norm(model, grad_norm)
         if norm is not None and self.accelerator.scaler is None and not math.isfinite(float(norm)):
             raise self._fault("a gradient isn't finite", self._first_bad_gradient(model))
