@@ -1,6 +1,6 @@
 """How many tokens a second does vLLM serve with MeSH, beside `generate` and beside vLLM with a plain model of equal compute?
 
-    python benchmarks/serving.py [--rounds 5] [--engines eager compiled] [--threads 1]
+    python benchmarks/serving.py [--rounds 4] [--engines eager compiled] [--threads 1]
 
 It runs in the environment of `make test-serving`. A process for each contestant answers the same requests, in turn: vLLM changes
 the classes of the models that it serves, so `generate` needs a process of its own. Random weights, greedy, in float32 on a CPU.
@@ -246,7 +246,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = common.arguments(__doc__, rounds=5)
+    parser = common.arguments(__doc__, rounds=4)
     parser.add_argument("--engines", nargs="+", choices=("eager", "compiled"), default=["eager", "compiled"])
     parser.add_argument("--requests", type=int, nargs="+", default=list(REQUESTS), help="at once")
     parser.add_argument("--threads", type=int, default=1, help="of each contestant")
