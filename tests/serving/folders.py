@@ -47,7 +47,7 @@ SIZES: dict[str, Any] = {
     "eos_token_id": 0,
     "pad_token_id": None,
 }
-HEADS: dict[str, dict[str, Any]] = {"gpt_neox": {"num_key_value_heads": None}} | {
+HEADS: dict[str, dict[str, Any]] = {
     family: {"hidden_size": 64, "head_dim": 32} for family in ("llama", "qwen3", "qwen3_moe", "gemma3_text")
 }
 
