@@ -64,8 +64,6 @@ ALL_ATTENTION_FUNCTIONS.register(_ATTENTION, _attention_of_entry)
 class RecursiveForServing(TransformersForCausalLM):
     """A recursive causal LM in vLLM: a cache entry per loop, and the family's own logits."""
 
-    supports_pp = False  # stages share layers
-
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         # Without vLLM's scale and cap: the family's code applies them.
