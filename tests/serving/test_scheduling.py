@@ -81,6 +81,5 @@ def test_bfloat16(trained: dict[tuple[str, str], Trained], serve: Callable[..., 
             abs(step[token].logprob - row[token].item())
             for (step, token), row in zip(steps_of(completion), expected, strict=True)
         ]
-    print(max(differences), sum(differences) / len(differences))
     assert max(differences) < 0.1
     assert sum(differences) / len(differences) < 0.01
