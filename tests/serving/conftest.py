@@ -48,7 +48,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def trained(runs: Path) -> dict[tuple[str, str], Trained]:
-    """The trained models by family and variant. Their answers are made before vLLM changes the models' classes."""
+    """The trained models by family and variant."""
     return {
         (family, variant): answered(runs / family / variant / "model")
         for family in FAMILIES
@@ -57,7 +57,7 @@ def trained(runs: Path) -> dict[tuple[str, str], Trained]:
 
 
 @pytest.fixture
-def serve(trained: object) -> Iterator[Callable[..., Any]]:
+def serve() -> Iterator[Callable[..., Any]]:
     """Starts vLLM's engine in this process, and ends it after the test."""
     from vllm import LLM
     from vllm.distributed import cleanup_dist_env_and_memory

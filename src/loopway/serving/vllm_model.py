@@ -6,6 +6,8 @@ layer has one attention module but needs a cache of its own in every loop, so he
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -58,6 +60,10 @@ def _attention_of_entry(
     return vllm_attention_forward(entry, query, key, value, attention_mask, **kwargs)  # type: ignore[arg-type]
 
 
+def _no_init(self: nn.Module) -> None:
+    """Do nothing: an existing model becomes an instance."""
+
+
 ALL_ATTENTION_FUNCTIONS.register(_ATTENTION, _attention_of_entry)
 
 
@@ -77,6 +83,19 @@ class RecursiveForServing(TransformersForCausalLM):
         if current_platform.is_cpu():
             keep_mutation_order()
         super()._decorate_for_torch_compile()
+
+    def _decorate_cls_for_torch_compile(self, cls: type[nn.Module], **kwargs: Any) -> None:
+        """Decorate a subclass: vLLM changes the class itself, and this process may hold models outside the engine."""
+        self._decorated = type(cls.__name__, (cls,), {"__module__": cls.__module__, "__init__": _no_init})
+        super()._decorate_cls_for_torch_compile(cls=self._decorated, **kwargs)
+
+    @contextmanager
+    def _mark_model_components(self, vllm_config: VllmConfig) -> Iterator[None]:
+        """Make the model, created within the block, an instance of the decorated class."""
+        with super()._mark_model_components(vllm_config):
+            yield
+        self.model.__class__ = self._decorated
+        self._decorated.__init__(self.model, vllm_config=vllm_config)
 
     def _create_attention_instances(self, prefix: str = "") -> None:
         """Make one ``Attention`` per cache entry, with the settings that vLLM found for the entry's unique layer."""
