@@ -46,7 +46,7 @@ test-lowest: $(LOWEST)/.installed $(BENCHMARK_DATA)/.fetched ## run the tests wi
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python $(PYTEST)
 
 test-serving: $(SERVING)/.installed ## test vLLM with recursive models, in an environment of its own
-	OMP_NUM_THREADS=1 $(SERVING)/bin/python -m pytest tests/serving
+	OMP_NUM_THREADS=1 $(SERVING)/bin/python -m pytest -n 2 --dist loadfile tests/serving
 
 docs: $(DOCS)/.installed ## build the documentation site into build/site; broken links fail it
 	$(PYTHON) docs/site/stage.py build/site-source
@@ -101,7 +101,7 @@ $(DOCS)/.installed: $(DOCS)/.created docs/site/requirements.txt constraints.txt
 	@touch $@
 
 $(SERVING)/.installed: $(SERVING)/.created pyproject.toml src/loopway/_version.py
-	$(SERVING)/bin/python -m pip install $(ENGINE) -e '.[eval]' hypothesis pytest pytest-timeout
+	$(SERVING)/bin/python -m pip install $(ENGINE) -e '.[eval]' hypothesis pytest pytest-timeout pytest-xdist
 	$(SERVING)/bin/python -m pip uninstall -y $(ENGINE_UNUSED)
 	metadata=$$($(SERVING)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/vllm-$(ENGINE_VERSION).dist-info && \
 	mkdir -p "$$metadata" && \

@@ -19,41 +19,46 @@ from loopway.training.run import train
 from tests.serving.trained import DOCS, FAMILIES, VARIANTS, Trained, answered
 
 
-@pytest.fixture(scope="session")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of run folders `FAMILY/VARIANT`, trained on Loopway's own documentation."""
-    folder = tmp_path_factory.mktemp("runs")
-    text = folder / "text"
-    text.mkdir()
-    for page in sorted(DOCS.glob("*.md")):
-        (text / f"{page.stem}.txt").write_text(page.read_text(encoding="utf-8"), encoding="utf-8")
-    for family, sizes in FAMILIES.items():
-        for variant, options in VARIANTS.items():
-            config = {
-                "model": {"family": family, "max_position_embeddings": 256, **sizes, **options},
-                "data": {"train": f"{text}/*.txt", "vocab_size": 512, "sequence_length": 64},
-                "training": {
-                    "max_steps": 60,
-                    "global_batch_size": 16,
-                    "per_device_train_batch_size": 16,
-                    "learning_rate": 3e-3,
-                    "bf16": False,
-                },
-            }
-            path = folder / f"{family}-{variant}.yaml"
-            path.write_text(json.dumps(config), encoding="utf-8")
-            train(RunConfig.load(path), folder / family / variant, data_folder=folder / "data")
-    return folder
+class TrainedModels(dict[tuple[str, str], Trained]):
+    """Models by family and variant, each trained on Loopway's own documentation when a test first asks for it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "text").mkdir()
+        for page in sorted(DOCS.glob("*.md")):
+            (folder / "text" / f"{page.stem}.txt").write_text(
+                page.read_text(encoding="utf-8"), encoding="utf-8"
+            )
+
+    def __missing__(self, key: tuple[str, str]) -> Trained:
+        family, variant = key
+        config = {
+            "model": {
+                "family": family,
+                "max_position_embeddings": 256,
+                **FAMILIES[family],
+                **VARIANTS[variant],
+            },
+            "data": {"train": f"{self.folder}/text/*.txt", "vocab_size": 512, "sequence_length": 64},
+            "training": {
+                "max_steps": 60,
+                "global_batch_size": 16,
+                "per_device_train_batch_size": 16,
+                "learning_rate": 3e-3,
+                "bf16": False,
+            },
+        }
+        path = self.folder / f"{family}-{variant}.yaml"
+        path.write_text(json.dumps(config), encoding="utf-8")
+        train(RunConfig.load(path), self.folder / family / variant, data_folder=self.folder / "data")
+        self[key] = answered(self.folder / family / variant / "model")
+        return self[key]
 
 
 @pytest.fixture(scope="session")
-def trained(runs: Path) -> dict[tuple[str, str], Trained]:
-    """The trained models by family and variant."""
-    return {
-        (family, variant): answered(runs / family / variant / "model")
-        for family in FAMILIES
-        for variant in VARIANTS
-    }
+def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedModels:
+    """The trained models, in run folders ``FAMILY/VARIANT``."""
+    return TrainedModels(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture

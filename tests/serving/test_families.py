@@ -19,7 +19,12 @@ HEAD = 32  # vLLM's attention on CPUs needs heads of 32
 def wide_model(family: str, **options: Any) -> Any:
     """A tiny model with heads of 32, whose random matrices are small enough for two clear candidates."""
     sizes = FAMILY_CONFIGS[family][1]
-    wide = {"hidden_size": 4 * HEAD, "head_dim": HEAD, "query_pre_attn_scalar": HEAD}
+    wide = {
+        "hidden_size": 4 * HEAD,
+        "head_dim": HEAD,
+        "query_pre_attn_scalar": HEAD,
+        "attention_multiplier": HEAD**-0.5,
+    }
     with pytest.MonkeyPatch.context() as patch:
         for name in wide.keys() & sizes.keys():
             patch.setitem(sizes, name, wide[name])

@@ -9,8 +9,8 @@ import pytest
 
 from loopway.serving.vllm_plugin import register
 from tests.processes import Processes
-from tests.serving.folders import CASES, NEW_TOKENS
-from tests.serving.trained import Answer, answers_of, assert_same
+from tests.serving.folders import CASES
+from tests.serving.trained import Answer, assert_serves
 
 pytest.importorskip("vllm")
 
@@ -26,10 +26,7 @@ def folders(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> P
 
 def assert_answers(engine: Any, folders: Path, name: str) -> None:
     expected = [Answer(**each) for each in json.loads((folders / "answers.json").read_text())[name]]
-    for answer, got in zip(
-        expected, answers_of(engine, [a.prompt for a in expected], NEW_TOKENS), strict=True
-    ):
-        assert_same(answer, list(got.token_ids), [next(iter(step.values())).logprob for step in got.logprobs])
+    assert_serves(engine, expected)
 
 
 @pytest.mark.parametrize("name", CASES)
