@@ -4,12 +4,17 @@
 The tests of engines need an environment of their own: `make test-serving`. Elsewhere they are skipped.
 """
 
+import json
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from loopway.training.config.run_config import RunConfig
+from loopway.training.run import train
 
 NEW_TOKENS = 64
 #: Two candidates nearer than this may change places.
@@ -48,6 +53,38 @@ class Trained(NamedTuple):
     folder: Path
     answers: list[Answer]
     prompts: list[str]
+
+    @classmethod
+    def read(cls, run: Path) -> "Trained":
+        """The model of a run and its answers, as :func:`main` left them."""
+        found = json.loads((run / "answers.json").read_text(encoding="utf-8"))
+        return cls(run / "model", [Answer(*answer) for answer in found["answers"]], found["prompts"])
+
+
+def main(folder: Path, family: str, variant: str) -> None:
+    """Train a model on Loopway's own documentation, in the run folder `FAMILY/VARIANT`, and write its answers there."""
+    text = folder / "text"
+    text.mkdir(exist_ok=True)
+    for page in sorted(DOCS.glob("*.md")):
+        (text / f"{page.stem}.txt").write_text(page.read_text(encoding="utf-8"), encoding="utf-8")
+    config = {
+        "model": {"family": family, "max_position_embeddings": 256, **FAMILIES[family], **VARIANTS[variant]},
+        "data": {"train": f"{text}/*.txt", "vocab_size": 512, "sequence_length": 64},
+        "training": {
+            "max_steps": 60,
+            "global_batch_size": 16,
+            "per_device_train_batch_size": 16,
+            "learning_rate": 3e-3,
+            "bf16": False,
+        },
+    }
+    path = folder / f"{family}-{variant}.yaml"
+    path.write_text(json.dumps(config), encoding="utf-8")
+    run = folder / family / variant
+    train(RunConfig.load(path), run, data_folder=folder / "data")
+    model = answered(run / "model")
+    found = {"answers": model.answers, "prompts": model.prompts}
+    (run / "answers.json").write_text(json.dumps(found), encoding="utf-8")
 
 
 def answered(folder: Path) -> Trained:
@@ -112,3 +149,7 @@ def outputs_of(engine: Any, prompts: list[list[int]], **options: Any) -> list[An
     options = {"temperature": 0, "max_tokens": NEW_TOKENS, "ignore_eos": True, "logprobs": 0, **options}
     given = [{"prompt_token_ids": prompt} for prompt in prompts]
     return engine.generate(given, SamplingParams(**options), use_tqdm=False)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *sys.argv[2:])
