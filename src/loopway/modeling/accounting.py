@@ -68,7 +68,7 @@ def parameter_report(config: PreTrainedConfig, *, context_length: int | None = N
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     stack = find_stack(model)
-    layout = config.parsed_layout
+    layout = config.call_layout
     context = context_length or config.max_position_embeddings
 
     total = _count(model)
