@@ -21,6 +21,21 @@ _FORM = (
 _MAX_COMPUTE_DEPTH = 100_000
 
 
+def parse_loops(text: str) -> int | list[int]:
+    """Parse loop counts as a command line gives them: ``4`` for all looped segments, ``2+3`` with one for each.
+
+    Raises:
+        LayoutError: ``text`` has another form.
+    """
+    parts = [part.strip() for part in text.split("+")]
+    if not all(re.fullmatch(r"[0-9]{1,9}", part) for part in parts):
+        raise LayoutError(
+            f"loops is {text!r}: write a whole number, or one for each looped segment, as in 2+3"
+        )
+    counts = [int(part) for part in parts]
+    return counts[0] if len(counts) == 1 else counts
+
+
 @dataclass(frozen=True)
 class Segment:
     """A run of consecutive unique layers, applied ``loops`` times."""

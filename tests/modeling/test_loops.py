@@ -113,7 +113,7 @@ def test_a_config_names_the_loops_of_calls_that_name_none(family: str, tmp_path:
     assert model.config.num_hidden_layers == 12
     assert torch.equal(model(random_ids()).logits, expected)
     model.save_pretrained(tmp_path)
-    opened = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64)
+    opened: Any = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64)
     assert (opened.config.loops, opened.config.num_hidden_layers, opened.config.layout) == (5, 12, "1+2R3+1")
     assert torch.equal(opened(random_ids()).logits, expected)
     assert torch.equal(
@@ -125,10 +125,13 @@ def test_a_config_names_the_loops_of_calls_that_name_none(family: str, tmp_path:
     )
 
 
-def test_a_report_counts_what_the_loops_run() -> None:
-    here = loopway.parameter_report(tiny_config("1+2R3+1", "anchor", loops=5))
-    there = loopway.parameter_report(tiny_config("1+2R5+1", "anchor"))
-    assert here.total == there.total
+@pytest.mark.parametrize(
+    ("recurrence", "options"), [("anchor", {}), ("mesh", {"shared_routers": True, "num_slots": 6})]
+)
+def test_a_report_counts_what_the_loops_run(recurrence: str, options: dict[str, Any]) -> None:
+    here = loopway.parameter_report(tiny_config("1+2R3+1", recurrence, loops=5, **options))
+    there = loopway.parameter_report(tiny_config("1+2R5+1", recurrence, **options))
+    assert (here.total, here.router) == (there.total, there.router)
     assert (here.compute_depth, here.kv_cache_bytes, here.forward_flops) == (
         there.compute_depth,
         there.kv_cache_bytes,
@@ -168,6 +171,13 @@ def test_a_compiled_model_has_one_graph_a_count() -> None:
     for loops in (1, 3, 1, 3):
         assert torch.equal(compiled(ids, use_cache=False, loops=loops).logits, model(ids, loops=loops).logits)
     assert len(graphs) == 2
+
+
+def test_a_report_counts_a_router_as_often_as_it_runs() -> None:
+    own = loopway.parameter_report(tiny_config("1+2R5+1", "mesh"))
+    shared = loopway.parameter_report(tiny_config("1+2R5+1", "mesh", shared_routers=True))
+    assert shared.router == own.router / 6 * 3
+    assert shared.forward_flops == own.forward_flops
 
 
 def test_shared_routers_are_three_whatever_the_loops() -> None:

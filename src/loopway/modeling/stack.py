@@ -67,7 +67,9 @@ class RecursiveStack(nn.Module):
         if wanted is None:
             return self.layout.stages
         key = wanted if isinstance(wanted, int) else tuple(wanted)
-        if torch.compiler.is_compiling():  # it would guard the dictionary, and compile again for every new count
+        if (
+            torch.compiler.is_compiling()
+        ):  # it would guard the dictionary, and compile again for every new count
             return self.layout.stages_of_call(key, own_last_step=self.recurrence.shared_routers)
         if key not in self._stages:
             self._stages[key] = self.layout.stages_of_call(key, own_last_step=self.recurrence.shared_routers)
