@@ -49,10 +49,10 @@ def fit_caches(kwargs: Mapping[str, Any], stages: Sequence[Stage], config: Any, 
         ConfigError: the cache was begun with other loops.
     """
     depth = stages[-1].cache_offset + len(stages[-1].layers)
-    for cache in (kwargs[name] for name in CACHE_ARGUMENTS if isinstance(kwargs.get(name), Cache)):
-        entries = len(getattr(cache, "layers", ()))
-        if entries not in (0, depth) and type(cache) is DynamicCache and cache.get_seq_length() == 0:
-            cache.layers = DynamicCache(config=config.with_loops(loops)).layers
+    for given in (kwargs[name] for name in CACHE_ARGUMENTS if isinstance(kwargs.get(name), Cache)):
+        entries = len(getattr(given, "layers", ()))
+        if entries not in (0, depth) and type(given) is DynamicCache and given.get_seq_length() == 0:
+            given.layers = DynamicCache(config=config.with_loops(loops)).layers
         elif entries not in (0, depth):
             raise ConfigError(
                 f"the KV cache has entries for {entries} layers and this call runs {depth}: continue a cache with the "
@@ -62,7 +62,7 @@ def fit_caches(kwargs: Mapping[str, Any], stages: Sequence[Stage], config: Any, 
             sum(segment.loops > 1 for segment in config.parsed_layout.segments) > 1
         ):  # other counts can have this depth
             called = [*Counter(stage.segment for stage in stages).values()]
-            begun = vars(cache).setdefault("loops_by_segment", called)
+            begun = vars(given).setdefault("loops_by_segment", called)
             if begun != called:
                 raise ConfigError(
                     f"the KV cache was begun with loops {begun} by segment and this call runs {called}: continue a cache "
