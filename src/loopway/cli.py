@@ -264,18 +264,18 @@ def generate(
     model: ModelFolder,
     options: GenerationOptions,
     prompts: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="PROMPT",
             help="Texts to continue, - for standard input, which is also read if piped; empty to begin a document.",
         ),
-    ] = [],  # noqa: B006  (typer copies it)
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line for each text.")] = False,
 ) -> None:
     """Continue texts with a trained model. A single text is printed as it comes."""
     from loopway.inference.prompts import read_prompts, read_template
 
-    given, template = read_prompts(prompts, options), read_template(options.chat_template)
+    given, template = read_prompts(prompts or [], options), read_template(options.chat_template)
     from loopway.inference.command import generate_command
 
     generate_command(model, given, options, template, as_json=json)

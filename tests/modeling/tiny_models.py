@@ -56,7 +56,13 @@ FAMILY_CONFIGS: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
     "phi3": (Phi3Config, GROUPED),
     "granite": (
         GraniteConfig,
-        {**GROUPED, "embedding_multiplier": 4.0, "residual_multiplier": 0.6, "logits_scaling": 2.0},
+        {
+            **GROUPED,
+            "attention_multiplier": 1.0,
+            "embedding_multiplier": 4.0,
+            "residual_multiplier": 0.6,
+            "logits_scaling": 2.0,
+        },
     ),
     "smollm3": (SmolLM3Config, {**GROUPED, "no_rope_layer_interval": 2, "tie_word_embeddings": False}),
     "olmo3": (Olmo3Config, {**GROUPED, "sliding_window": 5}),

@@ -1,7 +1,6 @@
 # pyright: reportMissingImports=false
 """Models that are trained here with their greedy answers, and vLLM's engine in this process."""
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,50 +13,37 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
 import pytest
 
-from loopway.training.config.run_config import RunConfig
-from loopway.training.run import train
-from tests.serving.trained import DOCS, FAMILIES, VARIANTS, Trained, answered
+from tests.processes import Processes
+from tests.serving.trained import Trained
+
+
+class TrainedModels(dict[tuple[str, str], Trained]):
+    """Models by family and variant, each trained when a test first asks for it.
+
+    A process of its own trains it: engines change the classes of models in this one.
+    """
+
+    def __init__(self, folder: Path, processes: Processes) -> None:
+        self.folder, self.processes = folder, processes
+
+    def __missing__(self, key: tuple[str, str]) -> Trained:
+        log = self.folder / "log"
+        training = self.processes.start(
+            self.folder, *key, module="tests.serving.trained", output=log, errors=log
+        )
+        assert training.wait() == 0, log.read_text()[-3000:]
+        self[key] = Trained.read(self.folder.joinpath(*key))
+        return self[key]
 
 
 @pytest.fixture(scope="session")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of run folders `FAMILY/VARIANT`, trained on Loopway's own documentation."""
-    folder = tmp_path_factory.mktemp("runs")
-    text = folder / "text"
-    text.mkdir()
-    for page in sorted(DOCS.glob("*.md")):
-        (text / f"{page.stem}.txt").write_text(page.read_text(encoding="utf-8"), encoding="utf-8")
-    for family, sizes in FAMILIES.items():
-        for variant, options in VARIANTS.items():
-            config = {
-                "model": {"family": family, "max_position_embeddings": 256, **sizes, **options},
-                "data": {"train": f"{text}/*.txt", "vocab_size": 512, "sequence_length": 64},
-                "training": {
-                    "max_steps": 60,
-                    "global_batch_size": 16,
-                    "per_device_train_batch_size": 16,
-                    "learning_rate": 3e-3,
-                    "bf16": False,
-                },
-            }
-            path = folder / f"{family}-{variant}.yaml"
-            path.write_text(json.dumps(config), encoding="utf-8")
-            train(RunConfig.load(path), folder / family / variant, data_folder=folder / "data")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def trained(runs: Path) -> dict[tuple[str, str], Trained]:
-    """The trained models by family and variant. Their answers are made before vLLM changes the models' classes."""
-    return {
-        (family, variant): answered(runs / family / variant / "model")
-        for family in FAMILIES
-        for variant in VARIANTS
-    }
+def trained(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> TrainedModels:
+    """The trained models, in run folders ``FAMILY/VARIANT``."""
+    return TrainedModels(tmp_path_factory.mktemp("runs"), processes)
 
 
 @pytest.fixture
-def serve(trained: object) -> Iterator[Callable[..., Any]]:
+def serve() -> Iterator[Callable[..., Any]]:
     """Starts vLLM's engine in this process, and ends it after the test."""
     from vllm import LLM
     from vllm.distributed import cleanup_dist_env_and_memory

@@ -104,5 +104,6 @@ def _resolve(name: str) -> tuple[type[Recurrence], Callable[[RecurrenceOptions],
     hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
     raise RecurrenceError(
         f"unknown recurrence {name!r}{hint}; known: {', '.join(known)}, and sums of residual, anchor and anchor*, "
-        f"each once, such as residual+anchor; register your own first with loopway.register_recurrence(name, cls)"
+        f"each once, such as residual+anchor; register your own first with loopway.register_recurrence(name, cls); "
+        "for vLLM, name its file in LOOPWAY_PLUGINS"
     )

@@ -6,6 +6,8 @@ layer has one attention module but needs a cache of its own in every loop, so he
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -58,13 +60,15 @@ def _attention_of_entry(
     return vllm_attention_forward(entry, query, key, value, attention_mask, **kwargs)  # type: ignore[arg-type]
 
 
+def _no_init(self: nn.Module) -> None:
+    """Do nothing: an existing model becomes an instance."""
+
+
 ALL_ATTENTION_FUNCTIONS.register(_ATTENTION, _attention_of_entry)
 
 
 class RecursiveForServing(TransformersForCausalLM):
     """A recursive causal LM in vLLM: a cache entry per loop, and the family's own logits."""
-
-    supports_pp = False  # stages share layers
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)
@@ -80,11 +84,24 @@ class RecursiveForServing(TransformersForCausalLM):
             keep_mutation_order()
         super()._decorate_for_torch_compile()
 
+    def _decorate_cls_for_torch_compile(self, cls: type[nn.Module], **kwargs: Any) -> None:
+        """Decorate a subclass: vLLM changes the class itself, and this process may hold models outside the engine."""
+        self._decorated = type(cls.__name__, (cls,), {"__module__": cls.__module__, "__init__": _no_init})
+        super()._decorate_cls_for_torch_compile(cls=self._decorated, **kwargs)
+
+    @contextmanager
+    def _mark_model_components(self, vllm_config: VllmConfig) -> Iterator[None]:
+        """Make the model, created within the block, an instance of the decorated class."""
+        with super()._mark_model_components(vllm_config):
+            yield
+        self.model.__class__ = self._decorated
+        self._decorated.__init__(self.model, vllm_config=vllm_config)
+
     def _create_attention_instances(self, prefix: str = "") -> None:
         """Make one ``Attention`` per cache entry, with the settings that vLLM found for the entry's unique layer."""
         of_unique_layer, self.attention_fusers = self.attention_fusers, {}
         self.entries = nn.ModuleList()
-        for stage in find_stack(self.model).stages:
+        for stage in find_stack(self.model).stages_of():
             for unique in stage.layers:
                 name, fuser = of_unique_layer[unique]
                 self.attention_fusers[len(self.entries)] = (f"entries.{len(self.entries)}", fuser)
@@ -108,5 +125,5 @@ class RecursiveMoEForServing(RecursiveForServing, TransformersMoEForCausalLM):
         # vLLM finds a layer's experts by counting their calls in a forward pass, and a shared layer is called per loop.
         names = vllm_config.compilation_config.static_all_moe_layers
         by_layer = {int(re.search(r"layers\.0\.layers\.(\d+)\.", name)[1]): name for name in names}  # type: ignore[index]
-        called = [unique for stage in find_stack(self.model).stages for unique in stage.layers]
+        called = [unique for stage in find_stack(self.model).stages_of() for unique in stage.layers]
         names[:] = [by_layer[unique] for unique in called if unique in by_layer]

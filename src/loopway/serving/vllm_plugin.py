@@ -4,7 +4,9 @@ Registers the recursive families under vLLM's architecture names. Imports the mo
 """
 
 import os
+from typing import Any
 
+from loopway.errors import ConfigError
 from loopway.modeling.families import FAMILIES
 from loopway.training.plugins import load_plugins
 
@@ -15,6 +17,22 @@ PLUGINS_VARIABLE = "LOOPWAY_PLUGINS"
 _MODULE = "loopway.serving.vllm_model"
 
 
+class _ConfigCheck:
+    """What vLLM asks of an architecture before it starts processes."""
+
+    @staticmethod
+    def verify_and_update_config(vllm_config: Any) -> None:
+        if (size := vllm_config.parallel_config.pipeline_parallel_size) > 1:
+            raise ConfigError(
+                f"pipeline_parallel_size is {size}, and stages of a recursive model share layers: "
+                "use tensor_parallel_size"
+            )
+
+    @staticmethod
+    def verify_and_update_model_config(model_config: Any) -> None:
+        """Accept every model config."""
+
+
 def register() -> None:
     """Register every family's recursive causal LM with vLLM, after the files in ``LOOPWAY_PLUGINS``.
 
@@ -22,8 +40,14 @@ def register() -> None:
         ConfigError: a plugin file is missing or fails.
     """
     from vllm import ModelRegistry  # pyright: ignore[reportMissingImports]
+    from vllm.model_executor.models.config import MODELS_CONFIG_MAP  # pyright: ignore[reportMissingImports]
 
-    load_plugins(filter(None, os.environ.get(PLUGINS_VARIABLE, "").split(os.pathsep)))
+    try:
+        load_plugins(filter(None, os.environ.get(PLUGINS_VARIABLE, "").split(os.pathsep)))
+    except ConfigError as error:
+        raise ConfigError(f"{PLUGINS_VARIABLE}: {error}") from error
     for family in FAMILIES.values():
         served = "RecursiveMoEForServing" if family.has_experts else "RecursiveForServing"
-        ModelRegistry.register_model(f"Recursive{family.prefix}ForCausalLM", f"{_MODULE}:{served}")
+        architecture = f"Recursive{family.prefix}ForCausalLM"
+        ModelRegistry.register_model(architecture, f"{_MODULE}:{served}")
+        MODELS_CONFIG_MAP[architecture] = _ConfigCheck
