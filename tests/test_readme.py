@@ -30,6 +30,7 @@ CONFIGURATION = ROOT / "docs" / "configuration.md"
 EVALUATION = ROOT / "docs" / "evaluation.md"
 DATA = ROOT / "docs" / "data.md"
 GENERATION = ROOT / "docs" / "generation.md"
+DEPTH = ROOT / "docs" / "depth.md"
 PROBING = ROOT / "docs" / "probing.md"
 PERFORMANCE = ROOT / "docs" / "performance.md"
 RETROFIT = ROOT / "docs" / "retrofit.md"
@@ -160,6 +161,7 @@ PAGES = {
     "evaluation": (EVALUATION, SMALL),
     "data": (DATA, SMALL_ON_TOKENS),
     "generation": (GENERATION, SMALL),
+    "depth": (DEPTH, SMALL),
     "probing": (PROBING, SMALL),
     "performance": (PERFORMANCE, SMALL),
     "retrofit": (RETROFIT, SMALL_ON_PRETRAINED),

@@ -6,6 +6,7 @@ or recurrences.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
@@ -18,6 +19,21 @@ _FORM = (
 )
 # Layouts are typed by hand: a greater depth is a typing mistake and would exhaust memory.
 _MAX_COMPUTE_DEPTH = 100_000
+
+
+def parse_loops(text: str) -> int | list[int]:
+    """Parse loop counts as a command line gives them: ``4`` for all looped segments, ``2+3`` with one for each.
+
+    Raises:
+        LayoutError: ``text`` has another form.
+    """
+    parts = [part.strip() for part in text.split("+")]
+    if not all(re.fullmatch(r"[0-9]{1,9}", part) for part in parts):
+        raise LayoutError(
+            f"loops is {text!r}: write a whole number, or one for each looped segment, as in 2+3"
+        )
+    counts = [int(part) for part in parts]
+    return counts[0] if len(counts) == 1 else counts
 
 
 @dataclass(frozen=True)
@@ -41,6 +57,8 @@ class Stage:
         iteration: which of the segment's loops this is, from 0.
         layers: indices of the unique layers that run.
         cache_offset: unrolled index of the stage's first layer, where its KV-cache entries begin.
+        step: boundary of the layout whose rule a recurrence applies after this stage: ``index``, unless a call runs
+            other loop counts than the layout's. Not used after the last stage.
         name: ``prelude``, ``core[0]``, ``core[1]``, ``coda``; in other layouts ``block`` or a numbered name.
     """
 
@@ -49,6 +67,7 @@ class Stage:
     iteration: int
     layers: range
     cache_offset: int
+    step: int
     name: str
 
 
@@ -109,6 +128,39 @@ class Layout:
         """Number of places between consecutive stages, where a recurrence acts."""
         return sum(segment.loops for segment in self.segments) - 1
 
+    def with_loops(self, loops: int | Sequence[int] | None) -> "Layout":
+        """Return the layout with other loop counts in its looped segments; None changes nothing.
+
+        Args:
+            loops: one count for every looped segment, or a list with one count for each.
+
+        Raises:
+            LayoutError: the layout has no loop, the list has the wrong length, or a count isn't a number from 1.
+        """
+        if loops is None:
+            return self
+        looped = [segment for segment in self.segments if segment.loops > 1]
+        counts = [loops] * len(looped) if isinstance(loops, int) else list(loops)
+        if not looped:
+            raise LayoutError(f"loops is {loops}, and layout {self} has no looped segment: omit loops")
+        if len(counts) != len(looped):
+            raise LayoutError(
+                f"loops is {counts}, and layout {self} has {len(looped)} looped segment{'s'[: len(looped) > 1]}: "
+                f"give one count for each, or one number for all"
+            )
+        for count in counts:
+            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+                raise LayoutError(f"loops is {loops!r}; a count must be a whole number from 1")
+        remaining = iter(counts)
+        changed = Layout(
+            tuple(replace(each, loops=next(remaining)) if each.loops > 1 else each for each in self.segments)
+        )
+        if changed.compute_depth > _MAX_COMPUTE_DEPTH:
+            raise LayoutError(
+                f"loops is {loops}: layout {self} would run {changed.compute_depth} layers; the limit is {_MAX_COMPUTE_DEPTH}"
+            )
+        return changed
+
     def uses_of_layer(self, layer: int) -> int:
         """Return how often unique layer ``layer`` runs per token."""
         for segment in self.segments:
@@ -120,22 +172,46 @@ class Layout:
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
         """All stages in execution order."""
+        return self.stages_of_call(None)
+
+    def stages_of_call(
+        self, loops: int | Sequence[int] | None, *, own_last_step: bool = False
+    ) -> tuple[Stage, ...]:
+        """Return the stages of a call that runs the looped segments ``loops`` times, in execution order.
+
+        Iterations beyond the layout's repeat the step of the layout's last iteration.
+
+        Args:
+            loops: as in :meth:`with_loops`.
+            own_last_step: only a call's last iteration takes the step of the layout's last one, also with fewer loops;
+                iterations beyond the layout's repeat the step before it.
+
+        Raises:
+            LayoutError: as :meth:`with_loops`.
+        """
         stages: list[Stage] = []
-        first_layer = cache_offset = 0
-        for position, (segment, name) in enumerate(zip(self.segments, self._segment_names(), strict=True)):
-            for iteration in range(segment.loops):
+        first_layer = cache_offset = first_step = 0
+        parts = zip(self.segments, self.with_loops(loops).segments, self._segment_names(), strict=True)
+        for position, (own, called, name) in enumerate(parts):
+            for iteration in range(called.loops):
+                if own_last_step and iteration == called.loops - 1:
+                    step = own.loops - 1
+                else:
+                    step = min(iteration, max(own.loops - 1 - own_last_step, 0))
                 stages.append(
                     Stage(
                         index=len(stages),
                         segment=position,
                         iteration=iteration,
-                        layers=range(first_layer, first_layer + segment.layers),
+                        layers=range(first_layer, first_layer + own.layers),
                         cache_offset=cache_offset,
-                        name=f"{name}[{iteration}]" if segment.loops > 1 else name,
+                        step=min(first_step + step, max(self.num_boundaries - 1, 0)),
+                        name=f"{name}[{iteration}]" if own.loops > 1 else name,
                     )
                 )
-                cache_offset += segment.layers
-            first_layer += segment.layers
+                cache_offset += own.layers
+            first_layer += own.layers
+            first_step += own.loops
         return tuple(stages)
 
     @property

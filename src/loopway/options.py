@@ -86,6 +86,9 @@ class ModelOptions(Options):
     """float32, bfloat16 or float16 instead of the weights' own precision."""
     plugin: list[Path] = []
     """Python file that registers what a model is made of; may be given several times."""
+    loops: str | None = None
+    """Loops of every call: one number for all looped segments, or one for each, as in 2+3; the model's own if not
+    given."""
 
 
 class EvaluationOptions(ModelOptions):
@@ -277,6 +280,8 @@ class ParameterOptions(Options):
     """base, anchor, mesh, ..."""
     num_slots: int | None = Field(default=None, ge=1)
     """Slots of MeSH's buffer."""
+    loops: str | None = None
+    """Loops of every call: one number for all looped segments, or one for each, as in 2+3; the layout's if not given."""
     vocab_size: int | None = Field(default=None, ge=1, lt=2**31)
     """Instead of the model's own."""
     context_length: int | None = Field(default=None, ge=1, lt=2**31)

@@ -207,3 +207,26 @@ def test_a_mistake_is_told_before_anything_heavy_is_loaded(
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, input="")
     assert (result.returncode, result.stdout) == (2, "set()\n")
     assert message in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+def test_loops_are_those_of_every_call(here: Path, loopway: Loopway) -> None:
+    def text(*loops: str) -> str:
+        return loopway("generate", "plain", "the cat", *GREEDY, *loops)
+
+    assert text("--loops", "2") == text()
+    assert text("--loops", "7") != text()
+
+
+@pytest.mark.parametrize(
+    ("loops", "message"),
+    [
+        ("0", "loops is 0; a count must be a whole number from 1"),
+        ("2+3", "loops is [2, 3], and layout 1+1R2+1 has 1 looped segment"),
+        ("many", "loops is 'many': write a whole number, or one for each looped segment, as in 2+3"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["generate", "probe", "evaluate"])
+def test_impossible_loops_are_one_line(
+    here: Path, loopway: Loopway, verb: str, loops: str, message: str
+) -> None:
+    assert message in loopway.fails(verb, "plain", "--loops", loops)

@@ -64,7 +64,7 @@ def evaluate(
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".lock", f"another process evaluates into {folder}"):
         for name in unique.values():
-            evaluated = open_trained(name, settings.plugin, settings.dtype)
+            evaluated = open_trained(name, settings.plugin, settings.dtype, settings.loops)
             evaluations.append(_evaluate_one(evaluated, measures, tasks, folder, settings, log))
             _write(folder, evaluations, settings)
     if not any(evaluation.results for evaluation in evaluations):

@@ -90,7 +90,7 @@ def chat_command(path: Path, options: ChatOptions, template: str | None = None) 
         DataError: a piped line isn't UTF-8.
     """
     check_dtype(options.dtype)
-    model, tokenizer = open_model(path, options.plugin, options.dtype)
+    model, tokenizer = open_model(path, options.plugin, options.dtype, options.loops)
     use_template(tokenizer, template, path)
     set_seed(options.seed)
     conversation = Conversation(model, tokenizer, options)

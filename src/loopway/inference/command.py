@@ -34,7 +34,7 @@ def generate_command(
         ConfigError: the model can't be opened, has no chat template for ``chat``, or can't read a prompt.
     """
     check_dtype(options.dtype)
-    model, tokenizer = open_model(path, options.plugin, options.dtype)
+    model, tokenizer = open_model(path, options.plugin, options.dtype, options.loops)
     if options.chat:
         use_template(tokenizer, template, path)
         ids = [

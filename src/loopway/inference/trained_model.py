@@ -12,8 +12,9 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loopway.checks import not_among
-from loopway.errors import ConfigError
+from loopway.errors import ConfigError, LayoutError
 from loopway.inference.identity import identity_of
+from loopway.layout import parse_loops
 from loopway.modeling.pretrained_folder import PretrainedFolder
 from loopway.training.plugins import load_plugins
 from loopway.training.run_folder import RunFolder
@@ -52,25 +53,29 @@ class TrainedModel:
         return identity_of(self.model, self.tokenizer, self.plugins)
 
 
-def open_trained(name: str, plugins: Sequence[Path] = (), dtype: str | None = None) -> TrainedModel:
+def open_trained(
+    name: str, plugins: Sequence[Path] = (), dtype: str | None = None, loops: str | None = None
+) -> TrainedModel:
     """Open a run folder, a checkpoint, a model folder or a name on the Hub.
 
     Args:
         name: its path or its name on the Hub.
         plugins: Python files that register the model's parts, such as its recurrence.
         dtype: `float32`, `bfloat16` or `float16`; None means the precision of the stored weights.
+        loops: loops of every call, as :func:`loopway.layout.parse_loops` reads them; None means the model's own.
 
     Raises:
         ConfigError: it can't be opened, or the dtype is unknown.
+        LayoutError: the model has no such loops.
     """
     check_dtype(dtype)
     path = Path(name).expanduser()
     if PretrainedFolder(name).is_local:
         name = os.path.normpath(name)
-        model, tokenizer = open_model(path, plugins, dtype)
+        model, tokenizer = open_model(path, plugins, dtype, loops)
     else:
         load_plugins(plugins)
-        model, tokenizer = _open(PretrainedFolder(name), dtype)
+        model, tokenizer = _open(PretrainedFolder(name), dtype, loops)
     return TrainedModel(name, model.eval(), tokenizer, _run_of(path), plugins)
 
 
@@ -108,14 +113,17 @@ def _run_of(path: Path) -> RunFolder | None:
 
 
 def open_model(
-    path: Path | str, plugins: Sequence[Path | str] = (), dtype: str | None = None
+    path: Path | str,
+    plugins: Sequence[Path | str] = (),
+    dtype: str | None = None,
+    loops: str | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return the model and tokenizer of a run folder, a model folder or a checkpoint, on the GPU if there is one.
 
     Args:
         path: the folder.
         plugins: Python files that register the model's parts. No other code is run, not even code in the run folder.
-        dtype: as in :func:`open_trained`.
+        dtype, loops: as in :func:`open_trained`.
 
     Raises:
         ConfigError: there is no model, or it can't be opened.
@@ -124,7 +132,7 @@ def open_model(
     folder = model_folder(path)
     load_plugins(plugins)
     try:
-        return _open(PretrainedFolder(folder), dtype)
+        return _open(PretrainedFolder(folder), dtype, loops)
     except ConfigError as error:
         run = _run_of(path)
         copies = sorted(run.plugins.glob("*.py")) if run else []
@@ -136,9 +144,21 @@ def open_model(
         ) from error
 
 
-def _open(folder: PretrainedFolder, dtype: str | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _open(
+    folder: PretrainedFolder, dtype: str | None, loops: str | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     # Load in this precision instead of casting afterwards, which would also round buffers such as rotary frequencies.
-    return folder.model(dtype=dtype or "auto"), folder.tokenizer()
+    model = folder.model(dtype=dtype or "auto")
+    if loops is not None:
+        _set_loops(model, loops)
+    return model, folder.tokenizer()
+
+
+def _set_loops(model: PreTrainedModel, loops: str) -> None:
+    counts = parse_loops(loops)
+    if not hasattr(model.config, "layout"):
+        raise LayoutError(f"loops is {loops}, and {type(model).__name__} isn't a recursive model: omit loops")
+    model.config.loops = counts
 
 
 def model_folder(path: Path) -> Path:

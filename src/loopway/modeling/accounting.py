@@ -5,12 +5,14 @@ are allocated. Knows nothing of how long a run is.
 """
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from loopway.modeling.stack import find_stack
+from loopway.recurrence import build_recurrence
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def parameter_report(config: PreTrainedConfig, *, context_length: int | None = N
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     stack = find_stack(model)
-    layout = config.parsed_layout
+    layout = config.call_layout
     context = context_length or config.max_position_embeddings
 
     total = _count(model)
@@ -82,7 +84,7 @@ def parameter_report(config: PreTrainedConfig, *, context_length: int | None = N
         layout.uses_of_layer(index) * _multiplied_weights(layer, experts)
         for index, layer in enumerate(stack.layers)
     )
-    linear += _linear_weights(stack.recurrence) + model.get_output_embeddings().weight.numel()
+    linear += _weights_run_at_boundaries(config) + model.get_output_embeddings().weight.numel()
     attention = (
         2 * heads * head_size * context * layout.compute_depth
     )  # queries by keys, and scores by values
@@ -114,5 +116,21 @@ def _multiplied_weights(layer: nn.Module, experts: int) -> int:
     return sum(w.numel() if w.ndim == 2 else w[0].numel() * experts for w in matrices)
 
 
-def _linear_weights(module: nn.Module) -> int:
-    return sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Linear))
+def _weights_run_at_boundaries(config: Any) -> int:
+    """Count the weights of the recurrence's linear maps as often as one token is multiplied with them."""
+    with torch.device("cpu"):
+        recurrence = build_recurrence(config.recurrence, config.recurrence_options)
+        hidden = torch.zeros(1, 1, config.hidden_size)
+    counted = 0
+
+    def count(linear: nn.Linear, *_: Any) -> None:
+        nonlocal counted
+        counted += linear.weight.numel()
+
+    for part in recurrence.modules():
+        if isinstance(part, nn.Linear):
+            part.register_forward_hook(count)
+    state = recurrence.start(hidden)
+    for stage in config.parsed_layout.stages_of_call(config.loops)[:-1]:
+        _, state = recurrence.advance(state, stage.step, hidden, hidden)
+    return counted

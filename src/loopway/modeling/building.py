@@ -59,8 +59,10 @@ def recursive_config(
         given.pop(not_of_it, None)
     if isinstance(family_config, RecursiveConfigMixin):
         for name, values in family_config.per_layer_lists.items():
-            given[name] = of_unique_layers(name, values, family_config.parsed_layout)
+            given[name] = of_unique_layers(name, values, family_config.call_layout)
         given["num_hidden_layers"] = family_config.num_unique_layers
+        for of_its_layout in ("loops", "shared_routers"):
+            given.pop(of_its_layout)
     given = without_followers(family.config_class, given, parsed)
     given.pop("num_hidden_layers", None)
     check_field_names(family, options)
@@ -91,8 +93,8 @@ def build_config(family: Family, values: dict[str, Any]) -> PreTrainedConfig:
     Raises:
         LoopwayError: the values are invalid.
     """
-    if values["layout"] is not None:
-        Layout.parse(values["layout"])  # before the type check: our message is clearer
+    if values["layout"] is not None:  # before the type check: our messages are clearer
+        Layout.parse(values["layout"]).with_loops(values.get("loops"))
     register_models(family)
     try:
         return config_class(family)(**values)

@@ -1,13 +1,21 @@
-"""A stage's view of the KV cache.
+"""A stage's view of the KV cache, and caches of the right size for a call's stages.
 
 Every iteration of a shared layer has separate cache entries. Layers know only their unique index, so each stage gets a
-view of the cache that adds the stage's offset. Knows nothing of layouts.
+view of the cache that adds the stage's offset.
 """
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
-from transformers import Cache
+from transformers import Cache, DynamicCache
+
+from loopway.errors import ConfigError
+from loopway.layout import Stage
+
+#: Names under which families hand the cache to their layers.
+CACHE_ARGUMENTS = ("past_key_values", "layer_past")
 
 
 class StageCache:
@@ -30,3 +38,33 @@ class StageCache:
         if name == "cache":  # while copying or unpickling, before __init__
             raise AttributeError(name)
         return getattr(self.cache, name)
+
+
+def fit_caches(kwargs: Mapping[str, Any], stages: Sequence[Stage], config: Any, loops: Any) -> None:
+    """Check that the cache among a layer's arguments has an entry for every layer that the stages run.
+
+    An empty dynamic cache gets the entries that it lacks: the family made it before the loops were known.
+
+    Raises:
+        ConfigError: the cache was begun with other loops.
+    """
+    depth = stages[-1].cache_offset + len(stages[-1].layers)
+    for given in (kwargs[name] for name in CACHE_ARGUMENTS if isinstance(kwargs.get(name), Cache)):
+        entries = len(getattr(given, "layers", ()))
+        if entries not in (0, depth) and type(given) is DynamicCache and given.get_seq_length() == 0:
+            given.layers = DynamicCache(config=config.with_loops(loops)).layers
+        elif entries not in (0, depth):
+            raise ConfigError(
+                f"the KV cache has entries for {entries} layers and this call runs {depth}: continue a cache with the "
+                f"loops that it was begun with, or begin one with DynamicCache(config=model.config.with_loops(loops))"
+            )
+        if (
+            sum(segment.loops > 1 for segment in config.parsed_layout.segments) > 1
+        ):  # other counts can have this depth
+            called = [*Counter(stage.segment for stage in stages).values()]
+            begun = vars(given).setdefault("loops_by_segment", called)
+            if begun != called:
+                raise ConfigError(
+                    f"the KV cache was begun with loops {begun} by segment and this call runs {called}: continue a cache "
+                    f"with the loops that it was begun with"
+                )

@@ -4,6 +4,7 @@ The family's base model is built with the unique layers, which then move into on
 generation and weight names stay unchanged. Knows nothing of individual families.
 """
 
+from collections.abc import Sequence
 from functools import cache, partial
 from typing import Any, ClassVar
 
@@ -98,6 +99,7 @@ class RecursiveCausalLMMixin:
         num_items_in_batch: Tensor | int | None = None,
         skip_logits: bool = False,
         loss_per_sample: bool = False,
+        loops: int | Sequence[int] | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Run the family's forward, with a loss that keeps float64 and can be computed from chunks of logits.
@@ -109,6 +111,8 @@ class RecursiveCausalLMMixin:
             num_items_in_batch: divisor of the summed loss; defaults to the number of targets.
             skip_logits: don't return logits; with labels, the loss then holds one chunk of logits at a time.
             loss_per_sample: return the loss summed over each sample's targets, ``[batch]``, and no logits.
+            loops: how often this call runs the looped segments: one number for all, or a list with one for each; None
+                means the config's ``loops``, or the layout's.
 
         Returns:
             ``loss`` in nats per target, ``logits`` ``[batch, seq, vocab]`` or None, cache, hidden states, attentions.
@@ -120,6 +124,7 @@ class RecursiveCausalLMMixin:
             "past_key_values": past_key_values,
             "inputs_embeds": inputs_embeds,
             "use_cache": use_cache,
+            **({} if loops is None else {"loops": loops}),
             **kwargs,
         }
         outputs = self.base_model(**given)  # type: ignore[attr-defined]
@@ -183,9 +188,15 @@ class RecursiveCausalLMMixin:
     def _prepare_cache_for_generation(
         self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> None:
-        """Make the family's default cache a growing one; keep a cache that the caller gives or asks for."""
+        """Size the cache for the call's loops, and make a default cache a growing one; keep one that the caller gives."""
         given, wanted = model_kwargs.get("past_key_values"), generation_config.cache_implementation
-        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)  # type: ignore[misc]
+        config: Any = self.config  # type: ignore[has-type]
+        if (loops := model_kwargs.get("loops")) is not None:
+            self.config = config.with_loops(loops)  # its depth is the cache's
+        try:
+            super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)  # type: ignore[misc]
+        finally:
+            self.config = config
         cache = model_kwargs.get("past_key_values")
         if given is None and wanted is None and type(cache) is DynamicCache:
             let_grow(cache)

@@ -4,15 +4,17 @@ Knows nothing of modules; building a config allocates no weights.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from loopway.errors import LoopwayError
 from loopway.layout import Layout
 from loopway.modeling.families import Family
 from loopway.modeling.per_layer import of_unique_layers, per_layer_lists, unrolled_layers
@@ -23,7 +25,7 @@ from loopway.recurrence import RecurrenceOptions, check_recurrence
 class RecursiveConfigMixin:
     """Fields of a recursive config beyond its family's.
 
-    ``num_hidden_layers`` is the compute depth, since it sizes KV caches; it follows from the layout.
+    ``num_hidden_layers`` is the compute depth of a call, since it sizes KV caches; it follows from layout and ``loops``.
     ``num_unique_layers`` is the parameter depth.
 
     Attributes:
@@ -34,6 +36,10 @@ class RecursiveConfigMixin:
         scale_embeddings: multiply the input embeddings by sqrt(hidden_size) (paper, section 4), unless the family
             already scales them; see :attr:`stack_embedding_scale`.
         depth_scaled_init: divide the initial std of residual output projections by sqrt(2 · compute depth).
+        loops: loops of a call that names none: one number for every looped segment, or a list with one for each; None
+            means the layout's. Changes no parameter.
+        shared_routers: share the parameters of a recurrence between boundaries: one set each for the first and the
+            last boundary and one for all between, which defines the model for any number of loops.
     """
 
     layout: str | None = None
@@ -42,38 +48,61 @@ class RecursiveConfigMixin:
     transition_router_input: str = "embedding"
     scale_embeddings: bool = True
     depth_scaled_init: bool = True
+    loops: int | list[int] | None = None
+    shared_routers: bool = False
 
     family: ClassVar[Family]
 
     def __post_init__(self, **kwargs: Any) -> None:
         layout = Layout.parse(str(self.num_hidden_layers) if self.layout is None else self.layout)
         self.layout = str(layout)
+        call = self.call_layout
         self.num_hidden_layers = layout.parameter_depth  # the family derives lists from it
         for name, values in self.per_layer_lists.items():
-            setattr(self, name, of_unique_layers(name, values, layout))
+            setattr(self, name, of_unique_layers(name, values, call))
         if self._auto_class is None:  # type: ignore[attr-defined]
             # It names code in the model's folder (loopway export --self-contained) that isn't used here. A model saved
             # again must not refer to it.
             kwargs.pop("auto_map", None)
         super().__post_init__(**kwargs)  # type: ignore[misc]
-        self._unroll(layout)
+        self._unroll(call)
         check_recurrence(self.recurrence, self.recurrence_options)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set a field; a new layout also updates the depth and all per-layer lists."""
-        given: Any = vars(self).get("layout")
-        if name != "layout" or None in (given, value) or Layout.parse(given) == Layout.parse(value):
+        """Set a field; a new layout or new loops also update the depth and all per-layer lists."""
+        given: Any = vars(self).get(name)
+        is_new = name not in ("layout", "loops") or name not in vars(self) or vars(self).get("layout") is None
+        if (
+            is_new
+            or value == given
+            or (name == "layout" and (value is None or Layout.parse(value) == Layout.parse(given)))
+        ):
             super().__setattr__(name, value)
             return
-        before, layout = Layout.parse(given), Layout.parse(value)
-        lists = {
-            key: of_unique_layers(key, of_unique_layers(key, values, before), layout)
+        unique = {
+            key: of_unique_layers(key, values, self.call_layout)
             for key, values in self.per_layer_lists.items()
         }
         super().__setattr__(name, value)
+        try:
+            call = self.call_layout
+            lists = {key: of_unique_layers(key, values, call) for key, values in unique.items()}
+        except LoopwayError:
+            super().__setattr__(name, given)
+            raise
         for key, values in lists.items():
             setattr(self, key, values)
-        self._unroll(layout)
+        self._unroll(call)
+
+    def with_loops(self, loops: int | Sequence[int] | None) -> Self:
+        """Return a copy whose calls run ``loops`` loops by default; caches made from it have the size of such a call.
+
+        Raises:
+            LayoutError: as :meth:`loopway.Layout.with_loops`.
+        """
+        changed = copy(self)
+        changed.loops = loops if loops is None or isinstance(loops, int) else list(loops)
+        return changed
 
     @property
     def per_layer_lists(self) -> dict[str, list[Any]]:
@@ -96,6 +125,11 @@ class RecursiveConfigMixin:
         return Layout.parse(self.layout)  # type: ignore[arg-type]
 
     @property
+    def call_layout(self) -> Layout:
+        """The layout that calls run by default: the model's own, with ``loops`` if they are set."""
+        return self.parsed_layout.with_loops(self.loops)
+
+    @property
     def num_unique_layers(self) -> int:
         """The parameter depth: the number of unique layers."""
         return self.parsed_layout.parameter_depth
@@ -108,6 +142,7 @@ class RecursiveConfigMixin:
             num_slots=self.num_slots,
             transition_router_input=self.transition_router_input,
             initializer_range=self.initializer_range,  # type: ignore[attr-defined]
+            shared_routers=self.shared_routers,
         )
 
     @property
@@ -126,14 +161,14 @@ class RecursiveConfigMixin:
 
         Changes and restores the config object itself, since attention modules keep a reference to it.
         """
-        layout = self.parsed_layout
-        self.num_hidden_layers = layout.parameter_depth
+        call = self.call_layout
+        self.num_hidden_layers = call.parameter_depth
         for name, values in self.per_layer_lists.items():
-            setattr(self, name, of_unique_layers(name, values, layout))
+            setattr(self, name, of_unique_layers(name, values, call))
         try:
             yield
         finally:
-            self._unroll(layout)
+            self._unroll(call)
 
 
 @cache

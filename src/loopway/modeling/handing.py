@@ -32,9 +32,11 @@ class _StandIn:
     def __init__(self, stack: Any, unique: int, is_last: bool, noted: dict[int, dict[str, Any]]) -> None:
         self._stack, self._unique, self._is_last, self._noted = stack, unique, is_last, noted
 
-    def __call__(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+    def __call__(self, hidden_states: Tensor, *, loops: Any = None, **kwargs: Any) -> Tensor:
         self._noted[self._unique] = kwargs
-        return self._stack(hidden_states, by_layer=self._noted) if self._is_last else hidden_states
+        if not self._is_last:
+            return hidden_states
+        return self._stack(hidden_states, loops=loops, by_layer=self._noted)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stack.layers[self._unique], name)
@@ -44,6 +46,6 @@ class _StandIn:
 
 
 def _stand_ins(stack: Any) -> list[_StandIn]:
-    unrolled, noted = unrolled_layers(stack.layout), {}
+    unrolled, noted = unrolled_layers(stack.config.call_layout), {}
     last = len(unrolled) - 1
     return [_StandIn(stack, unique, position == last, noted) for position, unique in enumerate(unrolled)]

@@ -16,11 +16,9 @@ from transformers import Cache, PreTrainedConfig, PreTrainedModel
 from loopway.checks import not_among
 from loopway.errors import ConfigError, LayoutError
 from loopway.layout import Layout, Stage
-from loopway.modeling.cache import StageCache
+from loopway.modeling.cache import CACHE_ARGUMENTS, StageCache, fit_caches
 from loopway.modeling.recompute import RECOMPUTE_LEVELS, run_layers
 from loopway.recurrence import build_recurrence
-
-_CACHE_ARGUMENTS = ("past_key_values", "layer_past")
 
 
 @dataclass
@@ -50,18 +48,46 @@ class RecursiveStack(nn.Module):
         self.layers = layers
         self.recurrence = build_recurrence(config.recurrence, config.recurrence_options)
         self.layout: Layout = config.parsed_layout
-        self.stages: Sequence[Stage] = self.layout.stages
+        self.config = config
+        self._only: Sequence[Stage] | None = None
+        self._stages: dict[int | tuple[int, ...], Sequence[Stage]] = {}
         self.embedding_scale: float | None = config.stack_embedding_scale
         self.recompute = "none"
         self.trace: list[StageRecord] | None = None
 
+    def stages_of(self, loops: int | Sequence[int] | None = None) -> Sequence[Stage]:
+        """Return the stages of a call with these loops; None means the config's ``loops``, or the layout's.
+
+        Raises:
+            LayoutError: as :meth:`loopway.Layout.with_loops`.
+        """
+        if self._only is not None:
+            return self._only
+        wanted = self.config.loops if loops is None else loops
+        if wanted is None:
+            return self.layout.stages
+        key = wanted if isinstance(wanted, int) else tuple(wanted)
+        if (
+            torch.compiler.is_compiling()
+        ):  # it would guard the dictionary, and compile again for every new count
+            return self.layout.stages_of_call(key, own_last_step=self.recurrence.shared_routers)
+        if key not in self._stages:
+            self._stages[key] = self.layout.stages_of_call(key, own_last_step=self.recurrence.shared_routers)
+        return self._stages[key]
+
     def forward(
-        self, hidden_states: Tensor, *, by_layer: Mapping[int, dict[str, Any]] | None = None, **kwargs: Any
+        self,
+        hidden_states: Tensor,
+        *,
+        loops: int | Sequence[int] | None = None,
+        by_layer: Mapping[int, dict[str, Any]] | None = None,
+        **kwargs: Any,
     ) -> Tensor:
         """Run all stages.
 
         Args:
             hidden_states: token embeddings, ``[batch, seq, hidden]``.
+            loops: as in :meth:`stages_of`.
             by_layer: the decoder's arguments for each unique layer, if they differ between layers.
             kwargs: the decoder's arguments for all layers (mask, positions, cache, …).
 
@@ -69,25 +95,30 @@ class RecursiveStack(nn.Module):
             The last stage's output, ``[batch, seq, hidden]``.
 
         Raises:
-            ConfigError: stages are recomputed, and the KV cache already holds tokens.
+            ConfigError: stages are recomputed, and the KV cache already holds tokens; or the cache was begun with
+                other loops.
+            LayoutError: as :meth:`stages_of`.
         """
         if self.embedding_scale is not None:
             hidden_states = hidden_states * self.embedding_scale
         by_layer = dict.fromkeys(range(len(self.layers)), kwargs) if by_layer is None else by_layer
+        stages = self.stages_of(loops)
+        if self._only is None:
+            fit_caches(by_layer[0], stages, self.config, loops)
         level = self.recompute if self.training and torch.is_grad_enabled() else "none"
         if level != "none":
             _check_no_past(by_layer[0])
         state = self.recurrence.start(hidden_states)
-        for position, stage in enumerate(self.stages):
+        for position, stage in enumerate(stages):
             stage_input = hidden_states
             layers = [
                 (self.layers[index], _with_stage_cache(by_layer[index], stage)) for index in stage.layers
             ]
             stage_output = run_layers(layers, stage_input, level)
             hidden_states = stage_output
-            is_last = position == len(self.stages) - 1
+            is_last = position == len(stages) - 1
             if not is_last:
-                hidden_states, state = self.recurrence.advance(state, stage.index, stage_input, stage_output)
+                hidden_states, state = self.recurrence.advance(state, stage.step, stage_input, stage_output)
             if self.trace is not None:
                 routing = {} if is_last else self.recurrence.routing(state)
                 self.trace.append(StageRecord(stage, stage_input, stage_output, **routing))
@@ -101,7 +132,7 @@ def _with_stage_cache(kwargs: dict[str, Any], stage: Stage) -> dict[str, Any]:
     """
     offset = stage.cache_offset - stage.layers.start
     handed = dict(kwargs)
-    for name in _CACHE_ARGUMENTS:
+    for name in CACHE_ARGUMENTS:
         if isinstance(kwargs.get(name), Cache):
             handed[name] = StageCache(kwargs[name], offset)
     if (instances := kwargs.get("attention_instances")) is not None:
@@ -198,28 +229,28 @@ def trace_stages(
         records[1].stage.name, records[1].output.shape      # 'core[0]', [batch, seq, hidden]
     """
     stack = find_stack(model)
-    stages = stack.stages if cut is None else blocks_of(stack.layout, cut)
     before, stack.trace = stack.trace, []
     try:
-        with running_stages(model, stages):
+        with running_stages(model, None if cut is None else blocks_of(stack.layout, cut)):
             yield stack.trace
     finally:
         stack.trace = before
 
 
 @contextmanager
-def running_stages(model: PreTrainedModel | nn.Module, stages: Sequence[Stage]) -> Iterator[None]:
-    """Run these stages instead of the layout's within the block; the last one's output goes to the head.
+def running_stages(model: PreTrainedModel | nn.Module, stages: Sequence[Stage] | None) -> Iterator[None]:
+    """Run these stages in every call within the block; the last one's output goes to the head. None changes nothing.
 
-    After every other stage the recurrence acts as at the boundary with the stage's index. A stage may run several
-    times or not at all. A KV cache is valid only if every stage of the layout runs exactly once.
+    After every other stage the recurrence takes the stage's step. A stage may run several times or not at all. A KV
+    cache is valid only if every stage of the layout runs exactly once.
     """
     stack = find_stack(model)
-    before, stack.stages = stack.stages, stages
+    before = stack._only
+    stack._only = before if stages is None else stages
     try:
         yield
     finally:
-        stack.stages = before
+        stack._only = before
 
 
 def blocks_of(vanilla: Layout, cut: str) -> Sequence[Stage]:

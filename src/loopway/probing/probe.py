@@ -72,7 +72,11 @@ def probe(
     found = []
     for name in models:
         # Hold no reference to a model while the next one is opened.
-        found.append(_probe_one(open_trained(name, settings.plugin, settings.dtype), layouts, settings, log))
+        found.append(
+            _probe_one(
+                open_trained(name, settings.plugin, settings.dtype, settings.loops), layouts, settings, log
+            )
+        )
     _write(folder, found, settings, command)
     console.print(glance(found))
     say(console, f"Results are in {folder}: probes.html, probes.json, figures/")

@@ -14,10 +14,11 @@ from loopway.recurrence.mixing import mix_states
 
 
 class LoopMemory(NamedTuple):
-    """Earlier states that a rule can use: the embeddings, and ``h(0)``, which entered the current looped segment."""
+    """Earlier states that a rule can use: the embeddings, and ``h(0)``, which entered looped segment ``segment``."""
 
     embeddings: Tensor
     anchor: Tensor
+    segment: int | None
 
 
 class Base(Recurrence):
@@ -41,19 +42,26 @@ class LoopRecurrence(Recurrence):
         super().__init__(options)
         stages, segments = options.layout.stages, options.layout.segments
         self._looped = [segments[stage.segment].loops > 1 for stage in stages[:-1]]
-        self._entering = [stage.iteration == 0 for stage in stages[:-1]]
+        self._segment = [stage.segment for stage in stages[:-1]]
 
     def start(self, embeddings: Tensor) -> LoopMemory:
-        return LoopMemory(embeddings, embeddings)
+        return LoopMemory(embeddings, embeddings, None)
 
     def advance(
         self, state: LoopMemory, step: int, stage_input: Tensor, stage_output: Tensor
     ) -> tuple[Tensor, LoopMemory]:
         if not self._looped[step]:
             return stage_output, state
-        if self._entering[step]:
-            state = state._replace(anchor=stage_input)
+        if self._segment[step] != state.segment:
+            state = state._replace(anchor=stage_input, segment=self._segment[step])
         return self.combine(step, stage_input, stage_output, state), state
+
+    def _name(self, step: int) -> str:
+        return str(self.parameters_of(step))
+
+    def _names_of_coefficients(self) -> list[str]:
+        """Return the names of the parameters of all steps in loops, in order and once each."""
+        return list(dict.fromkeys(self._name(step) for step, looped in enumerate(self._looped) if looped))
 
     def combine(self, step: int, stage_input: Tensor, stage_output: Tensor, memory: LoopMemory) -> Tensor:
         """Return h(t+1) from h(t), h_m(t), h(0) and h_emb, each ``[batch, seq, hidden]``."""
@@ -86,10 +94,12 @@ class SupplementSum(LoopRecurrence):
 class Static(LoopRecurrence):
     """h(t+1) = a1·h_m(t) + a2·h(0) + a3·h_emb, with one trained triple per step, initially (1, 0, 0)."""
 
+    shares_routers = True
+
     def __init__(self, options: RecurrenceOptions) -> None:
         super().__init__(options)
         self.coefficients = nn.ParameterDict(
-            {str(step): nn.Parameter(torch.empty(3)) for step, looped in enumerate(self._looped) if looped}
+            {name: nn.Parameter(torch.empty(3)) for name in self._names_of_coefficients()}
         )
 
     def reset_parameters(self) -> None:
@@ -98,21 +108,19 @@ class Static(LoopRecurrence):
 
     def combine(self, step: int, stage_input: Tensor, stage_output: Tensor, memory: LoopMemory) -> Tensor:
         return mix_states(
-            self.coefficients[str(step)].unbind(), (stage_output, memory.anchor, memory.embeddings)
+            self.coefficients[self._name(step)].unbind(), (stage_output, memory.anchor, memory.embeddings)
         )
 
 
 class Dynamic(LoopRecurrence):
     """As static, but a linear map computes the triple per token from h(t). Initially: zero weight, bias (1, 0, 0)."""
 
+    shares_routers = True
+
     def __init__(self, options: RecurrenceOptions) -> None:
         super().__init__(options)
         self.coefficients = nn.ModuleDict(
-            {
-                str(step): nn.Linear(options.hidden_size, 3)
-                for step, looped in enumerate(self._looped)
-                if looped
-            }
+            {name: nn.Linear(options.hidden_size, 3) for name in self._names_of_coefficients()}
         )
 
     def reset_parameters(self) -> None:
@@ -121,7 +129,7 @@ class Dynamic(LoopRecurrence):
             _start_at_base(linear.get_parameter("bias"))
 
     def combine(self, step: int, stage_input: Tensor, stage_output: Tensor, memory: LoopMemory) -> Tensor:
-        device, linear = stage_input.device.type, self.coefficients[str(step)]
+        device, linear = stage_input.device.type, self.coefficients[self._name(step)]
         # With float32 states, run the map in float32 too: near 1, half precision can't represent the small changes
         # that training makes. The map may be quantised, so only its forward is used.
         is_half = stage_input.dtype in (torch.float16, torch.bfloat16)

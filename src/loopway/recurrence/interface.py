@@ -23,6 +23,8 @@ class RecurrenceOptions:
         num_slots: B, MeSH's buffer length; None means boundaries + 2 (loops + 3 for prelude-core-coda).
         transition_router_input: input of MeSH's routers after the first stage, ``embedding`` or ``prelude``.
         initializer_range: standard deviation of initial router weights.
+        shared_routers: parameters of boundaries are shared: one set each for the first and the last boundary, and one
+            for all between.
     """
 
     layout: Layout
@@ -30,6 +32,7 @@ class RecurrenceOptions:
     num_slots: int | None = None
     transition_router_input: str = "embedding"
     initializer_range: float = 0.02
+    shared_routers: bool = False
 
 
 class Recurrence(nn.Module):
@@ -44,9 +47,23 @@ class Recurrence(nn.Module):
     #: Whether the rule needs at least two stages to have any effect.
     needs_boundary: ClassVar[bool] = False
 
+    #: Whether the rule has parameters per boundary that ``shared_routers`` can share.
+    shares_routers: ClassVar[bool] = False
+
     def __init__(self, options: RecurrenceOptions) -> None:
         super().__init__()
         self.layout = options.layout
+        self.shared_routers = options.shared_routers
+
+    def parameters_of(self, step: int) -> int:
+        """Return the number of the parameters that boundary ``step`` uses, from 0.
+
+        Without ``shared_routers``, each boundary has its own; with it, 0 are those of the first boundary, 1 those of
+        all between and 2 those of the last.
+        """
+        if not self.shared_routers:
+            return step
+        return 0 if step == 0 else 2 if step == self.layout.num_boundaries - 1 else 1
 
     @classmethod
     def check(cls, options: RecurrenceOptions) -> None:
@@ -69,7 +86,7 @@ class Recurrence(nn.Module):
 
         Args:
             state: as returned by :meth:`start` or by the previous step.
-            step: index of the boundary in stage order, from 0.
+            step: index of the boundary in stage order, from 0. A call with more loops than the layout's repeats a step.
             stage_input: input of the stage before the boundary, ``[batch, seq, hidden]``.
             stage_output: output of that stage, same shape.
         """

@@ -58,6 +58,7 @@ class MeSH(Recurrence):
     """
 
     needs_boundary = True
+    shares_routers = True
 
     def __init__(self, options: RecurrenceOptions) -> None:
         super().__init__(options)
@@ -65,11 +66,12 @@ class MeSH(Recurrence):
         self.num_slots = options.num_slots or boundaries + 2
         self.transition_sees_output = options.transition_router_input == "prelude"
         self.initializer_range = options.initializer_range
-        self.write_routers = self._routers(boundaries, options.hidden_size)
-        self.read_routers = self._routers(boundaries, options.hidden_size)
+        pairs = self.parameters_of(boundaries - 1) + 1
+        self.write_routers = self._routers(pairs, options.hidden_size)
+        self.read_routers = self._routers(pairs, options.hidden_size)
 
-    def _routers(self, boundaries: int, hidden_size: int) -> nn.ModuleList:
-        return nn.ModuleList(nn.Linear(hidden_size, self.num_slots) for _ in range(boundaries))
+    def _routers(self, count: int, hidden_size: int) -> nn.ModuleList:
+        return nn.ModuleList(nn.Linear(hidden_size, self.num_slots) for _ in range(count))
 
     @classmethod
     def check(cls, options: RecurrenceOptions) -> None:
@@ -94,8 +96,9 @@ class MeSH(Recurrence):
         self, state: Highway, step: int, stage_input: Tensor, stage_output: Tensor
     ) -> tuple[Tensor, Highway]:
         seen = stage_output if step == 0 and self.transition_sees_output else stage_input
-        write = over_slots(self.write_routers[step](seen))
-        read = over_slots(self.read_routers[step](seen))
+        pair = self.parameters_of(step)
+        write = over_slots(self.write_routers[pair](seen))
+        read = over_slots(self.read_routers[pair](seen))
         state = state.written(stage_output, write)._replace(read=read)
         return mix_states(state.weights(read), state.states), state
 

@@ -63,6 +63,15 @@ def check_recurrence(name: str, options: RecurrenceOptions) -> None:
             f"recurrence {name!r} needs two stages or more and layout {layout} has one: split or loop it, "
             f"as in 4+8R2+4 or 4+8+8+4, or use recurrence 'base'"
         )
+    if options.shared_routers and not cls.shares_routers:
+        raise RecurrenceError(
+            f"shared_routers: recurrence {name!r} has no parameters per boundary to share; static, dynamic and mesh do"
+        )
+    if options.shared_routers and layout.num_boundaries < 3:
+        raise LayoutError(
+            f"shared_routers needs a first boundary, a last one and one between, and layout {layout} has "
+            f"{layout.num_boundaries}: use a layout such as 4+8R2+4, or omit shared_routers"
+        )
     cls.check(options)
 
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig
 
 from loopway.console import screen
 from loopway.data.run_data import expected_vocab_size
+from loopway.layout import parse_loops
 from loopway.modeling.accounting import ParameterReport, parameter_report
 from loopway.modeling.building import recursive_config
 from loopway.modeling.presets import pythia_config
@@ -44,7 +45,9 @@ def print_parameters(model: str, options: ParameterOptions, *, as_json: bool = F
     Raises:
         LoopwayError: there is no such size or file, or the layout, the recurrence or a field is invalid.
     """
-    config = _config(model, options.model_dump(exclude_none=True, exclude={"context_length"}))
+    config = _config(model, options.model_dump(exclude_none=True, exclude={"context_length", "loops"}))
+    if options.loops is not None:
+        config = config.with_loops(parse_loops(options.loops))  # type: ignore[attr-defined]
     vanilla = _vanilla(config)
     context_length = options.context_length
     reports = [parameter_report(config, context_length=context_length)]

@@ -42,7 +42,7 @@ def export_model(model: PreTrainedModel, *, drop_recurrence: bool = False) -> Pr
             f"(in Python, drop_recurrence=True)"
         )
     weights = weights_of(model)
-    layers = [weights.layers[index] for stage in config.parsed_layout.stages for index in stage.layers]
+    layers = [weights.layers[index] for stage in config.call_layout.stages for index in stage.layers]
     outside, plain = dict(weights.outside), _plain_config(config)
     if (scale := find_stack(model).embedding_scale) is not None:
         embeddings = model.get_input_embeddings()
@@ -55,5 +55,5 @@ def export_model(model: PreTrainedModel, *, drop_recurrence: bool = False) -> Pr
 def _plain_config(config: PreTrainedConfig) -> PreTrainedConfig:
     ours = {field.name for field in fields(RecursiveConfigMixin)} | _NOT_OF_FAMILY
     values = {name: value for name, value in config.to_dict().items() if name not in ours}
-    values |= dense_layers_moved(config, unrolled_layers(config.parsed_layout))  # type: ignore[attr-defined]
+    values |= dense_layers_moved(config, unrolled_layers(config.call_layout))  # type: ignore[attr-defined]
     return config.family.config_class(**values)  # type: ignore[attr-defined]

@@ -101,7 +101,7 @@ class RecursiveForServing(TransformersForCausalLM):
         """Make one ``Attention`` per cache entry, with the settings that vLLM found for the entry's unique layer."""
         of_unique_layer, self.attention_fusers = self.attention_fusers, {}
         self.entries = nn.ModuleList()
-        for stage in find_stack(self.model).stages:
+        for stage in find_stack(self.model).stages_of():
             for unique in stage.layers:
                 name, fuser = of_unique_layer[unique]
                 self.attention_fusers[len(self.entries)] = (f"entries.{len(self.entries)}", fuser)
@@ -125,5 +125,5 @@ class RecursiveMoEForServing(RecursiveForServing, TransformersMoEForCausalLM):
         # vLLM finds a layer's experts by counting their calls in a forward pass, and a shared layer is called per loop.
         names = vllm_config.compilation_config.static_all_moe_layers
         by_layer = {int(re.search(r"layers\.0\.layers\.(\d+)\.", name)[1]): name for name in names}  # type: ignore[index]
-        called = [unique for stage in find_stack(self.model).stages for unique in stage.layers]
+        called = [unique for stage in find_stack(self.model).stages_of() for unique in stage.layers]
         names[:] = [by_layer[unique] for unique in called if unique in by_layer]
