@@ -122,6 +122,7 @@ CASES = {
     "tied": Case("gpt_neox", "4", options={"fields": {"tie_word_embeddings": True}}),
     "self-contained": Case("llama", "2R3", "mesh", saved=self_contained),
     "shards": Case("qwen3", "1+1R2+1R3+1", "residual+anchor", saved=in_shards),
+    "own-loops": Case("llama", "1+2R2+1", "mesh", options={"loops": 4, "shared_routers": True}),
     "bfloat16": Case("mistral", "1+2R1+1", "base", saved=in_bfloat16),
     "deep": Case("olmo2", "1+1R16+1", "mesh"),
     "without-bos": Case("qwen2", "1+2R2", "static", {"fields": {"bos_token_id": None}}),
