@@ -140,7 +140,7 @@ class Layout:
         if loops is None:
             return self
         looped = [segment for segment in self.segments if segment.loops > 1]
-        counts = [loops] * len(looped) if isinstance(loops, int) else list(loops)
+        counts = list(loops) if isinstance(loops, list | tuple) else [loops] * len(looped)
         if not looped:
             raise LayoutError(f"loops is {loops}, and layout {self} has no looped segment: omit loops")
         if len(counts) != len(looped):

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -93,3 +95,20 @@ def test_a_template_that_fails_is_one_error(chatting: Opened, template: str, mes
     chatting[1].chat_template = template
     with pytest.raises(ConfigError, match=message):
         Conversation(*chatting, OPTIONS).reply("the cat")
+
+
+@pytest.mark.parametrize(
+    "settings", [{"cache_implementation": "static"}, {"prompt_lookup_num_tokens": 3}, {"stop_strings": "xyz"}]
+)
+def test_settings_of_a_model_that_fit_no_chat_change_no_answer(
+    chatting: Opened, settings: dict[str, Any]
+) -> None:
+    def answers() -> list[str]:
+        conversation = Conversation(*chatting, OPTIONS)
+        return [conversation.reply(message) for message in ("the cat", "the dog", "the house")]
+
+    expected = answers()
+    of_model: Any = chatting[0].generation_config
+    of_model.update(**settings)
+    assert answers() == expected
+    assert all(getattr(of_model, name) == value for name, value in settings.items())

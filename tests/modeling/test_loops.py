@@ -97,12 +97,49 @@ def test_a_cache_of_other_loops_is_an_error() -> None:
 def test_a_cache_of_other_loops_at_equal_depth_is_an_error() -> None:
     model, ids = tiny_model("1R2+1R3", "base"), random_ids()
     cache = model(ids, use_cache=True).past_key_values
-    with pytest.raises(
-        ConfigError, match=r"begun with loops \[2, 3\] by segment and this call runs \[3, 2\]"
-    ):
+    with pytest.raises(ConfigError, match=r"a call with loops \[2, 3\] and this call has \[3, 2\]"):
         model(ids[:, :1], past_key_values=cache, loops=[3, 2])
     with pytest.raises(ConfigError, match=r"\[4, 1\]"):
         model(ids[:, :1], past_key_values=cache, loops=[4, 1])
+
+
+def test_a_cache_that_is_emptied_takes_other_loops() -> None:
+    model, ids = tiny_model("1R2+1R3", "base"), random_ids()
+    fixed = StaticCache(config=model.config, max_cache_len=32)
+    model(ids, past_key_values=fixed, loops=[2, 3])
+    fixed.reset()
+    cached = model(ids, past_key_values=fixed, loops=[3, 2]).logits
+    torch.testing.assert_close(cached, model(ids, loops=[3, 2]).logits, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("loops", [2, 5])
+def test_an_empty_cache_fits_the_loops_of_the_config(loops: int) -> None:
+    model, ids = tiny_model("1+2R3+1", "mesh"), random_ids()
+    model.config.loops = loops
+    cache = DynamicCache(config=model.config.with_loops(3))
+    model(ids[:, :-1], past_key_values=cache)
+    last = model(ids[:, -1:], past_key_values=cache).logits
+    torch.testing.assert_close(last[:, -1], model(ids).logits[:, -1], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("assistant", ["plain", "looped"])
+def test_a_drafting_model_has_its_own_loops(assistant: str) -> None:
+    model, ids = tiny_model("1+2R3+1", "mesh"), random_ids(1)
+    draft = tiny_model("2", "base") if assistant == "plain" else tiny_model("1R2+1R2", "anchor")
+    given = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None, "loops": 5}
+    assert torch.equal(model.generate(ids, assistant_model=draft, **given), model.generate(ids, **given))
+
+
+def test_a_config_made_from_another_keeps_its_shared_routers() -> None:
+    config = tiny_config("1+2R3+1", "mesh", shared_routers=True, loops=5)
+    again = loopway.recursive_config(config, layout="1+2R4+1", recurrence="mesh")
+    assert (again.shared_routers, again.loops) == (True, None)
+
+
+def test_a_config_with_other_loops_shares_nothing() -> None:
+    config = tiny_config("1+2R3+1", "mesh", "llama")
+    config.with_loops(2).rope_parameters["rope_theta"] = 1.0
+    assert config.rope_parameters["rope_theta"] != 1.0
 
 
 @pytest.mark.parametrize("family", ["gpt_neox", "gemma3_text", "qwen3_moe"])
@@ -189,8 +226,9 @@ def test_shared_routers_are_three_whatever_the_loops() -> None:
 def test_shared_routers_need_parameters_and_boundaries() -> None:
     with pytest.raises(RecurrenceError, match="'anchor' has no parameters per boundary"):
         tiny_config("1+2R3+1", "anchor", shared_routers=True)
-    with pytest.raises(LayoutError, match=r"layout 2R3 has 2"):
-        tiny_config("2R3", "mesh", shared_routers=True)
+    for layout in ("2R3", "1R3+1", "1+1R3", "1+1+1"):
+        with pytest.raises(LayoutError, match="a loop between an unlooped first and last segment"):
+            tiny_config(layout, "mesh", shared_routers=True)
 
 
 @pytest.mark.parametrize(
@@ -214,3 +252,9 @@ def test_impossible_loops_are_errors(layout: str, loops: Any, message: str) -> N
     with pytest.raises(LayoutError, match=message):
         config.loops = loops
     assert config.loops is None
+
+
+@pytest.mark.parametrize("loops", [2.0, "2", True])
+def test_loops_of_another_type_are_an_error(loops: Any) -> None:
+    with pytest.raises(LayoutError, match="a count must be a whole number from 1"):
+        tiny_model("1+2R3+1", "base")(random_ids(), loops=loops)

@@ -4,6 +4,7 @@ Knows nothing of how the model was trained, nor where prompts come from.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -169,12 +170,13 @@ def continue_batch(
         )
     limits = [token_limit(model, sampling, len(ids)) for ids in prompts]
     end = settings.eos_token_id
+    stops = [settings.stop_strings] if isinstance(settings.stop_strings, str) else settings.stop_strings or []
     rows = [
         Continuation(
             tokenizer,
             ids,
             limit,
-            sampling.stop_strings,
+            sampling.stop_strings or stops,
             end if isinstance(end, list) else [] if end is None else [end],
             write,
         )
@@ -185,21 +187,37 @@ def continue_batch(
     padding = next((each for each in (tokenizer.pad_token_id, tokenizer.eos_token_id) if each is not None), 0)
     ids = torch.tensor([[padding] * (width - len(each)) + list(each) for each in prompts])
     mask = torch.tensor([[0] * (width - len(each)) + [1] * len(each) for each in prompts])
-    output = model.generate(  # type: ignore[operator]
-        ids.to(model.device),
-        attention_mask=mask.to(model.device),
-        max_new_tokens=None,
-        max_length=width + max(limits),
-        pad_token_id=padding,
-        streamer=streamer,
-        num_beams=1,  # overrides the model's settings: texts grow one token at a time
-        num_return_sequences=sequences,
-        stopping_criteria=StoppingCriteriaList([Continuing(rows, width)]),
-        return_dict_in_generate=True,
-        **({} if cache is None else {"past_key_values": cache}),
-        **choice,
-    )
+    with _token_by_token(settings):
+        output = model.generate(  # type: ignore[operator]
+            ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            max_new_tokens=None,
+            max_length=width + max(limits),
+            pad_token_id=padding,
+            streamer=streamer,
+            num_beams=1,
+            num_return_sequences=sequences,
+            stopping_criteria=StoppingCriteriaList([Continuing(rows, width)]),
+            return_dict_in_generate=True,
+            **({} if cache is None else {"past_key_values": cache}),
+            **choice,
+        )
     return rows, output.past_key_values
+
+
+@contextmanager
+def _token_by_token(settings: GenerationConfig) -> Iterator[None]:
+    """Take out of a model's settings, within the block, what doesn't fit texts that grow one token at a time.
+
+    Stop strings are ours, drafts leave rejected tokens in the cache, and a chat continues its own cache.
+    """
+    names = ("stop_strings", "prompt_lookup_num_tokens", "cache_implementation")
+    given = {name: getattr(settings, name, None) for name in names}
+    settings.update(**dict.fromkeys(names))
+    try:
+        yield
+    finally:
+        settings.update(**given)
 
 
 def token_limit(model: PreTrainedModel, sampling: Sampling, prompt_tokens: int) -> int:

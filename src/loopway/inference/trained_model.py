@@ -12,7 +12,7 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loopway.checks import not_among
-from loopway.errors import ConfigError, LayoutError
+from loopway.errors import ConfigError
 from loopway.inference.identity import identity_of
 from loopway.layout import parse_loops
 from loopway.modeling.pretrained_folder import PretrainedFolder
@@ -62,7 +62,8 @@ def open_trained(
         name: its path or its name on the Hub.
         plugins: Python files that register the model's parts, such as its recurrence.
         dtype: `float32`, `bfloat16` or `float16`; None means the precision of the stored weights.
-        loops: loops of every call, as :func:`loopway.layout.parse_loops` reads them; None means the model's own.
+        loops: loops of every call, as :func:`loopway.layout.parse_loops` reads them; None means the model's own. A model
+            without loops, such as a vanilla one, keeps its depth.
 
     Raises:
         ConfigError: it can't be opened, or the dtype is unknown.
@@ -148,17 +149,11 @@ def _open(
     folder: PretrainedFolder, dtype: str | None, loops: str | None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     # Load in this precision instead of casting afterwards, which would also round buffers such as rotary frequencies.
+    counts = None if loops is None else parse_loops(loops)
     model = folder.model(dtype=dtype or "auto")
-    if loops is not None:
-        _set_loops(model, loops)
+    if counts is not None and getattr(model.config, "layout", None) and model.config.parsed_layout.is_looped:
+        model.config.loops = counts
     return model, folder.tokenizer()
-
-
-def _set_loops(model: PreTrainedModel, loops: str) -> None:
-    counts = parse_loops(loops)
-    if not hasattr(model.config, "layout"):
-        raise LayoutError(f"loops is {loops}, and {type(model).__name__} isn't a recursive model: omit loops")
-    model.config.loops = counts
 
 
 def model_folder(path: Path) -> Path:

@@ -24,7 +24,7 @@ class ParameterReport:
     Training costs three forward passes.
 
     Attributes:
-        layout, recurrence: from the config.
+        layout, loops, recurrence: from the config; ``loops`` is None where a call runs the layout's.
         total: all parameters; tied embeddings count once.
         embedding: input embeddings and output head.
         non_embedding: total - embedding.
@@ -38,6 +38,7 @@ class ParameterReport:
     """
 
     layout: str
+    loops: int | list[int] | None
     recurrence: str
     total: int
     embedding: int
@@ -90,7 +91,8 @@ def parameter_report(config: PreTrainedConfig, *, context_length: int | None = N
     )  # queries by keys, and scores by values
     forward = 2 * (linear + attention)
     return ParameterReport(
-        layout=str(layout),
+        layout=config.layout,
+        loops=config.loops,
         recurrence=config.recurrence,
         total=total,
         embedding=embedding,

@@ -61,8 +61,7 @@ def recursive_config(
         for name, values in family_config.per_layer_lists.items():
             given[name] = of_unique_layers(name, values, family_config.call_layout)
         given["num_hidden_layers"] = family_config.num_unique_layers
-        for of_its_layout in ("loops", "shared_routers"):
-            given.pop(of_its_layout)
+        given.pop("loops")  # of its own layout
     given = without_followers(family.config_class, given, parsed)
     given.pop("num_hidden_layers", None)
     check_field_names(family, options)

@@ -52,19 +52,21 @@ def fit_caches(kwargs: Mapping[str, Any], stages: Sequence[Stage], config: Any, 
     for given in (kwargs[name] for name in CACHE_ARGUMENTS if isinstance(kwargs.get(name), Cache)):
         entries = len(getattr(given, "layers", ()))
         if entries not in (0, depth) and type(given) is DynamicCache and given.get_seq_length() == 0:
-            given.layers = DynamicCache(config=config.with_loops(loops)).layers
+            called = config if loops is None else config.with_loops(loops)
+            given.layers = DynamicCache(config=called).layers
         elif entries not in (0, depth):
             raise ConfigError(
                 f"the KV cache has entries for {entries} layers and this call runs {depth}: continue a cache with the "
-                f"loops that it was begun with, or begin one with DynamicCache(config=model.config.with_loops(loops))"
+                f"loops of its first call, or create one with DynamicCache(config=model.config.with_loops(loops))"
             )
-        if (
-            sum(segment.loops > 1 for segment in config.parsed_layout.segments) > 1
-        ):  # other counts can have this depth
-            called = [*Counter(stage.segment for stage in stages).values()]
-            begun = vars(given).setdefault("loops_by_segment", called)
-            if begun != called:
+        looped = [number for number, segment in enumerate(config.parsed_layout.segments) if segment.loops > 1]
+        if len(looped) > 1:  # other counts can have this depth
+            counted = Counter(stage.segment for stage in stages)
+            now = [counted[segment] for segment in looped]
+            first = vars(given).setdefault("loops_of_first_call", now)
+            if first != now and given.get_seq_length() > 0:
                 raise ConfigError(
-                    f"the KV cache was begun with loops {begun} by segment and this call runs {called}: continue a cache "
-                    f"with the loops that it was begun with"
+                    f"the KV cache was created by a call with loops {first} and this call has {now}: continue a cache with "
+                    f"the loops of its first call"
                 )
+            vars(given)["loops_of_first_call"] = now

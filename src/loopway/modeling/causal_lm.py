@@ -185,6 +185,11 @@ class RecursiveCausalLMMixin:
             )
         return prepared, model_kwargs
 
+    def _get_candidate_generator(self, *args: Any, model_kwargs: dict[str, Any], **kwargs: Any) -> Any:
+        """Keep ``loops`` from the drafting model, which has its own."""
+        drafting = {name: value for name, value in model_kwargs.items() if name != "loops"}
+        return super()._get_candidate_generator(*args, model_kwargs=drafting, **kwargs)  # type: ignore[misc]
+
     def _prepare_cache_for_generation(
         self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> None:

@@ -6,7 +6,7 @@ Knows nothing of modules; building a config allocates no weights.
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from copy import copy
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Self
@@ -70,6 +70,8 @@ class RecursiveConfigMixin:
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set a field; a new layout or new loops also update the depth and all per-layer lists."""
+        if name == "loops" and isinstance(value, tuple):
+            value = list(value)
         given: Any = vars(self).get(name)
         is_new = name not in ("layout", "loops") or name not in vars(self) or vars(self).get("layout") is None
         if (
@@ -100,8 +102,8 @@ class RecursiveConfigMixin:
         Raises:
             LayoutError: as :meth:`loopway.Layout.with_loops`.
         """
-        changed = copy(self)
-        changed.loops = loops if loops is None or isinstance(loops, int) else list(loops)
+        changed = deepcopy(self)
+        changed.loops = loops
         return changed
 
     @property

@@ -50,7 +50,7 @@ class RecursiveStack(nn.Module):
         self.layout: Layout = config.parsed_layout
         self.config = config
         self._only: Sequence[Stage] | None = None
-        self._stages: dict[int | tuple[int, ...], Sequence[Stage]] = {}
+        self._stages: dict[Any, Sequence[Stage]] = {}
         self.embedding_scale: float | None = config.stack_embedding_scale
         self.recompute = "none"
         self.trace: list[StageRecord] | None = None
@@ -61,12 +61,12 @@ class RecursiveStack(nn.Module):
         Raises:
             LayoutError: as :meth:`loopway.Layout.with_loops`.
         """
-        if self._only is not None:
+        if self._only is not None and loops is None:
             return self._only
         wanted = self.config.loops if loops is None else loops
         if wanted is None:
             return self.layout.stages
-        key = wanted if isinstance(wanted, int) else tuple(wanted)
+        key = tuple(wanted) if isinstance(wanted, list | tuple) else wanted
         if (
             torch.compiler.is_compiling()
         ):  # it would guard the dictionary, and compile again for every new count
@@ -103,7 +103,7 @@ class RecursiveStack(nn.Module):
             hidden_states = hidden_states * self.embedding_scale
         by_layer = dict.fromkeys(range(len(self.layers)), kwargs) if by_layer is None else by_layer
         stages = self.stages_of(loops)
-        if self._only is None:
+        if self._only is None or loops is not None:
             fit_caches(by_layer[0], stages, self.config, loops)
         level = self.recompute if self.training and torch.is_grad_enabled() else "none"
         if level != "none":

@@ -37,7 +37,8 @@ def probe_loops(model: PreTrainedModel, batches: Sequence[dict[str, Tensor]]) ->
     loops = loops_of(stages)
     if not loops:
         return []
-    whole = _losses(model, batches)
+    with running_stages(model, stages):  # also if the config names other loops
+        whole = _losses(model, batches)
     return [_probe_segment(model, batches, stages, loop, whole) for loop in loops]
 
 

@@ -67,10 +67,11 @@ def check_recurrence(name: str, options: RecurrenceOptions) -> None:
         raise RecurrenceError(
             f"shared_routers: recurrence {name!r} has no parameters per boundary to share; static, dynamic and mesh do"
         )
-    if options.shared_routers and layout.num_boundaries < 3:
+    ends = (layout.segments[0], layout.segments[-1])
+    if options.shared_routers and (not layout.is_looped or any(segment.loops > 1 for segment in ends)):
         raise LayoutError(
-            f"shared_routers needs a first boundary, a last one and one between, and layout {layout} has "
-            f"{layout.num_boundaries}: use a layout such as 4+8R2+4, or omit shared_routers"
+            f"shared_routers needs a loop between an unlooped first and last segment, as in 4+8R2+4, and layout {layout} "
+            f"has none: change the layout, or omit shared_routers"
         )
     cls.check(options)
 

@@ -66,7 +66,8 @@ def parameter_table(reports: list[ParameterReport]) -> Table:
     table.add_column("")
     for report in reports:
         scheme = "vanilla" if report.layout.isdecimal() else report.recurrence
-        table.add_column(f"{report.layout} {scheme}", justify="right")
+        loops = "" if report.loops is None else f", loops {report.loops}"
+        table.add_column(f"{report.layout} {scheme}{loops}", justify="right")
     for name, field in _ROWS:
         of_first = getattr(first, field)
         cells = [f"{of_first:,}"]
@@ -88,4 +89,6 @@ def _config(model: str, options: dict[str, Any]) -> PreTrainedConfig:
 
 def _vanilla(config: PreTrainedConfig) -> PreTrainedConfig:
     """Return the same model's config with separate layers for the whole compute depth."""
-    return recursive_config(config, layout=str(config.num_hidden_layers), num_slots=None)
+    return recursive_config(
+        config, layout=str(config.num_hidden_layers), num_slots=None, shared_routers=False
+    )

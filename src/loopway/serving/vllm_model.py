@@ -5,7 +5,6 @@ vLLM allocates a KV cache per ``Attention`` instance, and its backend makes one 
 layer has one attention module but needs a cache of its own in every loop, so here each cache entry has an instance.
 """
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -119,11 +118,3 @@ class RecursiveForServing(TransformersForCausalLM):
 
 class RecursiveMoEForServing(RecursiveForServing, TransformersMoEForCausalLM):
     """A recursive causal LM with experts in vLLM."""
-
-    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
-        super().__init__(vllm_config=vllm_config, prefix=prefix)
-        # vLLM finds a layer's experts by counting their calls in a forward pass, and a shared layer is called per loop.
-        names = vllm_config.compilation_config.static_all_moe_layers
-        by_layer = {int(re.search(r"layers\.0\.layers\.(\d+)\.", name)[1]): name for name in names}  # type: ignore[index]
-        called = [unique for stage in find_stack(self.model).stages_of() for unique in stage.layers]
-        names[:] = [by_layer[unique] for unique in called if unique in by_layer]

@@ -18,10 +18,12 @@ _MODULE = "loopway.serving.vllm_model"
 
 
 class _ConfigCheck:
-    """What vLLM asks of an architecture before it starts processes."""
+    """Checks that vLLM makes of an architecture before it starts processes."""
 
     @staticmethod
     def verify_and_update_config(vllm_config: Any) -> None:
+        # It finds a layer's experts by counting calls, and a shared layer is called once per loop.
+        vllm_config.compilation_config.fast_moe_cold_start = False
         if (size := vllm_config.parallel_config.pipeline_parallel_size) > 1:
             raise ConfigError(
                 f"pipeline_parallel_size is {size}, and stages of a recursive model share layers: "
