@@ -196,8 +196,9 @@ def test_a_trace_holds_the_stages_of_the_call() -> None:
     assert [record.stage.step for record in records[:-1]] == [0, 1, 2, 2]
 
 
-def test_a_compiled_model_has_one_graph_a_count() -> None:
-    model, ids = tiny_model("1+1R2+1", "mesh", "llama"), random_ids()
+@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
+def test_a_compiled_model_has_one_graph_a_count(family: str) -> None:
+    model, ids = tiny_model("1+2R2+1", "mesh", family), random_ids()
     graphs = []
 
     def count(graph: Any, inputs: Any) -> Any:

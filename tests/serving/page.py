@@ -17,6 +17,5 @@ def command(beginning: str) -> list[str]:
 
 
 def python_block() -> str:
-    """The page's Python."""
-    (block,) = [b for b in fenced_blocks(PAGE.read_text()) if b.language == "python network"]
-    return block.text
+    """The page's first Python: a client of the server."""
+    return next(b.text for b in fenced_blocks(PAGE.read_text()) if b.language == "python network")

@@ -213,11 +213,13 @@ def _token_by_token(settings: GenerationConfig) -> Iterator[None]:
     """
     names = ("stop_strings", "prompt_lookup_num_tokens", "cache_implementation")
     given = {name: getattr(settings, name, None) for name in names}
-    settings.update(**dict.fromkeys(names))
+    for name in names:
+        setattr(settings, name, None)
     try:
         yield
     finally:
-        settings.update(**given)
+        for name, value in given.items():
+            setattr(settings, name, value)
 
 
 def token_limit(model: PreTrainedModel, sampling: Sampling, prompt_tokens: int) -> int:

@@ -103,7 +103,7 @@ class RecursiveConfigMixin:
             LayoutError: as :meth:`loopway.Layout.with_loops`.
         """
         changed = deepcopy(self)
-        changed.loops = loops
+        changed.loops = list(loops) if isinstance(loops, Sequence) else loops
         return changed
 
     @property

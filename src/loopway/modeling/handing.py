@@ -9,8 +9,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from loopway.modeling.per_layer import unrolled_layers
-
 
 class HandingList(nn.ModuleList):
     """Module list that holds only the stack, but iterates over stand-ins for all unrolled layers."""
@@ -46,6 +44,8 @@ class _StandIn:
 
 
 def _stand_ins(stack: Any) -> list[_StandIn]:
-    unrolled, noted = unrolled_layers(stack.config.call_layout), {}
+    stages = stack.stages_with(stack.config.loops)
+    unrolled: list[int] = [unique for stage in stages for unique in stage.layers]
+    noted: dict[int, dict[str, Any]] = {}
     last = len(unrolled) - 1
     return [_StandIn(stack, unique, position == last, noted) for position, unique in enumerate(unrolled)]

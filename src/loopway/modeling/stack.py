@@ -49,6 +49,9 @@ class RecursiveStack(nn.Module):
         self.recurrence = build_recurrence(config.recurrence, config.recurrence_options)
         self.layout: Layout = config.parsed_layout
         self.config = config
+        self._own_stages = (
+            self.layout.stages
+        )  # found here: a compiler can't trace the layout's cached property
         self._only: Sequence[Stage] | None = None
         self._stages: dict[Any, Sequence[Stage]] = {}
         self.embedding_scale: float | None = config.stack_embedding_scale
@@ -63,10 +66,13 @@ class RecursiveStack(nn.Module):
         """
         if self._only is not None and loops is None:
             return self._only
-        wanted = self.config.loops if loops is None else loops
-        if wanted is None:
-            return self.layout.stages
-        key = tuple(wanted) if isinstance(wanted, list | tuple) else wanted
+        return self.stages_with(self.config.loops if loops is None else loops)
+
+    def stages_with(self, loops: int | Sequence[int] | None) -> Sequence[Stage]:
+        """Return the stages of a call with these loops; None means the layout's."""
+        if loops is None:
+            return self._own_stages
+        key: Any = tuple(loops) if isinstance(loops, list | tuple) else loops
         if (
             torch.compiler.is_compiling()
         ):  # it would guard the dictionary, and compile again for every new count
