@@ -155,3 +155,22 @@ def test_a_prompt_that_is_too_long_is_named(opened: Opened) -> None:
         ConfigError, match=r"many.jsonl, line 3 has \d+ tokens and the model reads 192 at most"
     ):
         prompt_ids(tokenizer, "the cat " * CONTEXT, model.config, "many.jsonl, line 3")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"temperature": -1.0}, "--temperature: got -1.0"),
+        ({"top_p": 3.0}, "--top-p: got 3.0"),
+        ({"top_k": -5}, "--top-k: got -5"),
+        ({"repetition_penalty": -1.0}, "--repetition-penalty: got -1.0"),
+    ],
+)
+def test_a_value_of_the_models_own_settings_is_checked_as_an_option(
+    opened: Opened, settings: dict[str, float], message: str
+) -> None:
+    of_model: Any = opened[0].generation_config
+    for name, value in settings.items():
+        setattr(of_model, name, value)
+    with pytest.raises(ConfigError, match=f"generation_config.json: {message}"):
+        generate(*opened, "the cat")

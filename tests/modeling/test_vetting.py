@@ -536,3 +536,13 @@ def test_any_header_opens_or_is_refused_in_one_line(
     start = struct.pack("<Q", len(content) if length is None else length)
     (spoilt["recursive"] / "model.safetensors").write_bytes((start + content + weights[8 + size :])[:cut])
     opens_or_is_refused(spoilt["recursive"])
+
+
+def test_a_plain_folder_that_lacks_a_weight_is_an_error(tmp_path: Path) -> None:
+    """Transformers would make it up."""
+    LlamaForCausalLM(LlamaConfig(**SIZES)).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["model.layers.1.mlp.down_proj.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match=r"missing keys: model.layers.1.mlp.down_proj.weight"):
+        pretrained_folder.PretrainedFolder(str(tmp_path)).model()

@@ -163,6 +163,7 @@ def continue_batch(
     """
     settings = model.generation_config or GenerationConfig()
     choice = _choice(sampling, settings)
+    _check_settings(settings, sampling, choice)
     if sequences > 1 and not choice["do_sample"]:
         raise ConfigError(
             f"--num-return-sequences: got {sequences}, but the model's generation_config.json says do_sample: false, "
@@ -247,6 +248,21 @@ def _choice(sampling: Sampling, settings: GenerationConfig) -> dict[str, Any]:
         given, of_model = getattr(sampling, name), getattr(settings, name)
         choice[name] = given if given is not None else of_model if of_model is not None else ours
     return choice | {"do_sample": True}
+
+
+def _check_settings(settings: GenerationConfig, sampling: Sampling, choice: dict[str, Any]) -> None:
+    """Validate the model's own values that a call uses, as options are.
+
+    Raises:
+        ConfigError: a value is out of range or of another type.
+    """
+    names = [name for name in ("temperature", "top_k", "top_p", "min_p") if name in choice]
+    names += ["repetition_penalty", "max_new_tokens"]
+    used = {name: getattr(settings, name) for name in names if getattr(sampling, name) is None}
+    try:
+        Sampling(**{name: value for name, value in used.items() if value is not None})
+    except ConfigError as error:
+        raise ConfigError(f"generation_config.json: {error}") from None
 
 
 def prompt_ids(

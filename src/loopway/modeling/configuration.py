@@ -39,7 +39,7 @@ class RecursiveConfigMixin:
         loops: loops of a call that names none: one number for every looped segment, or a list with one for each; None
             means the layout's. Changes no parameter.
         shared_routers: share the parameters of a recurrence between boundaries: one set each for the first and the
-            last boundary and one for all between, which defines the model for any number of loops.
+            last boundary and one for all between, so any number of loops is valid.
     """
 
     layout: str | None = None

@@ -67,8 +67,8 @@ class PretrainedFolder:
         """Return the model, on the GPU if there is one.
 
         Args:
-            every_weight: reject a checkpoint with missing weights, which transformers would initialise at random, or
-                with unexpected ones. Recursive models are always checked this way.
+            every_weight: reject a checkpoint with unexpected weights, too. Recursive models are always checked this way.
+                Missing weights, which transformers would initialise at random, are always rejected.
             options: options of ``from_pretrained``.
         """
         with self._named():
@@ -87,7 +87,8 @@ class PretrainedFolder:
             with no_file_bars(), _no_warnings() if every_weight else contextlib.nullcontext():
                 loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
             model, info = loaded
-            check_loading(info if every_weight else {"mismatched_keys": info["mismatched_keys"]})
+            tolerated = {} if every_weight else {"unexpected_keys": []}
+            check_loading({**info, **tolerated})
             _check_token_ids(model.generation_config)
             if name := first_bad_weight(model):
                 precision = str(model.dtype).removeprefix("torch.")
