@@ -41,7 +41,7 @@ def random_batches(model: PreTrainedModel, samples: int, length: int) -> list[di
 
 
 def new_probes(model: PreTrainedModel, length: int) -> tuple[StateProbe, RouterProbe]:
-    stages = find_stack(model).stages
+    stages = find_stack(model).stages_of()
     groups = TokenGroups(np.ones(model.config.vocab_size, dtype=np.int64))
     return StateProbe(stages), RouterProbe(stages, length, groups)
 
