@@ -190,7 +190,7 @@ def test_a_vanilla_model_is_traced_as_the_blocks_of_another_layout() -> None:
     generated = model.generate(ids, max_new_tokens=4, do_sample=False)
     with loopway.trace_stages(model, cut="1+2R2+1"):
         assert torch.equal(model.generate(ids, max_new_tokens=4, do_sample=False), generated)
-    assert stack_of(model).stages == model.config.parsed_layout.stages
+    assert stack_of(model).stages_of() == model.config.parsed_layout.stages
 
 
 @pytest.mark.parametrize(("layout", "cut"), [("6", "1+2R2+2"), ("1+2R2+1", "6"), ("1+4+1", "2+2R2")])

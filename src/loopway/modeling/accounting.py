@@ -55,7 +55,9 @@ class ParameterReport:
     def __str__(self) -> str:
         """Return one line per attribute."""
         numbers = {
-            name: f"{value:,}" if isinstance(value, int) else value for name, value in asdict(self).items()
+            name: f"{value:,}" if isinstance(value, int) else str(value)
+            for name, value in asdict(self).items()
+            if value is not None
         }
         width = max(map(len, numbers.values()))
         return "\n".join(f"{name:<16} {value:>{width}}" for name, value in numbers.items())
