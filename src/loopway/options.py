@@ -132,7 +132,7 @@ class ProbeOptions(ModelOptions):
     samples: int = Field(default=500, ge=1)
     """Held-out samples, or as many as there are."""
     loop_samples: int = Field(default=32, ge=0)
-    """Of these, for the losses with changed loops; 0 leaves them out."""
+    """Samples for the losses with changed loops; 0 skips these losses."""
     sequence_length: int | None = Field(default=None, ge=2)
     """Tokens of a sample; each model's own if not given."""
     cut: str | None = None

@@ -60,14 +60,10 @@ class Conversation:
         messages = [*self.messages, {"role": "user", "content": text}]
         ids = templated_ids(self._tokenizer, messages, self._model.config, "the conversation")
         if ids[: len(self._cached)] != self._cached or len(ids) == len(self._cached):
-            self._cache = (
-                None  # the template changes earlier turns, for example by leaving out their reasoning
-            )
-        cache, self._cache, self._cached = (
-            self._cache,
-            None,
-            [],
-        )  # an interrupted call leaves a partly filled cache
+            # The template changes earlier turns, for example by omitting their reasoning.
+            self._cache = None
+        # An interrupted call leaves a partly filled cache.
+        cache, self._cache, self._cached = self._cache, None, []
         (row,), self._cache = continue_batch(
             self._model, self._tokenizer, [ids], self._options, write=write, cache=cache
         )
