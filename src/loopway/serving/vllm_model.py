@@ -23,6 +23,7 @@ from vllm.platforms import current_platform
 from loopway.modeling.family_head import logits_of, unchanged
 from loopway.modeling.stack import find_stack
 from loopway.serving.inductor import keep_mutation_order
+from loopway.serving.vllm_plugin import ConfigCheck
 
 _ATTENTION = "loopway_vllm"
 
@@ -70,6 +71,7 @@ class RecursiveForServing(TransformersForCausalLM):
     """A recursive causal LM in vLLM: a cache entry per loop, and the family's own logits."""
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
+        ConfigCheck.verify_and_update_config(vllm_config)
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         # Without vLLM's scale and cap: the family's code applies them.
         self.logits_processor = LogitsProcessor(self.text_config.vocab_size)

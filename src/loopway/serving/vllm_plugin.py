@@ -3,6 +3,7 @@
 Registers the recursive families under vLLM's architecture names. Imports the model's class only when vLLM asks for it.
 """
 
+import contextlib
 import os
 from typing import Any
 
@@ -17,8 +18,8 @@ PLUGINS_VARIABLE = "LOOPWAY_PLUGINS"
 _MODULE = "loopway.serving.vllm_model"
 
 
-class _ConfigCheck:
-    """Checks that vLLM makes of an architecture before it starts processes."""
+class ConfigCheck:
+    """Checks that vLLM makes of an architecture before it starts processes, and the model when it is built."""
 
     @staticmethod
     def verify_and_update_config(vllm_config: Any) -> None:
@@ -42,8 +43,14 @@ def register() -> None:
         ConfigError: a plugin file is missing or fails.
     """
     from vllm import ModelRegistry  # pyright: ignore[reportMissingImports]
-    from vllm.model_executor.models.config import MODELS_CONFIG_MAP  # pyright: ignore[reportMissingImports]
 
+    checks: dict[str, Any] = {}
+    with contextlib.suppress(
+        ImportError
+    ):  # another release of vLLM must serve other models, whatever it lacks
+        from vllm.model_executor.models.config import (  # pyright: ignore[reportMissingImports]
+            MODELS_CONFIG_MAP as checks,
+        )
     try:
         load_plugins(filter(None, os.environ.get(PLUGINS_VARIABLE, "").split(os.pathsep)))
     except ConfigError as error:
@@ -52,4 +59,4 @@ def register() -> None:
         served = "RecursiveMoEForServing" if family.has_experts else "RecursiveForServing"
         architecture = f"Recursive{family.prefix}ForCausalLM"
         ModelRegistry.register_model(architecture, f"{_MODULE}:{served}")
-        MODELS_CONFIG_MAP[architecture] = _ConfigCheck
+        checks[architecture] = ConfigCheck
