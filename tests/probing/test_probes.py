@@ -319,6 +319,13 @@ def test_after_each_loop_the_coda_reads_what_that_loop_hands_on() -> None:
         assert found.by_loops[loops].loss == pytest.approx(expected)
 
 
+def test_the_losses_by_loops_are_the_layouts_whatever_the_configs_loops() -> None:
+    model, batch = small_model("1+1R3+1", "mesh"), small_batch(2)
+    expected = probe_loops(model, [batch])
+    model.config.loops = 5
+    assert probe_loops(model, [batch]) == expected
+
+
 def test_a_withheld_write_leaves_the_mix_without_it() -> None:
     model, batch = small_model("1+1R2+1", "mesh"), small_batch(2)
     (found,) = probe_loops(model, [batch])

@@ -39,7 +39,7 @@ def probe_loops(model: PreTrainedModel, batches: Sequence[dict[str, Tensor]]) ->
         return []
     with running_stages(model, stages):  # also if the config names other loops
         whole = _losses(model, batches)
-    return [_probe_segment(model, batches, stages, loop, whole) for loop in loops]
+        return [_probe_segment(model, batches, stages, loop, whole) for loop in loops]
 
 
 def _probe_segment(
