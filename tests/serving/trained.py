@@ -36,6 +36,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
 }
 DOCS = Path(__file__).parents[2] / "docs"
+#: The page that is held out in training, and begins the prompts.
+PROMPTED = DOCS / "data.md"
 
 
 class Answer(NamedTuple):
@@ -67,9 +69,16 @@ def main(folder: Path, family: str, variant: str) -> None:
     text.mkdir(exist_ok=True)
     for page in sorted(DOCS.glob("*.md")):
         (text / f"{page.stem}.txt").write_text(page.read_text(encoding="utf-8"), encoding="utf-8")
+    held_out = folder / "held-out.txt"
+    (text / f"{PROMPTED.stem}.txt").replace(held_out)
     config = {
         "model": {"family": family, "max_position_embeddings": 256, **FAMILIES[family], **VARIANTS[variant]},
-        "data": {"train": f"{text}/*.txt", "vocab_size": 512, "sequence_length": 64},
+        "data": {
+            "train": f"{text}/*.txt",
+            "validation": str(held_out),
+            "vocab_size": 512,
+            "sequence_length": 64,
+        },
         "training": {
             "max_steps": 60,
             "global_batch_size": 16,
@@ -89,7 +98,7 @@ def main(folder: Path, family: str, variant: str) -> None:
 
 def answered(folder: Path) -> Trained:
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    text = (DOCS / "data.md").read_text(encoding="utf-8")
+    text = PROMPTED.read_text(encoding="utf-8")
     prompts = [text[500 * number : 500 * number + 10 + 17 * number] for number in range(16)]
     ids = [tokenizer(prompt, add_special_tokens=False).input_ids for prompt in prompts]
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
